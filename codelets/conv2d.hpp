@@ -1,0 +1,50 @@
+// 2-D convolution (cross-correlation), optionally with bias and a fused ReLU.
+//   dst[n,k,y,x] = act(bias[k] + sum_{c,i,j} src[n,c, y*stride-padding+i, x*stride-padding+j] * weights[k,c,i,j])
+#pragma once
+
+#include "codelets/kernel.hpp"
+#include "runtime/tensor_spec.hpp"
+
+namespace stpt::codelets {
+
+using runtime::TensorSpec;
+
+/// Geometry shared by the three convolution ops. Weights are always kept as k x c x kernel_h x kernel_w
+/// (row-major, float32), whatever layout the device computes with.
+struct Conv2d {
+  TensorSpec src;  ///< n x c x h x w
+  TensorSpec dst;  ///< n x k x oh x ow; layout `any` until choose_layout()
+  int kernel_h = 1, kernel_w = 1;
+  int stride = 1;
+  int padding = 0;
+  bool bias = false;
+};
+
+/// Output shape for a source of shape `src`; throws std::invalid_argument if the kernel does not fit.
+[[nodiscard]] runtime::Shape conv2d_output(const runtime::Shape& src, std::int64_t filters, int kernel_h,
+                                           int kernel_w, int stride, int padding);
+
+/// Fills conv.dst.layout with the layout the implementation computes fastest.
+void choose_layout(Conv2d& conv, Cpu);
+
+/// run(src, weights, [bias,] dst)
+struct Conv2dForward {
+  Conv2d conv;
+  bool relu = false;
+};
+
+/// run(weights, d_dst, d_src): d_src is overwritten.
+struct Conv2dBackwardData {
+  Conv2d conv;
+};
+
+/// run(src, d_dst, d_weights, [d_bias]): d_weights and d_bias are overwritten.
+struct Conv2dBackwardWeights {
+  Conv2d conv;
+};
+
+[[nodiscard]] KernelPtr plan(const Conv2dForward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Conv2dBackwardData& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Conv2dBackwardWeights& op, Cpu);
+
+}  // namespace stpt::codelets

@@ -1,0 +1,38 @@
+// Fully connected layer: dst[n,k] = act(bias[k] + sum_i src[n,i] * weights[k,i]), where i runs over the source's
+// c, h, w in row-major order whatever its layout in memory.
+#pragma once
+
+#include "codelets/kernel.hpp"
+#include "runtime/tensor_spec.hpp"
+
+namespace stpt::codelets {
+
+using runtime::TensorSpec;
+
+/// Weights are k x (c*h*w), row-major, float32; the bias has k elements.
+struct FullyConnected {
+  TensorSpec src;  ///< n x c x h x w, any layout
+  TensorSpec dst;  ///< n x k x 1 x 1, nchw
+};
+
+/// run(src, weights, bias, dst)
+struct FullyConnectedForward {
+  FullyConnected fc;
+  bool relu = false;
+};
+
+/// run(weights, d_dst, d_src): d_src is overwritten.
+struct FullyConnectedBackwardData {
+  FullyConnected fc;
+};
+
+/// run(src, d_dst, d_weights, d_bias): both gradients are overwritten.
+struct FullyConnectedBackwardWeights {
+  FullyConnected fc;
+};
+
+[[nodiscard]] KernelPtr plan(const FullyConnectedForward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const FullyConnectedBackwardData& op, Cpu);
+[[nodiscard]] KernelPtr plan(const FullyConnectedBackwardWeights& op, Cpu);
+
+}  // namespace stpt::codelets

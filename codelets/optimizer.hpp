@@ -1,0 +1,31 @@
+// Momentum SGD and the sums of gradients, over flat float32 buffers. Functions, not planned kernels: the learning rate
+// changes from call to call.
+#pragma once
+
+#include <cstddef>
+
+#include "codelets/kernel.hpp"
+
+namespace stpt::codelets {
+
+struct SgdSettings {
+  float momentum = 0.9f;
+  float weight_decay = 0;
+  bool nesterov = false;
+  /// false: v = momentum*v + g; w -= lr*v  (the LR acts at once)
+  /// true:  v = momentum*v - lr*g; w += v  (Chainer's form: the LR is inside the velocity)
+  bool lr_in_velocity = false;
+};
+
+/// One SGD step over `count` elements of weights and velocity, in place. g = gradient * gradient_scale
+/// (+ weight_decay * w).
+void sgd_step(std::size_t count, float* weights, float* velocity, const float* gradient, float gradient_scale,
+              float learning_rate, const SgdSettings& settings, Cpu, Stream);
+
+/// sum += term
+void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream);
+
+/// x *= factor
+void scale(std::size_t count, float* x, float factor, Cpu, Stream);
+
+}  // namespace stpt::codelets

@@ -1,0 +1,44 @@
+// Max and average pooling. Padded positions never win a maximum and are not counted in an average.
+#pragma once
+
+#include "codelets/kernel.hpp"
+#include "runtime/tensor_spec.hpp"
+
+namespace stpt::codelets {
+
+using runtime::TensorSpec;
+
+enum class PoolKind { max, average };
+
+/// Global average pooling is `average` with the kernel as large as the source and no padding.
+struct Pool2d {
+  PoolKind kind = PoolKind::max;
+  TensorSpec src;  ///< n x c x h x w
+  TensorSpec dst;  ///< n x c x oh x ow, same layout as src
+  int kernel_h = 1, kernel_w = 1;
+  int stride = 1;
+  int padding = 0;
+};
+
+/// Throws std::invalid_argument if the window does not fit.
+[[nodiscard]] runtime::Shape pool2d_output(const runtime::Shape& src, int kernel_h, int kernel_w, int stride,
+                                           int padding);
+
+/// Bytes that forward leaves for backward (the winners' positions of max pooling), 0 where none.
+[[nodiscard]] std::size_t pool2d_indices_bytes(const Pool2d& pool, Cpu);
+
+/// run(src, dst, indices): indices may be nullptr when pool2d_indices_bytes() is 0 or `training` is false.
+struct Pool2dForward {
+  Pool2d pool;
+  bool training = true;
+};
+
+/// run(d_dst, indices, d_src): d_src is overwritten.
+struct Pool2dBackward {
+  Pool2d pool;
+};
+
+[[nodiscard]] KernelPtr plan(const Pool2dForward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Pool2dBackward& op, Cpu);
+
+}  // namespace stpt::codelets

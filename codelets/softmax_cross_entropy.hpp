@@ -1,0 +1,30 @@
+// Softmax and cross-entropy against integer labels, with what is counted per sample.
+//   loss[n] = logsumexp(logits[n,:]) - logits[n,label[n]]
+#pragma once
+
+#include "codelets/kernel.hpp"
+#include "runtime/tensor_spec.hpp"
+
+namespace stpt::codelets {
+
+using runtime::TensorSpec;
+
+/// Result for one sample. A sample whose logits are not all finite has loss NaN and rank = number of classes.
+struct SampleScore {
+  float loss = 0;
+  /// Classes with a logit above the label's (ties: classes with a smaller index count as above): 0 means that
+  /// top-1 is right, less than 5 that top-5 is.
+  std::int32_t rank = 0;
+};
+
+/// run(logits, labels, scores, d_logits)
+/// logits: n x classes float32 nchw; labels: n int32 in [0, classes); scores: n SampleScore.
+/// d_logits = gradient of the mean loss over the n samples; nullptr unless `gradient`.
+struct SoftmaxCrossEntropy {
+  TensorSpec logits;
+  bool gradient = true;
+};
+
+[[nodiscard]] KernelPtr plan(const SoftmaxCrossEntropy& op, Cpu);
+
+}  // namespace stpt::codelets
