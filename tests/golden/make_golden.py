@@ -1,0 +1,389 @@
+#!/usr/bin/env python3
+"""Writes the reference tensors of this folder with PyTorch (pip install torch numpy).
+
+Inputs are rounded to float32 first; everything that is computed from them is computed in double
+and rounded once, so that a test sees its own rounding errors and not those of the reference.
+README.md describes the format and the names.
+"""
+
+import argparse
+import math
+import pathlib
+import struct
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(1)
+
+
+def write(path, tensors):
+    """tensors: name -> array; integers are stored as int32, all else as float32."""
+    with open(path, "wb") as file:
+        file.write(b"STPTGOLD" + struct.pack("<I", len(tensors)))
+        for name, value in tensors.items():
+            if isinstance(value, torch.Tensor):
+                value = value.detach().numpy()
+            value = np.asarray(value)
+            integer = np.issubdtype(value.dtype, np.integer)
+            encoded = name.encode()
+            file.write(struct.pack("<I", len(encoded)) + encoded)
+            file.write(struct.pack("<I", value.ndim) + struct.pack(f"<{value.ndim}q", *value.shape))
+            file.write(struct.pack("<I", 1 if integer else 0))
+            file.write(value.astype("<i4" if integer else "<f4").tobytes())
+    print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size} bytes")
+
+
+class Random:
+    """Random tensors whose values are exactly representable in float32."""
+
+    def __init__(self, seed):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape, mean=0.0, stddev=1.0):
+        value = torch.randn(shape, generator=self.generator) * stddev + mean
+        return value.float().double()
+
+    def uniform(self, *shape, low=0.0, high=1.0):
+        value = torch.rand(shape, generator=self.generator) * (high - low) + low
+        return value.float().double()
+
+
+def conv2d():
+    cases = {
+        # name: n, c, h, w, filters, kernel_h, kernel_w, stride, padding, bias
+        "k3s1p1": (2, 3, 7, 5, 4, 3, 3, 1, 1, False),
+        "k3s2p1_bias": (2, 5, 9, 7, 7, 3, 3, 2, 1, True),
+        "k1s2": (3, 6, 5, 5, 9, 1, 1, 2, 0, False),
+        "k3x2_batch1": (1, 4, 6, 7, 3, 3, 2, 1, 1, True),
+        "k5s1": (2, 1, 9, 9, 6, 5, 5, 1, 0, True),
+        "k7s2p3": (1, 3, 13, 11, 5, 7, 7, 2, 3, False),
+        "c17_k18": (1, 17, 5, 4, 18, 3, 3, 1, 1, False),
+        "c16_k32": (1, 16, 4, 4, 32, 1, 1, 1, 0, True),
+    }
+    out = {}
+    random = Random(1)
+    for name, (n, c, h, w, k, kh, kw, stride, padding, bias) in cases.items():
+        src = random.normal(n, c, h, w).requires_grad_()
+        weights = random.normal(k, c, kh, kw, stddev=(c * kh * kw) ** -0.5).requires_grad_()
+        b = random.normal(k).requires_grad_() if bias else None
+        dst = F.conv2d(src, weights, b, stride=stride, padding=padding)
+        d_dst = random.normal(*dst.shape)
+        dst.backward(d_dst)
+        out[f"{name}/geometry"] = np.array([kh, kw, stride, padding])
+        out[f"{name}/src"] = src
+        out[f"{name}/weights"] = weights
+        if bias:
+            out[f"{name}/bias"] = b
+        out[f"{name}/dst"] = dst
+        out[f"{name}/d_dst"] = d_dst
+        out[f"{name}/d_src"] = src.grad
+        out[f"{name}/d_weights"] = weights.grad
+        if bias:
+            out[f"{name}/d_bias"] = b.grad
+    return out
+
+
+def fully_connected():
+    cases = {
+        # name: n, c, h, w, outputs
+        "flat": (4, 13, 1, 1, 10),
+        "spatial": (3, 5, 3, 2, 7),
+        "batch1": (1, 17, 2, 2, 5),
+        "c16": (2, 16, 3, 3, 16),
+    }
+    out = {}
+    random = Random(2)
+    for name, (n, c, h, w, k) in cases.items():
+        src = random.normal(n, c, h, w).requires_grad_()
+        weights = random.normal(k, c * h * w, stddev=(c * h * w) ** -0.5).requires_grad_()
+        bias = random.normal(k).requires_grad_()
+        dst = F.linear(src.flatten(1), weights, bias)
+        d_dst = random.normal(*dst.shape)
+        dst.backward(d_dst)
+        out[f"{name}/src"] = src
+        out[f"{name}/weights"] = weights
+        out[f"{name}/bias"] = bias
+        out[f"{name}/dst"] = dst
+        out[f"{name}/d_dst"] = d_dst
+        out[f"{name}/d_src"] = src.grad
+        out[f"{name}/d_weights"] = weights.grad
+        out[f"{name}/d_bias"] = bias.grad
+    return out
+
+
+def pool2d():
+    cases = {
+        # name: n, c, h, w, kind (0 max, 1 average), kernel_h, kernel_w, stride, padding
+        "max_k2s2": (2, 3, 7, 5, 0, 2, 2, 2, 0),
+        "max_k3s2p1": (2, 17, 8, 7, 0, 3, 3, 2, 1),
+        "max_k3s1_batch1": (1, 5, 5, 6, 0, 3, 3, 1, 0),
+        "average_k3s2p1": (2, 17, 7, 8, 1, 3, 3, 2, 1),
+        "average_k2x3s1": (1, 4, 5, 5, 1, 2, 3, 1, 0),
+        "average_global": (3, 16, 7, 5, 1, 7, 5, 1, 0),
+        "average_global_batch1": (1, 19, 4, 4, 1, 4, 4, 1, 0),
+    }
+    out = {}
+    random = Random(3)
+    for name, (n, c, h, w, kind, kh, kw, stride, padding) in cases.items():
+        src = random.normal(n, c, h, w).requires_grad_()
+        if kind == 0:
+            dst = F.max_pool2d(src, (kh, kw), stride=stride, padding=padding)
+        else:
+            dst = F.avg_pool2d(
+                src, (kh, kw), stride=stride, padding=padding, count_include_pad=False
+            )
+        d_dst = random.normal(*dst.shape)
+        dst.backward(d_dst)
+        out[f"{name}/geometry"] = np.array([kind, kh, kw, stride, padding])
+        out[f"{name}/src"] = src
+        out[f"{name}/dst"] = dst
+        out[f"{name}/d_dst"] = d_dst
+        out[f"{name}/d_src"] = src.grad
+    return out
+
+
+def batch_norm():
+    cases = {
+        # name: n, c, h, w, relu, residual, epsilon, momentum, mean of x
+        "plain": (3, 5, 4, 3, False, False, 1e-5, 0.1, 0.5),
+        "relu": (2, 19, 3, 5, True, False, 1e-5, 0.1, -0.5),
+        "residual": (2, 8, 5, 3, False, True, 1e-3, 0.25, 0.0),
+        "relu_residual": (2, 17, 5, 5, True, True, 1e-5, 0.1, 1.0),
+        "batch1": (1, 16, 3, 3, True, True, 1e-5, 0.1, 0.0),
+        "matrix": (9, 7, 1, 1, True, False, 1e-5, 0.1, 0.0),
+        "far_mean": (2, 3, 8, 8, False, False, 1e-5, 0.1, 1000.0),
+    }
+    out = {}
+    random = Random(4)
+    for name, (n, c, h, w, relu, residual, epsilon, momentum, mean) in cases.items():
+        # The settings too are what float32 makes of them.
+        epsilon, momentum = float(np.float32(epsilon)), float(np.float32(momentum))
+        x = random.normal(n, c, h, w, mean=mean, stddev=2.0).requires_grad_()
+        gamma = random.normal(c).requires_grad_()
+        beta = random.normal(c).requires_grad_()
+        r = random.normal(n, c, h, w).requires_grad_() if residual else None
+        running_mean = random.normal(c)
+        running_variance = random.uniform(c, low=0.5, high=2.0)
+
+        def act(value):
+            value = value + r if residual else value
+            return F.relu(value) if relu else value
+
+        out[f"{name}/flags"] = np.array([relu, residual], dtype=np.int32)
+        out[f"{name}/settings"] = np.array([epsilon, momentum])
+        out[f"{name}/x"] = x
+        if residual:
+            out[f"{name}/residual"] = r
+        out[f"{name}/gamma"] = gamma
+        out[f"{name}/beta"] = beta
+        out[f"{name}/running_mean"] = running_mean.clone()
+        out[f"{name}/running_variance"] = running_variance.clone()
+        out[f"{name}/y_inference"] = act(
+            F.batch_norm(x, running_mean, running_variance, gamma, beta, False, 0, epsilon)
+        )
+        y = act(
+            F.batch_norm(x, running_mean, running_variance, gamma, beta, True, momentum, epsilon)
+        )
+        d_y = random.normal(*y.shape)
+        y.backward(d_y)
+        variance, m = torch.var_mean(x.detach(), dim=(0, 2, 3), correction=0)
+        out[f"{name}/y"] = y
+        out[f"{name}/mean"] = m
+        out[f"{name}/inverse_stddev"] = (variance + epsilon).rsqrt()
+        out[f"{name}/running_mean_after"] = running_mean
+        out[f"{name}/running_variance_after"] = running_variance
+        out[f"{name}/d_y"] = d_y
+        out[f"{name}/d_x"] = x.grad
+        if residual:
+            out[f"{name}/d_residual"] = r.grad
+        out[f"{name}/d_gamma"] = gamma.grad
+        out[f"{name}/d_beta"] = beta.grad
+    return out
+
+
+def softmax_cross_entropy():
+    cases = {
+        # name: n, classes, scale of the logits
+        "small": (5, 3, 1.0),
+        "ten": (7, 10, 3.0),
+        "batch1": (1, 17, 1.0),
+        "large_logits": (4, 33, 200.0),
+        "two": (6, 2, 10.0),
+    }
+    out = {}
+    random = Random(5)
+    for name, (n, classes, stddev) in cases.items():
+        logits = random.normal(n, classes, stddev=stddev).requires_grad_()
+        labels = torch.randint(0, classes, (n,), generator=random.generator)
+        loss = F.cross_entropy(logits, labels, reduction="none")
+        loss.mean().backward()
+        own = logits.detach().gather(1, labels[:, None])
+        out[f"{name}/logits"] = logits
+        out[f"{name}/labels"] = labels
+        out[f"{name}/loss"] = loss
+        out[f"{name}/rank"] = (logits.detach() > own).sum(1)
+        out[f"{name}/d_logits"] = logits.grad
+    return out
+
+
+def sgd():
+    """Four steps with a learning rate that changes; "<case>/gradients" has one row a step."""
+    cases = {
+        # name: count, momentum, weight_decay, nesterov, lr_in_velocity
+        "plain": (37, 0.0, 0.0, False, False),
+        "momentum": (37, 0.9, 0.0, False, False),
+        "decay": (101, 0.9, 5e-4, False, False),
+        "nesterov": (101, 0.9, 5e-4, True, False),
+        "chainer": (101, 0.9, 5e-4, False, True),
+        "chainer_nesterov": (37, 0.9, 5e-4, True, True),
+    }
+    learning_rates = [float(np.float32(lr)) for lr in (0.1, 0.2, 0.05, 0.05)]
+    out = {}
+    random = Random(6)
+    for name, (count, momentum, decay, nesterov, lr_in_velocity) in cases.items():
+        momentum, decay = float(np.float32(momentum)), float(np.float32(decay))
+        weights = random.normal(count)
+        gradients = random.normal(len(learning_rates), count)
+        out[f"{name}/flags"] = np.array([nesterov, lr_in_velocity], dtype=np.int32)
+        out[f"{name}/settings"] = np.array([momentum, decay])
+        out[f"{name}/learning_rates"] = np.array(learning_rates)
+        out[f"{name}/weights"] = weights.clone()
+        out[f"{name}/gradients"] = gradients
+        if lr_in_velocity:
+            # Chainer: MomentumSGD and NesterovAG, whose form is the reformulated one of Bengio et
+            # al. 2012; weight decay is a hook that adds decay * w to the gradient.
+            w, v = weights.numpy().copy(), np.zeros(count)
+            for lr, gradient in zip(learning_rates, gradients.numpy()):
+                g = gradient + decay * w
+                v = momentum * v - lr * g
+                w = w + (momentum * v - lr * g if nesterov else v)
+        else:
+            w = torch.nn.Parameter(weights)
+            optimizer = torch.optim.SGD(
+                [w], lr=1.0, momentum=momentum, weight_decay=decay, nesterov=nesterov
+            )
+            for lr, gradient in zip(learning_rates, gradients):
+                optimizer.param_groups[0]["lr"] = lr
+                w.grad = gradient.clone()
+                optimizer.step()
+            v = optimizer.state[w].get("momentum_buffer") if momentum else None
+            v = gradients[-1] if v is None else v
+        out[f"{name}/weights_after"] = w
+        out[f"{name}/velocity_after"] = v
+    return out
+
+
+# --- one training step of ResNet-8 -----------------------------------------------------------------
+
+
+def formula(t, shape, scale):
+    """Element i of tensor t: a value in [-scale/2, scale/2) that needs no random generator."""
+    i = np.arange(math.prod(shape), dtype=np.uint64)
+    u = (i * np.uint64(2654435761) + np.uint64(t * 40503 + 12345)) % np.uint64(1 << 32)
+    value = scale * (u.astype(np.float64) / 2.0**32 - 0.5)
+    return torch.from_numpy(value.astype(np.float32).astype(np.float64)).reshape(shape)
+
+
+class Block(torch.nn.Module):
+    def __init__(self, inputs, filters, stride):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(inputs, filters, 3, stride, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(filters)
+        self.conv2 = torch.nn.Conv2d(filters, filters, 3, 1, 1, bias=False)
+        self.bn2 = torch.nn.BatchNorm2d(filters)
+        self.shortcut = torch.nn.Sequential()
+        if stride != 1 or inputs != filters:
+            self.shortcut.add_module(
+                "conv", torch.nn.Conv2d(inputs, filters, 1, stride, bias=False)
+            )
+            self.shortcut.add_module("bn", torch.nn.BatchNorm2d(filters))
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet8(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 16, 3, 1, 1, bias=False)
+        self.bn = torch.nn.BatchNorm2d(16)
+        self.stage1 = torch.nn.Sequential()
+        self.stage1.add_module("block1", Block(16, 16, 1))
+        self.stage2 = torch.nn.Sequential()
+        self.stage2.add_module("block1", Block(16, 32, 2))
+        self.stage3 = torch.nn.Sequential()
+        self.stage3.add_module("block1", Block(32, 64, 2))
+        self.fc = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = F.relu(self.bn(self.conv(x)))
+        x = self.stage3(self.stage2(self.stage1(x)))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+def resnet8_step(dtype=torch.float64):
+    model = ResNet8()
+    for t, (name, parameter) in enumerate(model.named_parameters()):
+        shape = tuple(parameter.shape)
+        with torch.no_grad():
+            if len(shape) > 1:
+                fan_in = math.prod(shape[1:])
+                parameter.copy_(formula(t, shape, 2 * math.sqrt(6 / fan_in)))
+            else:
+                parameter.fill_(0 if name.endswith("bias") else 1)
+    initial = {name: getattr(model, name).weight.detach().clone() for name in ("conv", "fc")}
+    model.to(dtype)
+    images = formula(1000, (4, 1, 28, 28), 2.0).to(dtype)
+    labels = torch.arange(4) * 3 % 10
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": 5e-4}, {"params": others}], lr=0.1, momentum=0.9
+    )
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    optimizer.step()
+
+    def sample(value):
+        flat = value.detach().flatten()
+        stride = len(flat) // 2048
+        return flat[::stride][:2048] if len(flat) > 2048 else value
+
+    out = {"images": images, "labels": labels, "loss": loss.reshape(1), "logits": logits}
+    out |= {f"{name}.weight/initial": value for name, value in initial.items()}
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad.double()
+        out[f"{name}/grad"] = sample(gradient)
+        out[f"{name}/grad_stats"] = np.array([float(gradient.sum()), float(gradient.norm())])
+        out[f"{name}/updated"] = sample(parameter)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            out[name.removesuffix(".running_mean") + "/running_mean"] = buffer
+        elif name.endswith("running_var"):
+            out[name.removesuffix(".running_var") + "/running_variance"] = buffer
+    return out
+
+
+def main():
+    files = {
+        f.__name__: f
+        for f in (conv2d, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd, resnet8_step)
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="files to write; all if none is given")
+    folder = pathlib.Path(__file__).resolve().parent
+    parser.add_argument("--out", type=pathlib.Path, default=folder)
+    args = parser.parse_args()
+    for name in args.names or files:
+        if name not in files:
+            parser.error(f"{name}: unknown; one of {', '.join(files)}")
+        write(args.out / f"{name}.bin", files[name]())
+
+
+if __name__ == "__main__":
+    main()
