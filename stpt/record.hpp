@@ -38,6 +38,7 @@ struct EpochRecord {
   double train_loss = 0, train_top1 = 0;
   double test_loss = 0, test_top1 = 0, test_top5 = 0;
   std::int64_t iterations = 0;             ///< of the surviving model, this epoch
+  std::int64_t iterations_discarded = 0;   ///< of replicas whose progress was dropped, retries included
   std::int64_t samples_winner = 0;         ///< training samples, this epoch
   std::int64_t samples_discarded = 0;
   double seconds = 0;                      ///< whole epoch
