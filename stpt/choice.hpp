@@ -1,0 +1,58 @@
+// Which Pre-train replica goes on as the model: pure rules on what the replicas scored (paper 2.1, 3.2).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "stpt/config.hpp"
+
+namespace stpt {
+
+/// What one replica reports after Pre-train.
+struct CandidateScore {
+  double factor = 1;
+  double learning_rate = 0;
+  bool diverged = false;
+  /// 1 where top-1 is right, per scoring image in the same order for every candidate; empty where
+  /// only means are known (training window).
+  std::vector<std::uint8_t> correct;
+  double accuracy = 0;
+  double loss = 0;
+};
+
+struct Choice {
+  std::optional<std::size_t> winner;  ///< index of the candidate; empty if all of them diverged
+  std::string reason;
+};
+
+/// The best candidate by `metric`. A candidate that diverged, or whose accuracy or loss is not
+/// finite, never wins.
+///
+/// Tied with the best are those whose accuracy lies within one paired standard error of it. With d
+/// the image-by-image differences of correctness that is |mean(d)| <= sqrt(var(d) / images), which
+/// is sum(d)^2 <= sum(d^2) (McNemar's statistic, at most 1): whole numbers, so no rounding. Without
+/// per-image results, and for the loss, only equal scores are tied. Among the tied,
+///   prefer_unchanged  takes factor 1, else the lowest loss;
+///   larger            takes the largest LR;
+///   none              knows no near-ties: the first of equal scores.
+/// What is still equal goes to the lowest index.
+/// Throws std::invalid_argument if candidates were scored on different numbers of images.
+[[nodiscard]] Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule,
+                            ScoreMetric metric);
+
+/// Policy random_winner, the control: any candidate that did not diverge.
+[[nodiscard]] Choice choose_at_random(std::span<const CandidateScore> candidates,
+                                      std::uint64_t seed, int epoch);
+
+/// Policy always_one, the control: the candidate with factor 1; no winner if it diverged.
+/// Throws std::invalid_argument if the set has no such candidate.
+[[nodiscard]] Choice choose_unchanged(std::span<const CandidateScore> candidates);
+
+/// Uniform in [0, m), a function of its arguments alone. Throws std::invalid_argument if m is 0.
+[[nodiscard]] std::size_t random_winner(std::uint64_t seed, int epoch, std::size_t m);
+
+}  // namespace stpt
