@@ -1,9 +1,11 @@
-// Everything a run file can say. Defaults are those of the member initialisers; docs/config.md describes every key.
+// Everything a run file can say. Defaults are those of the member initialisers; docs/config.md
+// describes every key.
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/tensor_spec.hpp"
@@ -16,10 +18,14 @@ enum class WarmupForm { linear, constant };
 enum class AnnealForm { none, linear, cosine };
 enum class DataFormat { idx, synthetic };
 enum class PretrainBatch { global, worker };
-enum class LrScaling { none, linear, square_root };   ///< of the LR when Pre-train runs on the worker's batch
+enum class LrScaling {
+  none,
+  linear,
+  square_root
+};  ///< of the LR when Pre-train runs on the worker's batch
 enum class ScoreSource { hold_out, training_window, validation };
 enum class ScoreMetric { accuracy, loss };
-enum class ScoreStatistics { batch, running };        ///< what BatchNorm uses while scoring
+enum class ScoreStatistics { batch, running };  ///< what BatchNorm uses while scoring
 enum class TieRule { prefer_unchanged, none, larger };
 enum class ReplicaData { same, disjoint };
 enum class RunningStatistics { winner, recalibrate };
@@ -33,34 +39,39 @@ enum class FewCandidates { groups, idle };
 struct ModelConfig {
   std::string name = "resnet8";
   runtime::DataType data_type = runtime::DataType::float32;
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
 struct SyntheticConfig {
   int classes = 10, channels = 3, height = 32, width = 32;
   int train_images = 2048, test_images = 512;
+  friend bool operator==(const SyntheticConfig&, const SyntheticConfig&) = default;
 };
 
 struct DataConfig {
   DataFormat format = DataFormat::idx;
   /// Folder with the four IDX files, plain or .gz; empty: Debian's dataset-fashion-mnist.
   std::string path;
-  std::int64_t limit = 0;      ///< first so many training images, 0 = all
+  std::int64_t limit = 0;        ///< first so many training images, hold-out included; 0 = all
   std::int64_t hold_out = 2000;  ///< training images set apart to score the candidates
-  int crop_padding = 2;        ///< pad by so many zero pixels and crop at random; 0 = off
-  bool flip = true;            ///< mirror every other image at random
-  bool normalize = true;       ///< to mean 0 and variance 1 per channel over the training images
+  int crop_padding = 2;          ///< pad by so many zero pixels and crop at random; 0 = off
+  bool flip = true;              ///< mirror every other image at random
+  bool normalize = true;         ///< to mean 0 and variance 1 per channel over the training images
   SyntheticConfig synthetic;
+  friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };
 
 struct WarmupConfig {
   int epochs = 0;
   double start = 0.005;
   WarmupForm form = WarmupForm::linear;
+  friend bool operator==(const WarmupConfig&, const WarmupConfig&) = default;
 };
 
 struct AnnealConfig {
   AnnealForm form = AnnealForm::none;
   double fraction = 0.15;  ///< of all iterations, at the end, over which the LR goes to 0
+  friend bool operator==(const AnnealConfig&, const AnnealConfig&) = default;
 };
 
 struct LearningRateConfig {
@@ -69,10 +80,12 @@ struct LearningRateConfig {
   WarmupConfig warmup;
   AnnealConfig anneal;
   // policy `step`
-  std::vector<int> milestones;   ///< epochs (from 1) at whose start the LR is multiplied by decay_factor
-  double decay_factor = 0.1;     ///< policies `step` and `plateau`
+  std::vector<int>
+      milestones;  ///< epochs (from 1) at whose start the LR is multiplied by decay_factor
+  double decay_factor = 0.1;  ///< policies `step` and `plateau`
   // policy `plateau`
-  int patience = 3;              ///< epochs without a better validation accuracy before the LR decays
+  int patience = 3;  ///< epochs without a better validation accuracy before the LR decays
+  friend bool operator==(const LearningRateConfig&, const LearningRateConfig&) = default;
 };
 
 struct OptimizerConfig {
@@ -80,61 +93,71 @@ struct OptimizerConfig {
   MomentumForm momentum_form = MomentumForm::velocity;
   bool nesterov = false;
   double weight_decay = 5e-4;
-  bool decay_all = false;        ///< weight decay on BatchNorm parameters and biases, too
+  bool decay_all = false;  ///< weight decay on BatchNorm parameters and biases, too
+  friend bool operator==(const OptimizerConfig&, const OptimizerConfig&) = default;
 };
 
 struct TrainingConfig {
   int epochs = 10;
-  int workers = 8;               ///< n, logical data-parallel workers
+  int workers = 8;  ///< n, logical data-parallel workers
   int batch_per_worker = 64;
   std::uint64_t seed = 1;
   LearningRateConfig learning_rate;
   OptimizerConfig optimizer;
+  friend bool operator==(const TrainingConfig&, const TrainingConfig&) = default;
 };
 
 /// One LR set from the epoch on. A set is named (docs/config.md lists the names) or given.
 struct CandidateSet {
-  std::string name;              ///< empty if given as a list
-  std::vector<double> factors;   ///< resolved, never empty
+  std::string name;             ///< empty if given as a list
+  std::vector<double> factors;  ///< resolved, never empty
+  friend bool operator==(const CandidateSet&, const CandidateSet&) = default;
 };
 
+/// The set named "search" (lr_sets.hpp has them all).
+[[nodiscard]] CandidateSet default_candidates();
+
 struct ScheduleEntry {
-  int from_epoch = 1;            ///< counted from 1
+  int from_epoch = 1;  ///< counted from 1
   CandidateSet candidates;
+  friend bool operator==(const ScheduleEntry&, const ScheduleEntry&) = default;
 };
 
 struct StptConfig {
-  int alpha = 12;                ///< Pre-train iterations
-  CandidateSet candidates;       ///< used where the schedule says nothing; default: set in config.cpp
+  int alpha = 12;                                  ///< Pre-train iterations
+  CandidateSet candidates = default_candidates();  ///< used where the schedule says nothing
   std::vector<ScheduleEntry> schedule;
   PretrainBatch pretrain_batch = PretrainBatch::global;
   LrScaling lr_scaling = LrScaling::none;
   ScoreSource score = ScoreSource::hold_out;
   ScoreMetric score_metric = ScoreMetric::accuracy;
   ScoreStatistics score_statistics = ScoreStatistics::batch;
-  int score_window = 5;          ///< last iterations averaged when score is training_window
+  int score_window = 5;  ///< last iterations averaged when score is training_window
   TieRule tie_rule = TieRule::prefer_unchanged;
   ReplicaData replica_data = ReplicaData::same;
   RunningStatistics running_statistics = RunningStatistics::winner;
   int recalibration_batches = 10;
   MomentumAtChoice momentum = MomentumAtChoice::winner;
   Progress winner_progress = Progress::kept;
-  double divergence_factor = 0;  ///< a candidate whose loss exceeds this times the start's is out; 0 = only NaN/Inf
-  int max_retries = 3;           ///< when every candidate diverged: halve the base LR and retry
+  double divergence_factor =
+      0;  ///< a candidate whose loss exceeds this times the start's is out; 0 = only NaN/Inf
+  int max_retries = 3;  ///< when every candidate diverged: halve the base LR and retry
   DriftLimit drift_limit = DriftLimit::clamp;
-  double clamp_low = 1e-4, clamp_high = 1e2;   ///< times the initial LR (clamp)
-  double ratio_cap = 10;                       ///< largest change per epoch (ratio_cap)
+  double clamp_low = 1e-4, clamp_high = 1e2;  ///< times the initial LR (clamp)
+  double ratio_cap = 10;                      ///< largest change per epoch (ratio_cap)
   bool pretrain_during_warmup = false;
   ManyCandidates many_candidates = ManyCandidates::waves;
   FewCandidates few_candidates = FewCandidates::groups;
+  friend bool operator==(const StptConfig&, const StptConfig&) = default;
 };
 
 struct RuntimeConfig {
   Fusion fusion = Fusion::step;
   int steps_in_flight = 2;
-  std::string scheduler;         ///< StarPU policy, empty: STARPU_SCHED or "lws"
-  int cpu_workers = 0;           ///< StarPU workers on cores; 0: one per core (or STARPU_NCPU)
-  bool checkpoint = true;        ///< after each epoch
+  std::string scheduler;   ///< StarPU policy, empty: STARPU_SCHED or "lws"
+  int cpu_workers = 0;     ///< StarPU workers on cores; 0: one per core (or STARPU_NCPU)
+  bool checkpoint = true;  ///< after each epoch
+  friend bool operator==(const RuntimeConfig&, const RuntimeConfig&) = default;
 };
 
 struct Config {
@@ -144,6 +167,39 @@ struct Config {
   TrainingConfig training;
   StptConfig stpt;
   RuntimeConfig runtime;
+  friend bool operator==(const Config&, const Config&) = default;
 };
+
+/// A run file or override that cannot be used, in one line:
+/// "run.json: stpt.alpha: is 0; must be a whole number of at least 1".
+class ConfigError : public std::runtime_error {
+ public:
+  /// `source` and `path` are left out of the line where they are empty.
+  ConfigError(const std::string& source, const std::string& path, const std::string& problem);
+};
+
+/// Reads a run file, then applies the overrides ("key=value", the value JSON or else a plain
+/// string; errors in them name the source "--set") and validates the result. Throws ConfigError.
+[[nodiscard]] Config parse_config(std::string_view json_text, const std::string& source_name,
+                                  const std::vector<std::string>& overrides = {});
+
+/// Every key as JSON, in the order of docs/config.md; parse_config returns the same Config from it.
+[[nodiscard]] std::string print_config(const Config& config);
+
+/// docs/config.md
+[[nodiscard]] std::string config_documentation();
+
+/// Checks every key's range and the rules between keys. Throws ConfigError.
+void validate(const Config& config, const std::string& source_name = "");
+
+/// Checks what depends on how many training images (hold-out included) the data set has, after
+/// data.limit: the hold-out fits, one step is filled, Pre-train fits into an epoch. Throws
+/// ConfigError.
+void validate_for_images(const Config& config, std::int64_t training_images,
+                         const std::string& source_name = "");
+
+/// The name of an enumerator as run files spell it; for every enum above.
+template <typename Enum>
+[[nodiscard]] std::string_view enum_name(Enum value);
 
 }  // namespace stpt

@@ -1,0 +1,42 @@
+// The command line: what is to be done, and with which run file.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace stpt {
+
+enum class Action {
+  train,
+  validate,
+  print_config,
+  print_config_docs,
+  list_models,
+  help,
+  version,
+};
+
+struct CommandLine {
+  Action action = Action::train;
+  std::optional<std::string> config;   ///< run file; never empty to train unless resume is given
+  std::vector<std::string> overrides;  ///< "key=value", in order
+  std::optional<std::string> output;   ///< run directory
+  std::optional<std::string> resume;   ///< run directory to go on in; excludes config and output
+};
+
+/// A command line that cannot be used: one line that says what is wrong and what would be right.
+class UsageError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// The arguments without the program's name.
+[[nodiscard]] CommandLine parse_command_line(std::span<const std::string_view> arguments);
+[[nodiscard]] CommandLine parse_command_line(int argc, const char* const* argv);
+
+[[nodiscard]] std::string help_text();
+
+}  // namespace stpt
