@@ -1,0 +1,197 @@
+#include "models/network.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "codelets/conv2d.hpp"
+#include "codelets/pool2d.hpp"
+#include "runtime/random.hpp"
+#include "runtime/tensor.hpp"
+
+namespace stpt::models {
+namespace {
+
+/// Parameters start at whole alignment units, so that every kernel sees aligned pointers.
+std::size_t padded(std::int64_t elements) {
+  return runtime::align_up(static_cast<std::size_t>(elements) * sizeof(float)) / sizeof(float);
+}
+
+}  // namespace
+
+std::int64_t Network::parameter_count() const {
+  std::int64_t count = 0;
+  for (const Parameter& parameter : parameters) count += parameter.shape.elements();
+  return count;
+}
+
+double Network::flops_per_image() const {
+  double flops = 0;
+  for (const Layer& layer : layers) {
+    if (layer.kind != LayerKind::convolution && layer.kind != LayerKind::fully_connected) continue;
+    const auto weights = parameters[static_cast<std::size_t>(layer.weight)].shape.elements();
+    const auto positions = activations[static_cast<std::size_t>(layer.output)].spatial();
+    flops += 2.0 * static_cast<double>(weights) * static_cast<double>(positions);
+  }
+  return flops;
+}
+
+std::vector<std::vector<float>> Network::initial_parameters(std::uint64_t seed) const {
+  std::vector<std::vector<float>> buckets;
+  for (const Block& block : blocks) buckets.emplace_back(block.parameters, 0.0f);
+  for (std::size_t index = 0; index < parameters.size(); ++index) {
+    const Parameter& parameter = parameters[index];
+    const auto count = static_cast<std::size_t>(parameter.shape.elements());
+    float* values = buckets[static_cast<std::size_t>(parameter.bucket)].data() + parameter.offset;
+    if (parameter.initialisation == Initialisation::one) std::fill_n(values, count, 1.0f);
+    if (parameter.initialisation != Initialisation::he_normal) continue;
+    const double stddev = std::sqrt(2.0 / static_cast<double>(parameter.fan_in));
+    runtime::Random random(seed, index);
+    for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<float>(stddev * random.normal());
+  }
+  return buckets;
+}
+
+std::vector<float> Network::initial_running_statistics() const {
+  std::vector<float> values(running_statistics, 0.0f);
+  for (const Layer& layer : layers) {
+    if (layer.kind != LayerKind::batch_norm) continue;
+    const auto channels = activations[static_cast<std::size_t>(layer.output)].c;
+    std::fill_n(values.begin() + layer.running_variance, channels, 1.0f);
+  }
+  return values;
+}
+
+NetworkBuilder::NetworkBuilder(std::string name, const Shape& input, int classes) {
+  network_.name = std::move(name);
+  network_.classes = classes;
+  network_.activations.push_back({1, input.c, input.h, input.w});
+}
+
+void NetworkBuilder::begin_block(const std::string& name) { network_.blocks.push_back({name, 0}); }
+
+const Shape& NetworkBuilder::shape(ActivationId x) const {
+  return network_.activations.at(static_cast<std::size_t>(x));
+}
+
+Layer& NetworkBuilder::append(LayerKind kind, const std::string& name, std::vector<ActivationId> inputs,
+                              const Shape& output) {
+  if (network_.blocks.empty()) begin_block(name);
+  Layer layer;
+  layer.kind = kind;
+  layer.name = name;
+  layer.inputs = std::move(inputs);
+  layer.output = static_cast<ActivationId>(network_.activations.size());
+  layer.block = static_cast<int>(network_.blocks.size()) - 1;
+  network_.activations.push_back(output);
+  network_.layers.push_back(std::move(layer));
+  return network_.layers.back();
+}
+
+int NetworkBuilder::parameter(const std::string& name, const Shape& shape, Initialisation initialisation,
+                              std::int64_t fan_in, bool decay) {
+  Block& block = network_.blocks.back();
+  network_.parameters.push_back({name, shape, initialisation, fan_in, decay,
+                                 static_cast<int>(network_.blocks.size()) - 1, block.parameters});
+  block.parameters += padded(shape.elements());
+  return static_cast<int>(network_.parameters.size()) - 1;
+}
+
+ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x, int filters, int kernel, int stride,
+                                         int padding, bool bias) {
+  const Shape in = shape(x);
+  Shape out;
+  try {
+    out = codelets::conv2d_output(in, filters, kernel, kernel, stride, padding);
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(network_.name + ": layer " + name + ": " + error.what());
+  }
+  Layer& layer = append(LayerKind::convolution, name, {x}, out);
+  layer.kernel_h = layer.kernel_w = kernel;
+  layer.stride = stride;
+  layer.padding = padding;
+  const std::int64_t fan_in = in.c * kernel * kernel;
+  layer.weight = parameter(name + ".weight", {filters, in.c, kernel, kernel}, Initialisation::he_normal, fan_in, true);
+  if (bias) layer.bias = parameter(name + ".bias", {1, filters, 1, 1}, Initialisation::zero, fan_in, false);
+  return layer.output;
+}
+
+ActivationId NetworkBuilder::batch_norm(const std::string& name, ActivationId x) {
+  const Shape in = shape(x);
+  Layer& layer = append(LayerKind::batch_norm, name, {x}, in);
+  layer.weight = parameter(name + ".weight", {1, in.c, 1, 1}, Initialisation::one, 1, false);
+  layer.bias = parameter(name + ".bias", {1, in.c, 1, 1}, Initialisation::zero, 1, false);
+  layer.running_mean = static_cast<int>(network_.running_statistics);
+  layer.running_variance = layer.running_mean + static_cast<int>(padded(in.c));
+  network_.running_statistics += 2 * padded(in.c);
+  return layer.output;
+}
+
+ActivationId NetworkBuilder::relu(ActivationId x) { return append(LayerKind::relu, "relu", {x}, shape(x)).output; }
+
+ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {
+  if (shape(a) != shape(b)) {
+    throw std::invalid_argument(network_.name + ": cannot add " + shape(a).to_string() + " and " +
+                                shape(b).to_string() + ": shapes must be equal");
+  }
+  return append(LayerKind::add, "add", {a, b}, shape(a)).output;
+}
+
+namespace {
+
+Shape pooled(const std::string& network, const Shape& in, int kernel_h, int kernel_w, int stride, int padding) {
+  try {
+    return codelets::pool2d_output(in, kernel_h, kernel_w, stride, padding);
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(network + ": pooling: " + error.what());
+  }
+}
+
+}  // namespace
+
+ActivationId NetworkBuilder::max_pool(ActivationId x, int kernel, int stride, int padding) {
+  Layer& layer = append(LayerKind::max_pool, "max_pool", {x},
+                        pooled(network_.name, shape(x), kernel, kernel, stride, padding));
+  layer.kernel_h = layer.kernel_w = kernel;
+  layer.stride = stride;
+  layer.padding = padding;
+  return layer.output;
+}
+
+ActivationId NetworkBuilder::average_pool(ActivationId x, int kernel, int stride, int padding) {
+  Layer& layer = append(LayerKind::average_pool, "average_pool", {x},
+                        pooled(network_.name, shape(x), kernel, kernel, stride, padding));
+  layer.kernel_h = layer.kernel_w = kernel;
+  layer.stride = stride;
+  layer.padding = padding;
+  return layer.output;
+}
+
+ActivationId NetworkBuilder::global_average_pool(ActivationId x) {
+  const Shape in = shape(x);
+  Layer& layer = append(LayerKind::average_pool, "global_average_pool", {x}, {1, in.c, 1, 1});
+  layer.kernel_h = static_cast<int>(in.h);
+  layer.kernel_w = static_cast<int>(in.w);
+  return layer.output;
+}
+
+ActivationId NetworkBuilder::fully_connected(const std::string& name, ActivationId x, int outputs) {
+  const Shape in = shape(x);
+  const std::int64_t inputs = in.c * in.h * in.w;
+  Layer& layer = append(LayerKind::fully_connected, name, {x}, {1, outputs, 1, 1});
+  layer.weight = parameter(name + ".weight", {outputs, inputs, 1, 1}, Initialisation::he_normal, inputs, true);
+  layer.bias = parameter(name + ".bias", {1, outputs, 1, 1}, Initialisation::zero, inputs, false);
+  return layer.output;
+}
+
+Network NetworkBuilder::build(ActivationId logits) {
+  const Shape expected{1, network_.classes, 1, 1};
+  if (shape(logits) != expected) {
+    throw std::invalid_argument(network_.name + ": the output is " + shape(logits).to_string() + ", not one number for each of " +
+                                std::to_string(network_.classes) + " classes");
+  }
+  network_.logits = logits;
+  return std::move(network_);
+}
+
+}  // namespace stpt::models

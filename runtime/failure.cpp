@@ -1,0 +1,28 @@
+#include "runtime/failure.hpp"
+
+namespace stpt::runtime {
+
+void Failure::record(const std::string& message) noexcept {
+  const std::scoped_lock lock(mutex_);
+  if (failed_.load(std::memory_order_relaxed)) return;
+  try {
+    message_ = message;
+  } catch (...) {
+    // No memory for the text; that there was a failure still counts.
+  }
+  failed_.store(true, std::memory_order_release);
+}
+
+void Failure::rethrow() const {
+  if (!failed()) return;
+  const std::scoped_lock lock(mutex_);
+  throw TaskError(message_);
+}
+
+void Failure::clear() noexcept {
+  const std::scoped_lock lock(mutex_);
+  message_.clear();
+  failed_.store(false, std::memory_order_release);
+}
+
+}  // namespace stpt::runtime

@@ -1,0 +1,32 @@
+// The first failure inside a task. Tasks never throw through StarPU: they record here, later tasks do
+// nothing, and whoever waits asks.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+namespace stpt::runtime {
+
+/// A task failed; what() names the task and the reason in one line.
+class TaskError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+class Failure {
+ public:
+  /// Keeps the message if it is the first.
+  void record(const std::string& message) noexcept;
+  [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
+  /// Throws TaskError with the first failure's message, if there was one.
+  void rethrow() const;
+  void clear() noexcept;
+
+ private:
+  mutable std::mutex mutex_;
+  std::string message_;
+  std::atomic<bool> failed_ = false;
+};
+
+}  // namespace stpt::runtime

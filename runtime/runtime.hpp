@@ -1,0 +1,62 @@
+// The StarPU runtime: started by the constructor, stopped by the destructor.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runtime/failure.hpp"
+
+namespace stpt::runtime {
+
+enum class WorkerKind { cpu, cuda };
+
+struct Worker {
+  int id = 0;  ///< StarPU's number, for TaskOptions::worker
+  WorkerKind kind = WorkerKind::cpu;
+  std::string name;
+};
+
+struct RuntimeOptions {
+  int cpu_workers = 0;    ///< 0: STARPU_NCPU, or one per core
+  std::string scheduler;  ///< empty: STARPU_SCHED, or StarPU's default (lws)
+};
+
+/// At most one at a time. Tensors and tasks need a live Runtime, and must be gone before it is.
+class Runtime {
+ public:
+  /// Throws std::runtime_error if StarPU does not start or ends up without a worker.
+  explicit Runtime(const RuntimeOptions& options = {});
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  /// The live one; throws std::logic_error if there is none.
+  [[nodiscard]] static Runtime& current();
+
+  [[nodiscard]] const std::vector<Worker>& workers() const { return workers_; }
+  [[nodiscard]] int count(WorkerKind kind) const;
+  [[nodiscard]] std::string scheduler() const;
+
+  /// Waits for all submitted tasks. Throws TaskError if one failed.
+  void wait_for_all();
+  /// Waits until at most `tasks` submitted tasks are unfinished: bounds the steps in flight. Throws TaskError.
+  void wait_until_at_most(int tasks);
+
+  Failure& failure() { return failure_; }
+
+ private:
+  std::vector<Worker> workers_;
+  Failure failure_;
+};
+
+/// Marks the tasks submitted during its life as iteration `number` in StarPU's traces.
+class IterationMark {
+ public:
+  explicit IterationMark(std::int64_t number);
+  ~IterationMark();
+  IterationMark(const IterationMark&) = delete;
+  IterationMark& operator=(const IterationMark&) = delete;
+};
+
+}  // namespace stpt::runtime

@@ -1,0 +1,141 @@
+#include "runtime/task.hpp"
+
+#include <starpu.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <exception>
+#include <new>
+
+namespace stpt::runtime {
+
+/// What travels with a task as its cl_arg.
+struct Payload {
+  const Codelet* codelet;
+  TaskBody body;
+  std::size_t buffers;
+  std::uint32_t footprint;
+};
+
+namespace {
+
+constexpr std::size_t inline_buffers = 16;
+
+void run_body(void* descriptors[], void* argument, WorkerKind kind, void* stream) noexcept {
+  const auto& payload = *static_cast<const Payload*>(argument);
+  auto& failure = Runtime::current().failure();
+  if (failure.failed()) return;
+  try {
+    std::array<void*, inline_buffers> few;
+    std::vector<void*> many;
+    std::span<void*> pointers(few.data(), std::min(payload.buffers, inline_buffers));
+    if (payload.buffers > inline_buffers) {
+      many.resize(payload.buffers);
+      pointers = many;
+    }
+    for (std::size_t i = 0; i < payload.buffers; ++i) {
+      pointers[i] = reinterpret_cast<void*>(STARPU_VECTOR_GET_PTR(descriptors[i]));
+    }
+    payload.body({kind, pointers, stream});
+  } catch (const std::exception& error) {
+    failure.record(payload.codelet->name() + ": " + error.what());
+  } catch (...) {
+    failure.record(payload.codelet->name() + ": unknown exception");
+  }
+}
+
+void run_on_cpu(void* descriptors[], void* argument) {
+  run_body(descriptors, argument, WorkerKind::cpu, nullptr);
+}
+
+std::uint32_t footprint_of(starpu_task* task) {
+  return static_cast<const Payload*>(task->cl_arg)->footprint;
+}
+
+void delete_payload(void* argument) { delete static_cast<Payload*>(argument); }
+
+starpu_data_access_mode to_starpu(Access access) {
+  switch (access) {
+    case Access::read:
+      return STARPU_R;
+    case Access::write:
+      return STARPU_W;
+    case Access::read_write:
+      return STARPU_RW;
+    case Access::scratch:
+      return STARPU_SCRATCH;
+  }
+  return STARPU_RW;
+}
+
+}  // namespace
+
+struct Codelet::Impl {
+  starpu_codelet codelet;
+  starpu_perfmodel model{};
+};
+
+Codelet::Codelet(const std::string& name, std::vector<WorkerKind> where)
+    : name_(name), impl_(std::make_unique<Impl>()) {
+  auto& codelet = impl_->codelet;
+  starpu_codelet_init(&codelet);
+  codelet.name = name_.c_str();
+  codelet.nbuffers = STARPU_VARIABLE_NBUFFERS;
+  for (const WorkerKind kind : where) {
+    if (kind == WorkerKind::cpu) codelet.cpu_funcs[0] = run_on_cpu;
+  }
+  impl_->model.type = STARPU_HISTORY_BASED;
+  impl_->model.symbol = name_.c_str();
+  impl_->model.footprint = footprint_of;
+  codelet.model = &impl_->model;
+}
+
+Codelet::~Codelet() = default;
+
+class Submission {
+ public:
+  static starpu_codelet* codelet(const Codelet& codelet) { return &codelet.impl_->codelet; }
+};
+
+void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body, const TaskOptions& options) {
+  starpu_task* task = starpu_task_create();
+  task->cl = Submission::codelet(codelet);
+  task->nbuffers = static_cast<int>(uses.size());
+  starpu_data_handle_t* handles = task->handles;
+  starpu_data_access_mode* modes = task->modes;
+  if (uses.size() > STARPU_NMAXBUFS) {
+    // StarPU frees these two with free().
+    task->dyn_handles = static_cast<starpu_data_handle_t*>(std::malloc(uses.size() * sizeof(*handles)));
+    task->dyn_modes = static_cast<starpu_data_access_mode*>(std::malloc(uses.size() * sizeof(*modes)));
+    if (task->dyn_handles == nullptr || task->dyn_modes == nullptr) {
+      starpu_task_destroy(task);
+      throw std::bad_alloc();
+    }
+    handles = task->dyn_handles;
+    modes = task->dyn_modes;
+  }
+  for (std::size_t i = 0; i < uses.size(); ++i) {
+    handles[i] = uses[i].tensor.handle();
+    modes[i] = to_starpu(uses[i].access);
+  }
+  auto payload = std::make_unique<Payload>(Payload{&codelet, std::move(body), uses.size(), options.footprint});
+  task->cl_arg = payload.get();
+  task->cl_arg_size = 0;
+  task->callback_func = delete_payload;
+  task->callback_arg = payload.get();
+  task->priority = options.priority;
+  task->name = options.name;
+  if (options.worker >= 0) {
+    task->execute_on_a_specific_worker = 1;
+    task->workerid = static_cast<unsigned>(options.worker);
+  }
+  if (const int error = starpu_task_submit(task); error != 0) {
+    task->destroy = 0;
+    starpu_task_destroy(task);
+    throw std::runtime_error(codelet.name() + ": no worker of this machine can run it");
+  }
+  payload.release();  // delete_payload owns it now
+}
+
+}  // namespace stpt::runtime
