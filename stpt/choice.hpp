@@ -1,4 +1,5 @@
-// Which Pre-train replica goes on as the model: pure rules on what the replicas scored (paper 2.1, 3.2).
+// Which Pre-train replica goes on as the model: pure rules on what the replicas scored
+// (paper 2.1, 3.2).
 #pragma once
 
 #include <cstddef>

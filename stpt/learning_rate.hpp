@@ -9,7 +9,8 @@
 
 namespace stpt {
 
-/// The base that the next epoch's candidates multiply (paper 2.1: the chosen LR), kept from drifting:
+/// The base that the next epoch's candidates multiply (paper 2.1: the chosen LR), kept from
+/// drifting:
 ///   clamp      within [clamp_low, clamp_high] times the initial LR;
 ///   anchor     always the initial LR: candidates are absolute, LRs do not compound;
 ///   ratio_cap  within [1/ratio_cap, ratio_cap] times `previous_base`, the base that this epoch's
@@ -45,12 +46,12 @@ struct EpochPlan {
 /// Everything about the LR that STPT does not choose, as a factor of the base LR:
 /// warm-up * policy * final anneal. Outside of these the factor is exactly 1.
 ///
-/// Warm-up: `start` at iteration 0 to `initial` at the first iteration after it (linear), or `start`
-/// throughout (constant), both taken relative to `initial`; with Pre-train during warm-up,
+/// Warm-up: `start` at iteration 0 to `initial` at the first iteration after it (linear), or
+/// `start` throughout (constant), both taken relative to `initial`; with Pre-train during warm-up,
 /// candidates ride on the ramp.
-/// Policies: fixed, stpt and its controls 1; step times decay_factor from each milestone's epoch on;
-/// plateau times decay_factor per observed plateau; cosine and linear from 1 after warm-up to 0.
-/// Anneal: 1 at its first iteration to 0, for every policy but cosine and linear, which are
+/// Policies: fixed, stpt and its controls 1; step times decay_factor from each milestone's epoch
+/// on; plateau times decay_factor per observed plateau; cosine and linear from 1 after warm-up to
+/// 0. Anneal: 1 at its first iteration to 0, for every policy but cosine and linear, which are
 /// refused with one because they go to 0 by themselves.
 /// What goes to 0 would arrive at the iteration after the last: each iteration has an LR above 0.
 class LearningRateSchedule {
@@ -70,8 +71,8 @@ class LearningRateSchedule {
   [[nodiscard]] bool in_warmup(int epoch) const { return epoch <= rate_.warmup.epochs; }
 
   /// Whether the epoch begins with Pre-train: a policy that does, not in warm-up (unless
-  /// pretrain_during_warmup), and not in an epoch that begins within the anneal, where a choice would
-  /// fight it.
+  /// pretrain_during_warmup), and not in an epoch that begins within the anneal, where a choice
+  /// would fight it.
   [[nodiscard]] bool pretrains(int epoch) const;
   [[nodiscard]] EpochPlan plan(int epoch) const;
 

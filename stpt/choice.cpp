@@ -1,0 +1,117 @@
+#include "stpt/choice.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <iomanip>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "runtime/random.hpp"
+
+namespace stpt {
+namespace {
+
+bool usable(const CandidateScore& candidate) {
+  return !candidate.diverged && std::isfinite(candidate.accuracy) && std::isfinite(candidate.loss);
+}
+
+std::vector<std::size_t> survivors(std::span<const CandidateScore> candidates) {
+  std::vector<std::size_t> indices;
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    if (usable(candidates[i])) indices.push_back(i);
+  }
+  return indices;
+}
+
+Choice all_diverged() { return {std::nullopt, "every candidate diverged"}; }
+
+/// Within one paired standard error (see the header).
+bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric metric) {
+  if (metric == ScoreMetric::loss) return other.loss == best.loss;
+  if (best.correct.empty() || other.correct.empty()) return other.accuracy == best.accuracy;
+  if (best.correct.size() != other.correct.size()) {
+    throw std::invalid_argument("choose: candidates were scored on different numbers of images");
+  }
+  std::int64_t sum = 0;
+  std::int64_t squares = 0;
+  for (std::size_t i = 0; i < best.correct.size(); ++i) {
+    const int difference = (best.correct[i] != 0 ? 1 : 0) - (other.correct[i] != 0 ? 1 : 0);
+    sum += difference;
+    squares += difference * difference;
+  }
+  return sum * sum <= squares;
+}
+
+}  // namespace
+
+Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, ScoreMetric metric) {
+  std::vector<std::size_t> running = survivors(candidates);
+  if (running.empty()) return all_diverged();
+
+  // The first of the best in an order of indices.
+  const auto first = [&](const std::vector<std::size_t>& indices, const auto& better) {
+    return *std::ranges::min_element(indices, [&](std::size_t a, std::size_t b) {
+      return better(candidates[a], candidates[b]);
+    });
+  };
+  const auto lower_loss = [](const auto& a, const auto& b) { return a.loss < b.loss; };
+  const auto higher_accuracy = [](const auto& a, const auto& b) { return a.accuracy > b.accuracy; };
+
+  const bool by_loss = metric == ScoreMetric::loss;
+  const std::size_t best = by_loss ? first(running, lower_loss) : first(running, higher_accuracy);
+  std::vector<std::size_t>& ties = running;
+  std::erase_if(ties,
+                [&](std::size_t i) { return !tied(candidates[best], candidates[i], metric); });
+  if (tie_rule == TieRule::none || ties.size() == 1) {
+    return {best, by_loss ? "lowest loss" : "highest accuracy"};
+  }
+
+  const std::size_t last =
+      *std::ranges::min_element(ties, {}, [&](std::size_t i) { return candidates[i].accuracy; });
+  const double points = 100 * (candidates[best].accuracy - candidates[last].accuracy);
+  std::ostringstream tie;
+  if (by_loss || points == 0) {
+    tie << "equal scores";
+  } else {
+    tie << "tie within " << std::setprecision(2) << points << " points";
+  }
+  const auto settle = [&](std::size_t winner, std::string_view why) {
+    return Choice{winner, tie.str() + ": " + std::string(why)};
+  };
+  if (tie_rule == TieRule::larger) {
+    const auto larger = [](const auto& a, const auto& b) {
+      return a.learning_rate > b.learning_rate;
+    };
+    return settle(first(ties, larger), "largest LR");
+  }
+  const auto unchanged =
+      std::ranges::find_if(ties, [&](std::size_t i) { return candidates[i].factor == 1; });
+  if (unchanged != ties.end()) return settle(*unchanged, "unchanged LR kept");
+  return settle(first(ties, lower_loss), "lowest loss");
+}
+
+Choice choose_at_random(std::span<const CandidateScore> candidates, std::uint64_t seed, int epoch) {
+  const std::vector<std::size_t> running = survivors(candidates);
+  if (running.empty()) return all_diverged();
+  return {running[random_winner(seed, epoch, running.size())], "at random"};
+}
+
+Choice choose_unchanged(std::span<const CandidateScore> candidates) {
+  const auto unchanged = std::ranges::find(candidates, 1.0, &CandidateScore::factor);
+  if (unchanged == candidates.end()) {
+    throw std::invalid_argument("choose_unchanged: no candidate has factor 1");
+  }
+  if (!usable(*unchanged)) return {std::nullopt, "the unchanged LR diverged"};
+  return {static_cast<std::size_t>(unchanged - candidates.begin()), "always the unchanged LR"};
+}
+
+std::size_t random_winner(std::uint64_t seed, int epoch, std::size_t m) {
+  if (m == 0) throw std::invalid_argument("random_winner: no candidates");
+  runtime::Random random(seed,
+                         runtime::stream_id("random winner", static_cast<std::uint64_t>(epoch)));
+  return random.below(static_cast<std::uint32_t>(m));
+}
+
+}  // namespace stpt
