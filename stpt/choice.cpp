@@ -47,7 +47,7 @@ bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric m
 }  // namespace
 
 Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, ScoreMetric metric) {
-  std::vector<std::size_t> running = survivors(candidates);
+  const std::vector<std::size_t> running = survivors(candidates);
   if (running.empty()) return all_diverged();
 
   // The first of the best in an order of indices.
@@ -61,7 +61,7 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
 
   const bool by_loss = metric == ScoreMetric::loss;
   const std::size_t best = by_loss ? first(running, lower_loss) : first(running, higher_accuracy);
-  std::vector<std::size_t>& ties = running;
+  std::vector<std::size_t> ties = running;
   std::erase_if(ties,
                 [&](std::size_t i) { return !tied(candidates[best], candidates[i], metric); });
   if (tie_rule == TieRule::none || ties.size() == 1) {
