@@ -46,7 +46,7 @@ std::vector<std::vector<float>> Network::initial_parameters(std::uint64_t seed) 
     if (parameter.initialisation == Initialisation::one) std::fill_n(values, count, 1.0f);
     if (parameter.initialisation != Initialisation::he_normal) continue;
     const double stddev = std::sqrt(2.0 / static_cast<double>(parameter.fan_in));
-    runtime::Random random(seed, index);
+    runtime::Random random(seed, runtime::stream_id("weights", index));
     for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<float>(stddev * random.normal());
   }
   return buckets;

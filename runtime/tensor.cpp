@@ -25,6 +25,8 @@ struct Tensor::HostMemory {
   std::size_t bytes;
 };
 
+Tensor::Tensor() = default;
+
 Tensor::Tensor(const TensorSpec& spec, const std::string& name, Home home) : spec_(spec) {
   const std::size_t bytes = align_up(spec.bytes());
   if (bytes == 0) throw std::logic_error("Tensor " + name + ": no elements");

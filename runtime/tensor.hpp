@@ -31,7 +31,7 @@ enum class Home {
 /// Owns one handle and, with Home::host, its memory. Move-only. Destruction waits for the tasks that use it.
 class Tensor {
  public:
-  Tensor() = default;
+  Tensor();
   /// `name` is what traces show.
   Tensor(const TensorSpec& spec, const std::string& name, Home home = Home::none);
   ~Tensor();

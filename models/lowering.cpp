@@ -1,0 +1,483 @@
+#include "models/lowering.hpp"
+
+#include <algorithm>
+#include <functional>
+
+#include "codelets/elementwise.hpp"
+#include "codelets/softmax_cross_entropy.hpp"
+#include "models/packing.hpp"
+
+namespace stpt::models {
+
+using codelets::Cpu;
+using runtime::Access;
+using runtime::Layout;
+using runtime::Shape;
+using runtime::TensorSpec;
+
+Lowering::Lowering(const Network& network, Mode mode, Program& program)
+    : network_(network), mode_(mode), program_(program), values_(network.activations.size()) {}
+
+void Lowering::merge_layers() {
+  std::vector<int> readers(network_.activations.size(), 0);
+  for (const Layer& layer : network_.layers) {
+    for (const ActivationId input : layer.inputs) ++readers[static_cast<std::size_t>(input)];
+  }
+  ++readers[static_cast<std::size_t>(network_.logits)];
+
+  std::map<ActivationId, std::size_t> producer;
+  const auto sole_producer = [&](ActivationId id) -> Node* {
+    const auto found = producer.find(id);
+    if (found == producer.end() || readers[static_cast<std::size_t>(id)] != 1) return nullptr;
+    return &nodes_[found->second];
+  };
+
+  for (const Layer& layer : network_.layers) {
+    if (layer.kind == LayerKind::relu) {
+      Node* node = sole_producer(layer.inputs[0]);
+      if (node != nullptr && !node->relu &&
+          (node->layer->kind == LayerKind::convolution || node->layer->kind == LayerKind::batch_norm ||
+           node->layer->kind == LayerKind::fully_connected || node->layer->kind == LayerKind::add)) {
+        node->relu = true;
+        node->output = layer.output;
+        producer[layer.output] = static_cast<std::size_t>(node - nodes_.data());
+        continue;
+      }
+    }
+    Node fresh{&layer, false, std::nullopt, layer.output};
+    if (layer.kind == LayerKind::add) {
+      for (std::size_t i = 0; i < 2; ++i) {
+        Node* norm = sole_producer(layer.inputs[i]);
+        if (norm == nullptr || norm->layer->kind != LayerKind::batch_norm || norm->relu || norm->residual) continue;
+        // Batch norm moves to where the other summand is known as well.
+        norm->live = false;
+        fresh.layer = norm->layer;
+        fresh.residual = layer.inputs[1 - i];
+        break;
+      }
+    }
+    producer[layer.output] = nodes_.size();
+    nodes_.push_back(fresh);
+  }
+  std::erase_if(nodes_, [](const Node& node) { return !node.live; });
+}
+
+Shape Lowering::batched(const Shape& shape) const { return {program_.batch(), shape.c, shape.h, shape.w}; }
+
+int Lowering::new_buffer(std::size_t bytes) {
+  buffers_.push_back({bytes, -1, -1, {}});
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+Lowering::Value& Lowering::define(ActivationId id, const TensorSpec& spec) {
+  Value& defined = value(id);
+  defined.spec = spec;
+  defined.location = write(new_buffer(spec.bytes()));
+  return defined;
+}
+
+Lowering::Argument Lowering::parameter(int index) const {
+  const Parameter& parameter = network_.parameters[static_cast<std::size_t>(index)];
+  return {Resource::parameters, parameter.bucket, parameter.offset * sizeof(float), Access::read};
+}
+
+Lowering::Argument Lowering::gradient_of(int index) const {
+  const Parameter& parameter = network_.parameters[static_cast<std::size_t>(index)];
+  // read_write keeps what other ops put into the bucket, and the zeros between parameters.
+  return {Resource::gradients, parameter.bucket, parameter.offset * sizeof(float), Access::read_write};
+}
+
+Lowering::Argument Lowering::running(int offset, Access access) const {
+  return {Resource::running, 0, static_cast<std::size_t>(offset) * sizeof(float), access};
+}
+
+Lowering::Argument Lowering::read(Argument argument) {
+  argument.access = Access::read;
+  return argument;
+}
+Lowering::Argument Lowering::read(int buffer) { return {Resource::activations, buffer, 0, Access::read}; }
+Lowering::Argument Lowering::write(int buffer) { return {Resource::activations, buffer, 0, Access::write}; }
+Lowering::Argument Lowering::update(int buffer) { return {Resource::activations, buffer, 0, Access::read_write}; }
+
+template <class Op>
+void Lowering::emit(const Op& op, const std::string& name, std::vector<Argument> arguments) {
+  const int index = static_cast<int>(emitted_.size());
+  for (const Argument& argument : arguments) {
+    if (argument.resource != Resource::activations) continue;
+    Buffer& buffer = buffers_[static_cast<std::size_t>(argument.index)];
+    if (buffer.first < 0) buffer.first = index;
+    buffer.last = index;
+  }
+  emitted_.push_back({name, block_, backward_, std::move(arguments)});
+  program_.operations_.push_back({codelets::plan(op, Cpu{}), {}});
+}
+
+Lowering::Argument Lowering::in_layout(ActivationId id, Layout layout) {
+  const Value& source = value(id);
+  if (source.spec.layout == layout) return read(source.location);
+  TensorSpec spec = source.spec;
+  spec.layout = layout;
+  const int buffer = new_buffer(spec.bytes());
+  emit(codelets::Reorder{source.spec, spec}, "reorder", {read(source.location), write(buffer)});
+  return read(buffer);
+}
+
+void Lowering::emit_operations() {
+  merge_layers();
+  kept_.resize(nodes_.size());
+  value(0).spec = {batched(network_.input()), network_.data_type, Layout::nchw};
+  value(0).location = {Resource::images, 0, 0, Access::read};
+  for (std::size_t node = 0; node < nodes_.size(); ++node) emit_forward(node);
+  if (mode_ == Mode::calibration) return;
+  emit_loss();
+  if (mode_ != Mode::train) return;
+  backward_ = true;
+  value(network_.logits).gradients.push_back(*logits_gradient_);
+  for (std::size_t node = nodes_.size(); node-- > 0;) emit_backward(node);
+}
+
+void Lowering::emit_forward(std::size_t index) {
+  const Node& node = nodes_[index];
+  const Layer& layer = *node.layer;
+  Kept& kept = kept_[index];
+  const ActivationId x = layer.inputs[0];
+  const bool keeps = mode_ == Mode::train;
+  const TensorSpec out{batched(network_.activations[static_cast<std::size_t>(node.output)]), network_.data_type,
+                       Layout::any};
+  block_ = layer.block;
+  switch (layer.kind) {
+    case LayerKind::convolution: {
+      auto& conv = kept.conv;
+      conv = {value(x).spec, out,           layer.kernel_h,   layer.kernel_w,
+              layer.stride,  layer.padding, layer.bias >= 0};
+      codelets::choose_layout(conv, Cpu{});
+      std::vector<Argument> arguments{read(value(x).location), parameter(layer.weight)};
+      if (conv.bias) arguments.push_back(parameter(layer.bias));
+      arguments.push_back(define(node.output, conv.dst).location);
+      emit(codelets::Conv2dForward{conv, node.relu}, layer.name, std::move(arguments));
+      break;
+    }
+    case LayerKind::batch_norm: {
+      auto& norm = kept.norm;
+      norm.x = value(x).spec;
+      norm.relu = node.relu;
+      norm.residual = node.residual.has_value();
+      std::vector<Argument> arguments{read(value(x).location)};
+      if (node.residual) arguments.push_back(in_layout(*node.residual, norm.x.layout));
+      arguments.push_back(parameter(layer.weight));
+      arguments.push_back(parameter(layer.bias));
+      auto mode = codelets::BatchNormMode::training;
+      if (mode_ == Mode::batch_statistics) mode = codelets::BatchNormMode::batch_statistics;
+      if (mode_ == Mode::inference) mode = codelets::BatchNormMode::inference;
+      if (mode_ == Mode::calibration) norm.momentum = 1.0f;
+      if (mode == codelets::BatchNormMode::batch_statistics) {
+        arguments.insert(arguments.end(), 2, Argument{});
+      } else {
+        const Access access = mode_ == Mode::inference ? Access::read : Access::read_write;
+        arguments.push_back(running(layer.running_mean, access));
+        arguments.push_back(running(layer.running_variance, access));
+      }
+      arguments.push_back(define(node.output, norm.x).location);
+      if (mode == codelets::BatchNormMode::training) {
+        const std::size_t bytes = static_cast<std::size_t>(norm.x.shape.c) * sizeof(float);
+        kept.mean = new_buffer(bytes);
+        kept.inverse_stddev = new_buffer(bytes);
+        arguments.push_back(write(kept.mean));
+        arguments.push_back(write(kept.inverse_stddev));
+      } else {
+        arguments.insert(arguments.end(), 2, Argument{});
+      }
+      emit(codelets::BatchNormForward{norm, mode}, layer.name, std::move(arguments));
+      break;
+    }
+    case LayerKind::relu:
+      emit(codelets::ReluForward{value(x).spec}, layer.name,
+           {read(value(x).location), define(node.output, value(x).spec).location});
+      break;
+    case LayerKind::add: {
+      const TensorSpec spec = value(x).spec;
+      const Argument other = in_layout(layer.inputs[1], spec.layout);
+      emit(codelets::Add{spec, node.relu}, layer.name,
+           {read(value(x).location), other, define(node.output, spec).location});
+      break;
+    }
+    case LayerKind::max_pool:
+    case LayerKind::average_pool: {
+      auto& pool = kept.pool;
+      pool.kind = layer.kind == LayerKind::max_pool ? codelets::PoolKind::max : codelets::PoolKind::average;
+      pool.src = value(x).spec;
+      pool.dst = out;
+      pool.dst.layout = pool.src.layout;
+      pool.kernel_h = layer.kernel_h;
+      pool.kernel_w = layer.kernel_w;
+      pool.stride = layer.stride;
+      pool.padding = layer.padding;
+      Argument indices;
+      if (const std::size_t bytes = codelets::pool2d_indices_bytes(pool, Cpu{}); keeps && bytes > 0) {
+        kept.indices = new_buffer(bytes);
+        indices = write(kept.indices);
+      }
+      emit(codelets::Pool2dForward{pool, keeps}, layer.name,
+           {read(value(x).location), define(node.output, pool.dst).location, indices});
+      break;
+    }
+    case LayerKind::fully_connected: {
+      auto& fc = kept.fc;
+      fc.src = value(x).spec;
+      fc.dst = out;
+      fc.dst.layout = Layout::nchw;
+      emit(codelets::FullyConnectedForward{fc, node.relu}, layer.name,
+           {read(value(x).location), parameter(layer.weight), parameter(layer.bias),
+            define(node.output, fc.dst).location});
+      break;
+    }
+  }
+}
+
+void Lowering::emit_loss() {
+  const Value& logits = value(network_.logits);
+  Argument d_logits;
+  if (mode_ == Mode::train) {
+    logits_gradient_ = Gradient{new_buffer(logits.spec.bytes()), false};
+    d_logits = write(logits_gradient_->buffer);
+  }
+  emit(codelets::SoftmaxCrossEntropy{logits.spec, mode_ == Mode::train}, "loss",
+       {read(logits.location), {Resource::labels, 0, 0, Access::read}, {Resource::scores, 0, 0, Access::write}, d_logits});
+}
+
+Lowering::Gradient Lowering::total_gradient(ActivationId id, bool writable) {
+  const TensorSpec spec = value(id).spec;
+  auto& parts = value(id).gradients;
+  while (parts.size() > 1) {
+    const Gradient last = parts.back();
+    parts.pop_back();
+    Gradient& sum = parts.back();
+    const int target = sum.shared ? new_buffer(spec.bytes()) : sum.buffer;
+    emit(codelets::Add{spec, false}, "sum of gradients",
+         {read(sum.buffer), read(last.buffer), target == sum.buffer ? update(target) : write(target)});
+    sum = {target, false};
+  }
+  if (writable && parts.front().shared) {
+    const int copy = new_buffer(spec.bytes());
+    emit(codelets::Reorder{spec, spec}, "copy of gradient", {read(parts.front().buffer), write(copy)});
+    parts.front() = {copy, false};
+  }
+  return parts.front();
+}
+
+void Lowering::emit_backward(std::size_t index) {
+  const Node& node = nodes_[index];
+  const Layer& layer = *node.layer;
+  const Kept& kept = kept_[index];
+  if (value(node.output).gradients.empty()) return;  // nothing that the loss depends on
+  block_ = layer.block;
+  const std::string name = layer.name + " backward";
+  const ActivationId x = layer.inputs[0];
+  const Argument input = read(value(x).location);
+  const Argument output = read(value(node.output).location);
+  const bool input_needs_gradient = x != 0;
+
+  // Everything but batch norm takes one gradient, with the ReLU's part done in place.
+  const auto after_relu = [&]() -> Gradient {
+    Gradient gradient = total_gradient(node.output, node.relu);
+    if (node.relu) {
+      emit(codelets::ReluBackward{value(node.output).spec}, "relu backward",
+           {output, read(gradient.buffer), update(gradient.buffer)});
+    }
+    return gradient;
+  };
+  const auto contribute = [&](ActivationId id) -> int {
+    const int buffer = new_buffer(value(id).spec.bytes());
+    value(id).gradients.push_back({buffer, false});
+    return buffer;
+  };
+
+  switch (layer.kind) {
+    case LayerKind::convolution: {
+      const Gradient gradient = after_relu();
+      std::vector<Argument> arguments{input, read(gradient.buffer), gradient_of(layer.weight)};
+      if (kept.conv.bias) arguments.push_back(gradient_of(layer.bias));
+      emit(codelets::Conv2dBackwardWeights{kept.conv}, name + " weights", std::move(arguments));
+      if (input_needs_gradient) {
+        emit(codelets::Conv2dBackwardData{kept.conv}, name + " data",
+             {parameter(layer.weight), read(gradient.buffer), write(contribute(x))});
+      }
+      break;
+    }
+    case LayerKind::batch_norm: {
+      auto& parts = value(node.output).gradients;
+      if (parts.size() > 2) total_gradient(node.output, false);
+      const bool two = parts.size() == 2;
+      std::vector<Argument> arguments{input,           output,
+                                      parameter(layer.weight), parameter(layer.bias),
+                                      read(kept.mean), read(kept.inverse_stddev),
+                                      read(parts[0].buffer)};
+      if (two) arguments.push_back(read(parts[1].buffer));
+      arguments.push_back(write(contribute(x)));
+      if (node.residual) {
+        // The residual's gradient has the layout of this op; its producer wants its own.
+        const TensorSpec spec = value(*node.residual).spec;
+        if (spec.layout == kept.norm.x.layout) {
+          arguments.push_back(write(contribute(*node.residual)));
+        } else {
+          arguments.push_back(write(new_buffer(kept.norm.x.bytes())));
+        }
+      }
+      const Argument d_residual = node.residual ? arguments.back() : Argument{};
+      arguments.push_back(gradient_of(layer.weight));
+      arguments.push_back(gradient_of(layer.bias));
+      emit(codelets::BatchNormBackward{kept.norm, two}, name, std::move(arguments));
+      if (node.residual && value(*node.residual).spec.layout != kept.norm.x.layout) {
+        emit(codelets::Reorder{kept.norm.x, value(*node.residual).spec}, "reorder backward",
+             {read(d_residual), write(contribute(*node.residual))});
+      }
+      break;
+    }
+    case LayerKind::relu: {
+      const Gradient gradient = total_gradient(node.output, false);
+      emit(codelets::ReluBackward{value(x).spec}, name, {output, read(gradient.buffer), write(contribute(x))});
+      break;
+    }
+    case LayerKind::add: {
+      const Gradient gradient = after_relu();
+      for (const ActivationId summand : layer.inputs) {
+        if (value(summand).spec.layout == value(node.output).spec.layout) {
+          value(summand).gradients.push_back({gradient.buffer, true});
+        } else {
+          emit(codelets::Reorder{value(node.output).spec, value(summand).spec}, "reorder backward",
+               {read(gradient.buffer), write(contribute(summand))});
+        }
+      }
+      break;
+    }
+    case LayerKind::max_pool:
+    case LayerKind::average_pool: {
+      const Gradient gradient = total_gradient(node.output, false);
+      emit(codelets::Pool2dBackward{kept.pool}, name,
+           {read(gradient.buffer), kept.indices >= 0 ? read(kept.indices) : Argument{}, write(contribute(x))});
+      break;
+    }
+    case LayerKind::fully_connected: {
+      const Gradient gradient = after_relu();
+      emit(codelets::FullyConnectedBackwardWeights{kept.fc}, name + " weights",
+           {input, read(gradient.buffer), gradient_of(layer.weight), gradient_of(layer.bias)});
+      if (input_needs_gradient) {
+        emit(codelets::FullyConnectedBackwardData{kept.fc}, name + " data",
+             {parameter(layer.weight), read(gradient.buffer), write(contribute(x))});
+      }
+      break;
+    }
+  }
+}
+
+void Lowering::cut(Grain grain) {
+  auto& segments = program_.segments_;
+  std::vector<int> segment_of(emitted_.size());
+  for (std::size_t op = 0; op < emitted_.size(); ++op) {
+    const Emitted& emitted = emitted_[op];
+    const bool starts = op == 0 || grain == Grain::op ||
+                        (grain == Grain::block && (emitted.block != emitted_[op - 1].block ||
+                                                   emitted.backward != emitted_[op - 1].backward));
+    if (starts) {
+      Program::Segment segment;
+      segment.first = op;
+      if (grain == Grain::step) {
+        segment.name = mode_ == Mode::train ? "step" : "score";
+      } else if (grain == Grain::block) {
+        segment.name = network_.blocks[static_cast<std::size_t>(emitted.block)].name +
+                       (emitted.backward ? " backward" : " forward");
+      } else {
+        segment.name = emitted.name;
+      }
+      segments.push_back(std::move(segment));
+    }
+    segments.back().last = op + 1;
+    segment_of[op] = static_cast<int>(segments.size()) - 1;
+    for (const Argument& argument : emitted.arguments) {
+      if (argument.resource == Resource::activations) {
+        buffers_[static_cast<std::size_t>(argument.index)].segments.insert(segment_of[op]);
+      }
+    }
+  }
+
+  // Buffers of one segment alone lie in its scratch memory; others in the group of those with the same segments.
+  struct Home {
+    Resource resource = Resource::none;
+    int index = 0;
+    std::size_t offset = 0;
+  };
+  std::vector<Home> homes(buffers_.size());
+  std::map<std::set<int>, std::vector<std::size_t>> groups;
+  for (std::size_t buffer = 0; buffer < buffers_.size(); ++buffer) {
+    if (!buffers_[buffer].segments.empty()) groups[buffers_[buffer].segments].push_back(buffer);
+  }
+  std::vector<std::size_t> local_bytes(segments.size(), 0);
+  std::vector<int> first_segment_of_group;
+  for (const auto& [used_by, members] : groups) {
+    std::vector<Lifetime> lifetimes;
+    for (const std::size_t member : members) {
+      lifetimes.push_back({buffers_[member].bytes, buffers_[member].first, buffers_[member].last});
+    }
+    const Packing packing = pack(lifetimes);
+    const bool local = used_by.size() == 1;
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      homes[members[i]] = {local ? Resource::scratch : Resource::activations,
+                           local ? 0 : static_cast<int>(program_.group_bytes_.size()), packing.offsets[i]};
+    }
+    if (local) {
+      local_bytes[static_cast<std::size_t>(*used_by.begin())] = packing.bytes;
+    } else {
+      program_.group_bytes_.push_back(packing.bytes);
+      first_segment_of_group.push_back(*used_by.begin());
+    }
+  }
+
+  for (std::size_t number = 0; number < segments.size(); ++number) {
+    Program::Segment& segment = segments[number];
+    std::map<std::pair<Resource, int>, int> binding_of;
+    const auto bind = [&](Resource resource, int index, Access access) -> int {
+      const auto [found, fresh] =
+          binding_of.try_emplace({resource, index}, static_cast<int>(segment.bindings.size()));
+      if (fresh) {
+        segment.bindings.push_back({resource, index, access});
+      } else if (Access& known = segment.bindings[static_cast<std::size_t>(found->second)].access;
+                 known != access && known != Access::scratch) {
+        // Written before it is read inside the segment: what was there before does not matter.
+        if (known == Access::read) known = Access::read_write;
+      }
+      return found->second;
+    };
+    std::size_t workspace = 0;
+    for (std::size_t op = segment.first; op < segment.last; ++op) {
+      auto& operation = program_.operations_[op];
+      workspace = std::max(workspace, operation.kernel->workspace_bytes());
+      for (const Argument& argument : emitted_[op].arguments) {
+        Program::Operand operand;
+        if (argument.resource == Resource::activations) {
+          const Home& home = homes[static_cast<std::size_t>(argument.index)];
+          Access access = argument.access;
+          if (home.resource == Resource::scratch) {
+            access = Access::scratch;
+          } else if (first_segment_of_group[static_cast<std::size_t>(home.index)] == static_cast<int>(number)) {
+            access = Access::write;
+          } else if (access == Access::write) {
+            access = Access::read_write;  // other members of the group keep their values
+          }
+          operand = {bind(home.resource, home.index, access), home.offset};
+        } else if (argument.resource != Resource::none) {
+          operand = {bind(argument.resource, argument.index, argument.access), argument.offset};
+        }
+        operation.operands.push_back(operand);
+      }
+    }
+    segment.workspace_offset = local_bytes[number];
+    if (local_bytes[number] + workspace > 0) {
+      segment.scratch_binding = bind(Resource::scratch, 0, Access::scratch);
+      program_.scratch_bytes_ = std::max(program_.scratch_bytes_, local_bytes[number] + workspace);
+    }
+    segment.footprint = static_cast<std::uint32_t>(std::hash<std::string>{}(
+        network_.name + segment.name + std::to_string(program_.batch_) + std::to_string(number)));
+  }
+}
+
+}  // namespace stpt::models

@@ -1,0 +1,111 @@
+// The work of Program's constructor, step by step; used by program.cpp alone.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "codelets/batch_norm.hpp"
+#include "codelets/conv2d.hpp"
+#include "codelets/fully_connected.hpp"
+#include "codelets/pool2d.hpp"
+#include "models/program.hpp"
+
+namespace stpt::models {
+
+class Lowering {
+ public:
+  Lowering(const Network& network, Mode mode, Program& program);
+
+  void emit_operations();
+  void cut(Grain grain);
+
+ private:
+  /// A layer with what is fused into it.
+  struct Node {
+    const Layer* layer;
+    bool relu = false;
+    std::optional<ActivationId> residual;
+    ActivationId output;
+    bool live = true;
+  };
+  /// Memory of the program's own: an activation, a gradient or what forward keeps for backward.
+  struct Buffer {
+    std::size_t bytes;
+    int first = -1, last = -1;  ///< operations that touch it
+    std::set<int> segments;
+  };
+  struct Argument {
+    Resource resource = Resource::none;
+    int index = 0;  ///< bucket; for activations: buffer
+    std::size_t offset = 0;
+    runtime::Access access = runtime::Access::read;
+  };
+  struct Emitted {
+    std::string name;
+    int block;
+    bool backward;
+    std::vector<Argument> arguments;
+  };
+  struct Gradient {
+    int buffer;
+    bool shared;  ///< read by several: must not be overwritten
+  };
+  struct Value {
+    runtime::TensorSpec spec;
+    Argument location;
+    std::vector<Gradient> gradients;  ///< parts to be added
+  };
+  /// What forward leaves for a node's backward.
+  struct Kept {
+    codelets::Conv2d conv;
+    codelets::BatchNorm norm;
+    codelets::FullyConnected fc;
+    codelets::Pool2d pool;
+    int mean = -1, inverse_stddev = -1, indices = -1;
+    ActivationId residual = -1;
+  };
+
+  void merge_layers();
+  void emit_forward(std::size_t node);
+  void emit_loss();
+  void emit_backward(std::size_t node);
+
+  int new_buffer(std::size_t bytes);
+  [[nodiscard]] Value& value(ActivationId id) { return values_[static_cast<std::size_t>(id)]; }
+  /// Gives the activation its spec and memory.
+  Value& define(ActivationId id, const runtime::TensorSpec& spec);
+  /// The activation in another layout, if it is not in that one already.
+  Argument in_layout(ActivationId id, runtime::Layout layout);
+  /// One gradient from all parts; `writable` if it may be overwritten.
+  Gradient total_gradient(ActivationId id, bool writable);
+  [[nodiscard]] runtime::Shape batched(const runtime::Shape& shape) const;
+
+  [[nodiscard]] Argument parameter(int index) const;
+  [[nodiscard]] Argument gradient_of(int parameter) const;
+  [[nodiscard]] Argument running(int offset, runtime::Access access) const;
+  [[nodiscard]] static Argument read(Argument argument);
+  [[nodiscard]] static Argument read(int buffer);
+  [[nodiscard]] static Argument write(int buffer);
+  [[nodiscard]] static Argument update(int buffer);
+
+  template <class Op>
+  void emit(const Op& op, const std::string& name, std::vector<Argument> arguments);
+
+  const Network& network_;
+  Mode mode_;
+  Program& program_;
+  std::vector<Node> nodes_;
+  std::vector<Value> values_;
+  std::vector<Kept> kept_;
+  std::vector<Buffer> buffers_;
+  std::vector<Emitted> emitted_;
+  int block_ = 0;
+  bool backward_ = false;
+  std::optional<Gradient> logits_gradient_;
+};
+
+}  // namespace stpt::models

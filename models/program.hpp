@@ -1,0 +1,123 @@
+// A network lowered for one batch size on one kind of device: a list of planned kernels, cut into segments. A
+// segment is what one task runs.
+//
+// Lowering: (1) batch norm + add + ReLU, convolution + ReLU and fully connected + ReLU are merged into one op;
+// (2) layouts are chosen by the convolutions and kept by what follows; (3) backward ops are appended in reverse
+// order; (4) the list is cut by `fusion`; (5) buffers that live inside one segment go to its scratch memory, the others
+// are gathered into groups that the same segments use, each group one StarPU handle.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "codelets/kernel.hpp"
+#include "models/model_state.hpp"
+#include "models/network.hpp"
+#include "runtime/task.hpp"
+#include "runtime/tensor.hpp"
+
+namespace stpt::models {
+
+/// How many ops one task runs: each op alone, a block's forward or backward part, or the whole step.
+enum class Grain { op, block, step };
+
+enum class Mode {
+  train,             ///< forward, loss, backward; updates running statistics
+  batch_statistics,  ///< forward and loss; BatchNorm uses this batch's statistics
+  inference,         ///< forward and loss; BatchNorm uses the running statistics
+  calibration,       ///< forward; running statistics become exactly this batch's
+};
+
+/// What a segment's task gets a handle for.
+enum class Resource : std::uint8_t {
+  images,      ///< batch x c x h x w float32 nchw
+  labels,      ///< batch int32
+  scores,      ///< batch codelets::SampleScore
+  parameters,  ///< bucket `index` of the ModelState
+  gradients,   ///< bucket `index` of the worker's gradients
+  running,     ///< the worker's running statistics
+  activations, ///< group `index` of the lane
+  scratch,     ///< memory of the task's duration
+  none,        ///< a null pointer
+};
+
+/// Memory for the activations that pass between segments. One chain of segments uses a lane at a time; the tensors'
+/// dependencies see to that.
+using Lane = std::vector<runtime::Tensor>;
+
+/// The tensors that one execution of a program works on.
+struct ProgramInputs {
+  const runtime::Tensor* images = nullptr;
+  const runtime::Tensor* labels = nullptr;
+  const runtime::Tensor* scores = nullptr;                 ///< written
+  const std::vector<runtime::Tensor>* parameters = nullptr;
+  const std::vector<runtime::Tensor>* gradients = nullptr; ///< written; train only
+  const runtime::Tensor* running = nullptr;
+  const Lane* lane = nullptr;
+};
+
+class Program {
+ public:
+  /// Throws std::invalid_argument where an op cannot be planned (data type, shape). The program refers to nothing
+  /// of `network` afterwards.
+  Program(const Network& network, int batch, Mode mode, Grain grain);
+  Program(const Program&) = delete;  // its tasks refer to it
+  Program& operator=(const Program&) = delete;
+
+  [[nodiscard]] int batch() const { return batch_; }
+  [[nodiscard]] std::size_t segments() const { return segments_.size(); }
+  [[nodiscard]] std::size_t operations() const { return operations_.size(); }
+  /// Of one lane, and of one task's scratch memory.
+  [[nodiscard]] std::size_t lane_bytes() const;
+  [[nodiscard]] std::size_t scratch_bytes() const { return scratch_bytes_; }
+
+  [[nodiscard]] Lane make_lane() const;
+
+  /// One task per segment.
+  void submit(const ProgramInputs& inputs, int worker = -1, int priority = 0) const;
+
+  /// The same kernels on plain memory in the calling thread, without tasks: what the runtime's overhead is measured
+  /// against. Host tensors of `inputs` are acquired for the duration.
+  void run_here(const ProgramInputs& inputs) const;
+
+ private:
+  friend class Lowering;
+
+  /// Where an op's argument lies: in the segment's handle number `binding`, `offset` bytes in.
+  struct Operand {
+    int binding = -1;  ///< -1: null
+    std::size_t offset = 0;
+  };
+  struct Operation {
+    codelets::KernelPtr kernel;
+    std::vector<Operand> operands;
+  };
+  struct Binding {
+    Resource resource;
+    int index;
+    runtime::Access access;
+  };
+  struct Segment {
+    std::string name;
+    std::size_t first = 0, last = 0;  ///< operations [first, last)
+    std::vector<Binding> bindings;
+    int scratch_binding = -1;
+    std::size_t workspace_offset = 0;  ///< in the scratch memory
+    std::uint32_t footprint = 0;
+  };
+
+  [[nodiscard]] const runtime::Tensor& resolve(const Binding& binding, const ProgramInputs& inputs) const;
+  void run_segment(const Segment& segment, std::span<void* const> buffers, codelets::Stream stream) const;
+
+  int batch_;
+  Mode mode_;
+  std::vector<Operation> operations_;
+  std::vector<Segment> segments_;
+  std::vector<std::size_t> group_bytes_;
+  std::size_t scratch_bytes_ = 0;
+  runtime::Tensor scratch_;
+};
+
+}  // namespace stpt::models
