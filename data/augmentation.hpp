@@ -15,7 +15,8 @@ struct Normalization {
 [[nodiscard]] Normalization no_normalization(int channels);
 
 /// Mean and standard deviation over the given images; exact sums, so the same for any order of
-/// `indices`. A constant channel gets the standard deviation 1. Throws DataError if there is no image.
+/// `indices`. A constant channel gets the standard deviation 1. Throws DataError if there is no
+/// image.
 [[nodiscard]] Normalization compute_normalization(const Dataset& dataset,
                                                   std::span<const std::uint32_t> indices);
 

@@ -36,8 +36,8 @@ class Sampler {
 
 /// Worker i's share: the i-th contiguous part of the global batch.
 [[nodiscard]] std::span<const std::uint32_t> worker_batch(std::span<const std::uint32_t> order,
-                                                          std::size_t iteration,
-                                                          std::size_t worker, std::size_t workers,
+                                                          std::size_t iteration, std::size_t worker,
+                                                          std::size_t workers,
                                                           std::size_t batch_per_worker);
 
 }  // namespace stpt::data

@@ -1,0 +1,32 @@
+#include "data/memory_dataset.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace stpt::data {
+
+MemoryDataset::MemoryDataset(std::string name, int classes, runtime::Shape image_shape,
+                             std::vector<std::uint8_t> pixels, std::vector<std::uint8_t> labels)
+    : name_(std::move(name)),
+      classes_(classes),
+      image_shape_(image_shape),
+      image_bytes_(static_cast<std::size_t>(image_shape.elements())),
+      pixels_(std::move(pixels)),
+      labels_(std::move(labels)) {
+  if (pixels_.size() != labels_.size() * image_bytes_) {
+    throw std::logic_error("MemoryDataset: " + std::to_string(pixels_.size()) + " bytes for " +
+                           std::to_string(labels_.size()) + " images of " +
+                           std::to_string(image_bytes_) + " bytes");
+  }
+}
+
+void MemoryDataset::read(std::size_t index, std::span<std::uint8_t> chw) const {
+  if (index >= labels_.size() || chw.size() < image_bytes_) {
+    throw std::out_of_range("MemoryDataset::read: image " + std::to_string(index) + " of " +
+                            std::to_string(labels_.size()) + " into " + std::to_string(chw.size()) +
+                            " bytes");
+  }
+  std::copy_n(pixels_.data() + index * image_bytes_, image_bytes_, chw.data());
+}
+
+}  // namespace stpt::data
