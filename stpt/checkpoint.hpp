@@ -1,0 +1,34 @@
+// The state of a run at the end of an epoch: what it takes to go on with the same bits.
+#pragma once
+
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+
+#include "models/model_state.hpp"
+#include "stpt/learning_rate.hpp"
+
+namespace stpt {
+
+/// Samplers, augmentation and candidates are functions of the config and the epoch: nothing of them is saved.
+struct Checkpoint {
+  int epoch = 0;                     ///< the last one completed
+  double chosen_learning_rate = 0;   ///< Main-train's base
+  double base_learning_rate = 0;     ///< what the next candidates multiply
+  PlateauState plateau;
+  double wall_seconds = 0;           ///< of the run so far
+  models::ModelValues model;
+};
+
+/// One line that says which file, what is wrong and what to do.
+class CheckpointError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Replaces `file` in one go: a crash leaves the old one. Throws OutputError.
+void save_checkpoint(const std::filesystem::path& file, const Checkpoint& checkpoint);
+
+/// Throws CheckpointError if the file is missing, truncated or damaged (it carries a SHA-256), or of another version.
+[[nodiscard]] Checkpoint load_checkpoint(const std::filesystem::path& file);
+
+}  // namespace stpt

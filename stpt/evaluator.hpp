@@ -1,0 +1,57 @@
+// Scores models on a fixed list of images: the hold-out split to choose a learning rate, the test set to report.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "codelets/softmax_cross_entropy.hpp"
+#include "data/loader.hpp"
+#include "models/model_state.hpp"
+#include "models/program.hpp"
+
+namespace stpt {
+
+struct Evaluation {
+  std::vector<codelets::SampleScore> samples;  ///< in the order of the images
+
+  [[nodiscard]] double top1() const;
+  [[nodiscard]] double top5() const;
+  [[nodiscard]] double loss() const;  ///< mean; NaN if one is
+};
+
+/// A model as evaluation reads it.
+struct EvaluatedModel {
+  const models::ModelState* state = nullptr;
+  const runtime::Tensor* running = nullptr;  ///< nullptr without BatchNorm or with batch statistics
+};
+
+class Evaluator {
+ public:
+  /// `mode`: inference or batch_statistics. The images are cut into batches of nearly equal size, at most `batch`.
+  Evaluator(const models::Network& network, models::Mode mode, models::Grain grain, const data::Loader& loader,
+            std::vector<std::uint32_t> images, int batch);
+
+  /// One pass over the images that scores all models on each batch. Waits for the result; throws runtime::TaskError.
+  [[nodiscard]] std::vector<Evaluation> evaluate(std::span<const EvaluatedModel> models);
+
+  [[nodiscard]] std::size_t images() const { return images_.size(); }
+
+ private:
+  /// Batches differ in size by at most one, hence two programs at most.
+  struct Shape {
+    std::unique_ptr<models::Program> program;
+    std::vector<data::Batch> ring;
+    std::vector<models::Lane> lanes;
+    std::size_t next_batch = 0, next_lane = 0;
+  };
+  [[nodiscard]] Shape make_shape(const models::Network& network, models::Mode mode, models::Grain grain, int size) const;
+
+  const data::Loader& loader_;
+  std::vector<std::uint32_t> images_;
+  std::size_t batches_;
+  std::vector<Shape> shapes_;  ///< [0]: the smaller size, [1]: one more
+};
+
+}  // namespace stpt
