@@ -93,7 +93,7 @@ std::shared_ptr<const Dataset> make_set(const SyntheticOptions& options, std::ui
           if (values++ % 2 == 0) {
             bits = random.next();
           }
-          // Sum of two uniform bytes, centred: triangular noise of standard deviation 52.
+          // Sum of two uniform values, centred: triangular noise of standard deviation 52.
           const int noise =
               static_cast<int>(bits & 127U) + static_cast<int>((bits >> 8U) & 127U) - 127;
           bits >>= 16U;

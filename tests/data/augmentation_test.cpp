@@ -1,0 +1,271 @@
+#include "data/augmentation.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <thread>
+
+#include "runtime/random.hpp"
+#include "tests/catch.hpp"
+#include "tests/data/testing.hpp"
+
+namespace {
+
+using namespace stpt::data;
+using stpt::data::testing::all_indices;
+using stpt::data::testing::error_of;
+
+constexpr std::size_t channels = 2;
+constexpr std::size_t height = 5;
+constexpr std::size_t width = 19;  // more than two groups of eight and a rest
+constexpr std::size_t elements = channels * height * width;
+
+/// Random pixels, none of them 0, so that padding shows.
+MemoryDataset noise(std::size_t images) {
+  stpt::runtime::Random random(1, stpt::runtime::stream_id("test"));
+  std::vector<std::uint8_t> pixels(images * elements);
+  for (std::uint8_t& pixel : pixels) {
+    pixel = static_cast<std::uint8_t>(1 + random.below(255));
+  }
+  std::vector<std::uint8_t> labels(images);
+  for (std::size_t i = 0; i < images; ++i) {
+    labels[i] = static_cast<std::uint8_t>(i % 3);
+  }
+  return {"noise", 3, stpt::runtime::Shape{1, channels, height, width}, std::move(pixels),
+          std::move(labels)};
+}
+
+struct Batch {
+  std::vector<float> images;
+  std::vector<std::int32_t> labels;
+  friend bool operator==(const Batch&, const Batch&) = default;
+};
+
+Batch load(const Dataset& dataset, std::span<const std::uint32_t> indices,
+           const Augmentation* augmentation, const Normalization& normalization,
+           std::uint64_t seed = 1, std::uint64_t epoch = 1) {
+  Batch batch{std::vector<float>(indices.size() * elements),
+              std::vector<std::int32_t>(indices.size())};
+  load_batch(dataset, indices, augmentation, normalization, seed, epoch, batch.images.data(),
+             batch.labels.data());
+  return batch;
+}
+
+/// The image as crop and flip should leave it, written pixel by pixel.
+std::vector<float> expected(const Dataset& dataset, std::size_t index, int dy, int dx, bool flip) {
+  std::vector<std::uint8_t> image(elements);
+  dataset.read(index, image);
+  std::vector<float> result;
+  for (int c = 0; c < static_cast<int>(channels); ++c) {
+    for (int y = 0; y < static_cast<int>(height); ++y) {
+      for (int x = 0; x < static_cast<int>(width); ++x) {
+        const int from_x = (flip ? static_cast<int>(width) - 1 - x : x) + dx;
+        const int from_y = y + dy;
+        const bool inside = from_x >= 0 && from_x < static_cast<int>(width) && from_y >= 0 &&
+                            from_y < static_cast<int>(height);
+        const int position =
+            (c * static_cast<int>(height) + from_y) * static_cast<int>(width) + from_x;
+        const float pixel = inside ? image[static_cast<std::size_t>(position)] : 0.0F;
+        result.push_back(pixel * (1.0F / 255.0F));
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("Normalisation is exact and does not depend on the order", "[augmentation]") {
+  // Channel 0: 0, 255, 0, 255; channel 1: constant.
+  const MemoryDataset dataset("test", 2, stpt::runtime::Shape{1, 2, 1, 2},
+                              {0, 255, 51, 51, 0, 255, 51, 51}, {0, 1});
+  const Normalization normalization = compute_normalization(dataset, all_indices(2));
+  CHECK(normalization.mean == std::vector<float>{0.5F, 0.2F});
+  CHECK(normalization.stddev == std::vector<float>{0.5F, 1.0F});
+
+  const MemoryDataset images = noise(50);
+  std::vector<std::uint32_t> indices = all_indices(50);
+  const Normalization forward = compute_normalization(images, indices);
+  std::reverse(indices.begin(), indices.end());
+  const Normalization backward = compute_normalization(images, indices);
+  CHECK(forward.mean == backward.mean);
+  CHECK(forward.stddev == backward.stddev);
+  CHECK(error_of([&] { (void)compute_normalization(images, {}); }) ==
+        "noise: no images to compute mean and standard deviation from");
+}
+
+TEST_CASE("Normalised images have mean 0 and variance 1 in each channel", "[augmentation]") {
+  const MemoryDataset dataset = noise(200);
+  const auto indices = all_indices(200);
+  const Batch batch = load(dataset, indices, nullptr, compute_normalization(dataset, indices));
+  for (std::size_t c = 0; c < channels; ++c) {
+    double sum = 0;
+    double squares = 0;
+    for (std::size_t i = 0; i < 200; ++i) {
+      for (std::size_t j = 0; j < height * width; ++j) {
+        const double value = batch.images[i * elements + c * height * width + j];
+        sum += value;
+        squares += value * value;
+      }
+    }
+    CHECK(std::abs(sum / (200 * height * width)) < 1e-5);
+    CHECK(std::abs(squares / (200 * height * width) - 1) < 1e-5);
+  }
+}
+
+TEST_CASE("Without augmentation the pixels are scaled and nothing else", "[augmentation]") {
+  const MemoryDataset dataset = noise(4);
+  const std::vector<std::uint32_t> indices = {2, 0, 2};
+  const Batch batch = load(dataset, indices, nullptr, no_normalization(channels));
+  CHECK(batch.labels == std::vector<std::int32_t>{2, 0, 2});
+  for (std::size_t i = 0; i < indices.size(); ++i) {
+    const auto image = expected(dataset, indices[i], 0, 0, false);
+    CHECK(std::equal(image.begin(), image.end(),
+                     batch.images.begin() + static_cast<std::ptrdiff_t>(i * elements)));
+  }
+  const Augmentation nothing{0, false};
+  CHECK(load(dataset, indices, &nothing, no_normalization(channels)) == batch);
+}
+
+TEST_CASE("Padding is black before normalisation", "[augmentation]") {
+  const MemoryDataset dataset = noise(1);
+  const Normalization normalization{{0.25F, 0.5F}, {0.5F, 0.125F}};
+  const Augmentation far{4096, false};  // nearly always beside the image
+  const Batch batch = load(dataset, all_indices(1), &far, normalization);
+  for (std::size_t j = 0; j < height * width; ++j) {
+    REQUIRE(batch.images[j] == -0.5F);
+    REQUIRE(batch.images[height * width + j] == -4.0F);
+  }
+}
+
+TEST_CASE("Images are cropped at uniform offsets and half of them mirrored", "[augmentation]") {
+  const MemoryDataset dataset = noise(1);
+  const std::vector<std::uint32_t> indices = {0};
+  constexpr int padding = 3;
+  constexpr int positions = 2 * padding + 1;
+  constexpr int draws = 9800;
+  const Augmentation augmentation{padding, true};
+  const Normalization normalization = no_normalization(channels);
+  std::map<std::vector<float>, int> counts;  // by content
+  for (std::uint64_t epoch = 0; epoch < draws; ++epoch) {
+    ++counts[load(dataset, indices, &augmentation, normalization, 1, epoch).images];
+  }
+  CHECK(counts.size() == std::size_t{positions} * positions * 2);
+  double chi_square = 0;
+  int flipped = 0;
+  for (int dy = -padding; dy <= padding; ++dy) {
+    for (int dx = -padding; dx <= padding; ++dx) {
+      for (const bool flip : {false, true}) {
+        const int count = counts[expected(dataset, 0, dy, dx, flip)];
+        constexpr double mean = static_cast<double>(draws) / (positions * positions * 2);
+        chi_square += (count - mean) * (count - mean) / mean;
+        flipped += flip ? count : 0;
+      }
+    }
+  }
+  CHECK(chi_square < 150);                     // 97 degrees of freedom: 99.95 %
+  CHECK(std::abs(flipped - draws / 2) < 200);  // 4 standard deviations
+}
+
+TEST_CASE("Mirroring is exact at any width", "[augmentation]") {
+  for (std::size_t w = 1; w <= 33; ++w) {
+    std::vector<std::uint8_t> pixels(w);
+    for (std::size_t x = 0; x < w; ++x) {
+      pixels[x] = static_cast<std::uint8_t>(x + 1);
+    }
+    const MemoryDataset dataset(
+        "row", 2, stpt::runtime::Shape{1, 1, 1, static_cast<std::int64_t>(w)}, pixels, {0});
+    const Augmentation augmentation{0, true};
+    int flipped = 0;
+    for (std::uint64_t epoch = 0; epoch < 64; ++epoch) {
+      std::vector<float> out(w);
+      std::int32_t label = -1;
+      load_batch(dataset, all_indices(1), &augmentation, {{0.0F}, {1.0F / 255.0F}}, 1, epoch,
+                 out.data(), &label);
+      const bool mirrored = std::lround(out[0]) == static_cast<long>(w);
+      flipped += mirrored ? 1 : 0;
+      bool right = true;
+      for (std::size_t x = 0; x < w; ++x) {
+        right = right && std::lround(out[x]) == static_cast<long>(mirrored ? w - x : x + 1);
+      }
+      CHECK(right);
+    }
+    CHECK(flipped > 10);
+  }
+}
+
+TEST_CASE("Each option leaves the other's choices alone", "[augmentation]") {
+  const MemoryDataset dataset = noise(1);
+  const Normalization normalization = no_normalization(channels);
+  const Augmentation both{1, true};
+  const Augmentation crop{1, false};
+  const Augmentation flip{0, true};
+  for (std::uint64_t epoch = 0; epoch < 40; ++epoch) {
+    const auto indices = all_indices(1);
+    const bool mirrored = load(dataset, indices, &flip, normalization, 1, epoch).images ==
+                          expected(dataset, 0, 0, 0, true);
+    const auto cropped = load(dataset, indices, &crop, normalization, 1, epoch).images;
+    const auto result = load(dataset, indices, &both, normalization, 1, epoch).images;
+    bool found = false;
+    for (int dy = -1; dy <= 1; ++dy) {
+      for (int dx = -1; dx <= 1; ++dx) {
+        found = found || (cropped == expected(dataset, 0, dy, dx, false) &&
+                          result == expected(dataset, 0, dy, dx, mirrored));
+      }
+    }
+    CHECK(found);
+  }
+}
+
+TEST_CASE("An image is the same at any place, in any batch, on any thread", "[augmentation]") {
+  constexpr std::size_t images = 64;
+  const MemoryDataset dataset = noise(images);
+  const auto indices = all_indices(images);
+  const Augmentation augmentation{2, true};
+  const Normalization normalization = compute_normalization(dataset, indices);
+  const Batch whole = load(dataset, indices, &augmentation, normalization, 5, 3);
+  CHECK(whole == load(dataset, indices, &augmentation, normalization, 5, 3));
+  CHECK(whole.images != load(dataset, indices, &augmentation, normalization, 6, 3).images);
+  CHECK(whole.images != load(dataset, indices, &augmentation, normalization, 5, 4).images);
+
+  // Four threads, backwards, in batches of 3.
+  std::vector<Batch> parts(4);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < parts.size(); ++t) {
+    threads.emplace_back([&, t] {
+      std::vector<std::uint32_t> reversed(indices.rbegin(), indices.rend());
+      Batch& part = parts[t];
+      part = {std::vector<float>(images * elements), std::vector<std::int32_t>(images)};
+      for (std::size_t i = 0; i < images; i += 3) {
+        const std::size_t count = std::min<std::size_t>(3, images - i);
+        load_batch(dataset, std::span(reversed).subspan(i, count), &augmentation, normalization, 5,
+                   3, part.images.data() + i * elements, part.labels.data() + i);
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  for (const Batch& part : parts) {
+    bool equal = true;
+    for (std::size_t i = 0; i < images; ++i) {
+      const std::size_t j = images - 1 - i;
+      equal = equal && part.labels[j] == whole.labels[i] &&
+              std::equal(whole.images.begin() + static_cast<std::ptrdiff_t>(i * elements),
+                         whole.images.begin() + static_cast<std::ptrdiff_t>((i + 1) * elements),
+                         part.images.begin() + static_cast<std::ptrdiff_t>(j * elements));
+    }
+    CHECK(equal);
+  }
+}
+
+TEST_CASE("Misuse of load_batch is caught", "[augmentation]") {
+  const MemoryDataset dataset = noise(1);
+  CHECK_THROWS_AS(load(dataset, all_indices(1), nullptr, no_normalization(3)),
+                  std::invalid_argument);
+  const Augmentation negative{-1, false};
+  CHECK_THROWS_AS(load(dataset, all_indices(1), &negative, no_normalization(channels)),
+                  std::invalid_argument);
+  CHECK_THROWS_AS(load(dataset, all_indices(2), nullptr, no_normalization(channels)),
+                  std::out_of_range);
+}
