@@ -18,11 +18,8 @@ enum class WarmupForm { linear, constant };
 enum class AnnealForm { none, linear, cosine };
 enum class DataFormat { idx, synthetic };
 enum class PretrainBatch { global, worker };
-enum class LrScaling {
-  none,
-  linear,
-  square_root
-};  ///< of the LR when Pre-train runs on the worker's batch
+/// Of the LR, when Pre-train runs on the worker's batch.
+enum class LrScaling { none, linear, square_root };
 enum class ScoreSource { hold_out, training_window, validation };
 enum class ScoreMetric { accuracy, loss };
 enum class ScoreStatistics { batch, running };  ///< what BatchNorm uses while scoring
@@ -44,7 +41,7 @@ struct ModelConfig {
 
 struct SyntheticConfig {
   int classes = 10, channels = 3, height = 32, width = 32;
-  int train_images = 2048, test_images = 512;
+  int train_images = 10000, test_images = 2000;
   friend bool operator==(const SyntheticConfig&, const SyntheticConfig&) = default;
 };
 
@@ -80,8 +77,8 @@ struct LearningRateConfig {
   WarmupConfig warmup;
   AnnealConfig anneal;
   // policy `step`
-  std::vector<int>
-      milestones;  ///< epochs (from 1) at whose start the LR is multiplied by decay_factor
+  /// Epochs (from 1) at whose start the LR is multiplied by decay_factor.
+  std::vector<int> milestones;
   double decay_factor = 0.1;  ///< policies `step` and `plateau`
   // policy `plateau`
   int patience = 3;  ///< epochs without a better validation accuracy before the LR decays

@@ -1,0 +1,478 @@
+#include "stpt/config.hpp"
+
+#include <bit>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <random>
+#include <sstream>
+
+#include "stpt/edit_distance.hpp"
+#include "stpt/json_text.hpp"
+#include "stpt/lr_sets.hpp"
+#include "tests/catch.hpp"
+
+namespace stpt {
+namespace {
+
+using Overrides = std::vector<std::string>;
+
+const std::filesystem::path source_folder = STPT_SOURCE_DIR;
+
+std::string read_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  REQUIRE(file);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+std::string error_of(std::string_view text, const Overrides& overrides = {}) {
+  try {
+    (void)parse_config(text, "run.json", overrides);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+std::string override_error(const std::string& override) { return error_of("{}", {override}); }
+
+TEST_CASE("an empty run file has the defaults", "[config]") {
+  const Config config = parse_config("{}", "run.json");
+  CHECK(config == Config{});
+  CHECK(config.stpt.candidates.name == "search");
+  CHECK_FALSE(config.stpt.candidates.factors.empty());
+  CHECK_NOTHROW(validate(config));
+}
+
+TEST_CASE("values arrive where they belong", "[config]") {
+  const Config config = parse_config(
+      R"({
+        "name": "a-1",
+        "model": {"name": "resnet20"},
+        "data": {"format": "synthetic", "limit": 9000, "augment": {"crop_padding": 4, "flip": false},
+                 "synthetic": {"classes": 7}},
+        "training": {
+          "epochs": 12, "workers": 3, "batch_per_worker": 1e2, "seed": 18446744073709551615,
+          "learning_rate": {"initial": 1, "policy": "step", "milestones": [4, 8],
+                            "warmup": {"epochs": 2, "form": "constant"},
+                            "anneal": {"form": "cosine", "fraction": 0.25}},
+          "optimizer": {"momentum": 0.8, "nesterov": true}
+        },
+        "stpt": {"alpha": 5, "candidates": [3, 1, 0.3],
+                 "schedule": [{"from_epoch": 4, "candidates": "narrow"},
+                              {"candidates": [1], "from_epoch": 9}],
+                 "pretrain_batch": "worker", "lr_scaling": "square_root"},
+        "runtime": {"fusion": "block", "scheduler": "dmda", "checkpoint": false}
+      })",
+      "run.json");
+  CHECK(config.name == "a-1");
+  CHECK(config.model.name == "resnet20");
+  CHECK(config.data.format == DataFormat::synthetic);
+  CHECK(config.data.limit == 9000);
+  CHECK(config.data.crop_padding == 4);
+  CHECK_FALSE(config.data.flip);
+  CHECK(config.data.synthetic.classes == 7);
+  CHECK(config.training.epochs == 12);
+  CHECK(config.training.workers == 3);
+  CHECK(config.training.batch_per_worker == 100);
+  CHECK(config.training.seed == std::numeric_limits<std::uint64_t>::max());
+  const LearningRateConfig& rate = config.training.learning_rate;
+  CHECK(rate.initial == 1);
+  CHECK(rate.policy == Policy::step);
+  CHECK(rate.milestones == std::vector<int>{4, 8});
+  CHECK(rate.warmup.epochs == 2);
+  CHECK(rate.warmup.start == 0.005);
+  CHECK(rate.warmup.form == WarmupForm::constant);
+  CHECK(rate.anneal.form == AnnealForm::cosine);
+  CHECK(rate.anneal.fraction == 0.25);
+  CHECK(config.training.optimizer.momentum == 0.8);
+  CHECK(config.training.optimizer.nesterov);
+  CHECK(config.stpt.alpha == 5);
+  CHECK(config.stpt.candidates == CandidateSet{"", {3, 1, 0.3}});
+  REQUIRE(config.stpt.schedule.size() == 2);
+  CHECK(config.stpt.schedule[0] == ScheduleEntry{4, named_candidate_set("narrow")});
+  CHECK(config.stpt.schedule[1] == ScheduleEntry{9, {"", {1}}});
+  CHECK(config.stpt.pretrain_batch == PretrainBatch::worker);
+  CHECK(config.stpt.lr_scaling == LrScaling::square_root);
+  CHECK(config.runtime.fusion == Fusion::block);
+  CHECK(config.runtime.scheduler == "dmda");
+  CHECK_FALSE(config.runtime.checkpoint);
+}
+
+TEST_CASE("a printed config reads back as the same config", "[config]") {
+  Config config;
+  CHECK(parse_config(print_config(config), "run.json") == config);
+  config.name = "x";
+  config.data.path = "/data/\"quoted\" \\ \xc3\xa9";
+  config.data.limit = 100'000'000'000;
+  config.training.seed = std::numeric_limits<std::uint64_t>::max();
+  config.training.learning_rate.milestones = {3, 7};
+  config.stpt.candidates = {"", {0.1 + 0.2, 1.0 / 3, 1e-300, 1e300, 10}};
+  config.stpt.schedule = {{2, named_candidate_set("wide")}, {5, {"", {1.1}}}};
+  config.runtime.fusion = Fusion::op;
+  CHECK(parse_config(print_config(config), "run.json") == config);
+  CHECK(print_config(parse_config(print_config(config), "run.json")) == print_config(config));
+  // Any positive double comes back.
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 20000; ++i) {
+    const double value = std::bit_cast<double>(random() >> 1);
+    if (!std::isfinite(value) || value == 0) continue;
+    const boost::json::value read = read_json("[" + number_text(value) + "]").at(0);
+    const double back = read.is_double() ? read.get_double() : read.to_number<double>();
+    if (back != value) FAIL(number_text(value));
+  }
+}
+
+TEST_CASE("a printed config has every key, also those at their default", "[config]") {
+  const boost::json::value json = read_json(print_config(Config{}));
+  CHECK(json.at("training").at("learning_rate").at("initial") == boost::json::value(0.1));
+  CHECK(json.at("stpt").at("candidates") == boost::json::value("search"));
+  CHECK(json.at("data").at("augment").at("crop_padding") == boost::json::value(2));
+}
+
+TEST_CASE("numbers are written as short as they can be", "[config]") {
+  CHECK(number_text(0) == "0");
+  CHECK(number_text(10) == "10");
+  CHECK(number_text(0.1) == "0.1");
+  CHECK(number_text(5e-4) == "0.0005");
+  CHECK(number_text(-1e-7) == "-1e-7");
+  CHECK(number_text(2.5e20) == "2.5e20");
+  CHECK(number_text(1e100) == "1e100");
+}
+
+TEST_CASE("every enumerator has a name", "[config]") {
+  CHECK(enum_name(Policy::random_winner) == "random_winner");
+  CHECK(enum_name(Policy::always_one) == "always_one");
+  CHECK(enum_name(TieRule::larger) == "larger");
+  CHECK(enum_name(FewCandidates::idle) == "idle");
+  CHECK(enum_name(static_cast<Policy>(99)) == "?");
+}
+
+TEST_CASE("text that is not JSON", "[config]") {
+  CHECK(error_of("") == "run.json:1:1: the text is empty; write at least {}");
+  CHECK(error_of("{\n  \"name\": \"a\",\n}") ==
+        "run.json:3:1: a comma stands before the closing bracket; remove the comma");
+  CHECK(error_of("{\n  \"name\": \"a\" // mine\n}") ==
+        "run.json:2:15: comments are not JSON; remove it");
+  CHECK(error_of("{\"name\": \"a\" \"model\": {}}") ==
+        "run.json:1:14: a comma is missing before this; separate members by commas");
+  CHECK(error_of("{\"stpt\": {\"candidates\": [1, 2") ==
+        "run.json:1:30: the text ends too early; close every brace, bracket and quotation mark");
+  CHECK(error_of("{}}") == "run.json:1:3: there is text after the end; remove it");
+  CHECK(error_of("{'name': 1}") == "run.json:1:2: ' is not JSON's quotation mark; write \"");
+  CHECK(error_of("{\"name\": run}") ==
+        "run.json:1:10: 'r' is not JSON here; check commas, colons and quotes");
+  CHECK(error_of("{\"data\": {\"path\": \"a\nb\"}}") ==
+        "run.json:1:21: a control character or line break inside a string; write \\n, \\t, ...");
+  CHECK(error_of("\xef\xbb\xbf{}") ==
+        "run.json:1:1: a character that is not JSON here; use UTF-8, and only inside strings");
+  CHECK(error_of("{\"training\": {\"seed\": 1e999}}") ==
+        "run.json:1:28: number 1e999 does not fit into a double; write one that does");
+  CHECK(error_of(std::string(100, '[')) ==
+        "run.json:1:33: brackets are nested too deeply; no key needs that");
+  CHECK(error_of("{\"training\": {\"epochs\": 3,\n \"epochs\": 4}}") ==
+        "run.json:2:9: key \"epochs\" is given twice; keep one of them");
+}
+
+TEST_CASE("keys that do not exist", "[config]") {
+  CHECK(error_of(R"({"training": {"alpha": 3}})") ==
+        "run.json: training.alpha: unknown key; did you mean stpt.alpha?");
+  CHECK(error_of(R"({"training": {"epoch": 3}})") ==
+        "run.json: training.epoch: unknown key; did you mean training.epochs?");
+  CHECK(error_of(R"({"trainig": {}})") == "run.json: trainig: unknown key; did you mean training?");
+  CHECK(error_of(R"({"epochs": 3})") ==
+        "run.json: epochs: unknown key; did you mean training.epochs?");
+  CHECK(error_of(R"({"training": {"momentum": 0.9}})") ==
+        "run.json: training.momentum: unknown key; did you mean training.optimizer.momentum?");
+  CHECK(error_of(R"({"training": {"learning_rate": {"intial": 1}}})") ==
+        "run.json: training.learning_rate.intial: unknown key; did you mean "
+        "training.learning_rate.initial?");
+  CHECK(error_of(R"({"data": {"crop_padding": 1}})") ==
+        "run.json: data.crop_padding: unknown key; did you mean data.augment.crop_padding?");
+  CHECK(error_of(R"({"training": {"qqq": 1}})") ==
+        "run.json: training.qqq: unknown key; training has epochs, workers, batch_per_worker, "
+        "seed, learning_rate, optimizer");
+  CHECK(error_of(R"({"qqq": 1})") ==
+        "run.json: qqq: unknown key; a run file has name, model, data, training, stpt, runtime");
+  CHECK(error_of(R"({"training.epochs": 3})") ==
+        R"(run.json: training.epochs: is one name with dots; must be nested, {"a": {"b": ...}})");
+  CHECK(error_of("{\"q\\nq\": 1}").find('\n') == std::string::npos);
+}
+
+TEST_CASE("values of the wrong type", "[config]") {
+  CHECK(error_of("[]") == "run.json: is []; must be an object, {...}");
+  CHECK(error_of("null") == "run.json: is null; must be an object, {...}");
+  CHECK(error_of(R"({"training": 3})") == "run.json: training: is 3; must be an object, {...}");
+  CHECK(error_of(R"({"training": {"epochs": "ten"}})") ==
+        "run.json: training.epochs: is \"ten\"; must be a whole number from 1 to 1000000");
+  CHECK(error_of(R"({"training": {"epochs": null}})") ==
+        "run.json: training.epochs: is null; must be a whole number from 1 to 1000000");
+  CHECK(error_of(R"({"training": {"epochs": 1.5}})") ==
+        "run.json: training.epochs: is 1.5; must be a whole number from 1 to 1000000");
+  CHECK(error_of(R"({"training": {"epochs": {}}})") ==
+        "run.json: training.epochs: is an object; must be a whole number from 1 to 1000000");
+  CHECK(error_of(R"({"data": {"augment": {"flip": 1}}})") ==
+        "run.json: data.augment.flip: is 1; must be true or false");
+  CHECK(error_of(R"({"data": {"path": 1}})") ==
+        "run.json: data.path: is 1; must be a folder's path, or empty");
+  CHECK(error_of(R"({"training": {"learning_rate": {"milestones": 3}}})") ==
+        "run.json: training.learning_rate.milestones: is 3; must be a list of whole numbers of at "
+        "least 2");
+  CHECK(error_of(R"({"stpt": {"schedule": {}}})") ==
+        "run.json: stpt.schedule: is an object; must be a list of {\"from_epoch\": ..., "
+        "\"candidates\": ...}");
+}
+
+TEST_CASE("values out of range", "[config]") {
+  CHECK(error_of(R"({"stpt": {"alpha": 0}})") ==
+        "run.json: stpt.alpha: is 0; must be a whole number of at least 1");
+  CHECK(error_of(R"({"stpt": {"alpha": 3000000000}})") ==
+        "run.json: stpt.alpha: is 3000000000; must be a whole number of at least 1");
+  CHECK(error_of(R"({"training": {"seed": -1}})") ==
+        "run.json: training.seed: is -1; must be a whole number of at least 0");
+  CHECK(error_of(R"({"training": {"workers": 0}})") ==
+        "run.json: training.workers: is 0; must be a whole number from 1 to 4096");
+  CHECK(error_of(R"({"training": {"learning_rate": {"initial": 0}}})") ==
+        "run.json: training.learning_rate.initial: is 0; must be a number above 0");
+  CHECK(error_of(R"({"training": {"optimizer": {"momentum": 1}}})") ==
+        "run.json: training.optimizer.momentum: is 1; must be a number of at least 0 and below 1");
+  CHECK(error_of(R"({"training": {"learning_rate": {"anneal": {"fraction": 1.5}}}})") ==
+        "run.json: training.learning_rate.anneal.fraction: is 1.5; must be a number above 0 and at "
+        "most 1");
+  CHECK(error_of(R"({"data": {"format": "idxx"}})") ==
+        "run.json: data.format: is \"idxx\"; must be one of idx, synthetic");
+  CHECK(error_of(R"({"model": {"data_type": "bfloat16"}})") ==
+        "run.json: model.data_type: is \"bfloat16\"; must be float32");
+  CHECK(error_of(R"({"name": "../x"})") ==
+        "run.json: name: is \"../x\"; must be 1 to 64 letters, digits, '.', '_' or '-', no '.' or "
+        "'-' first");
+  CHECK(error_of(R"({"training": {"learning_rate": {"milestones": [1]}}})") ==
+        "run.json: training.learning_rate.milestones[0]: is 1; must be a whole number of at least "
+        "2");
+}
+
+TEST_CASE("candidates that cannot be", "[config]") {
+  const std::string right =
+      "must be a set's name (search, narrow, middle, wide, table2, unchanged) or a list of numbers "
+      "above 0";
+  CHECK(error_of(R"({"stpt": {"candidates": "narow"}})") ==
+        "run.json: stpt.candidates: is \"narow\"; " + right);
+  CHECK(error_of(R"({"stpt": {"candidates": 2}})") == "run.json: stpt.candidates: is 2; " + right);
+  CHECK(error_of(R"({"stpt": {"candidates": []}})") ==
+        "run.json: stpt.candidates: is an empty list; must have a candidate, say [1]");
+  CHECK(error_of(R"({"stpt": {"candidates": [1, -2]}})") ==
+        "run.json: stpt.candidates[1]: is -2; must be a number above 0");
+  CHECK(error_of(R"({"stpt": {"candidates": [1, "2"]}})") ==
+        "run.json: stpt.candidates[1]: is \"2\"; must be a number above 0");
+  std::string many = "{\"stpt\": {\"candidates\": [1";
+  for (int i = 0; i < 1024; ++i) many += ", 1";
+  CHECK(error_of(many + "]}}") ==
+        "run.json: stpt.candidates: has 1025 candidates; must have at most 1024");
+  const auto schedule_error = [](const std::string& entries) {
+    return error_of("{\"stpt\": {\"schedule\": [" + entries + "]}}");
+  };
+  CHECK(schedule_error("3") ==
+        "run.json: stpt.schedule[0]: is 3; must be an object with the keys from_epoch and "
+        "candidates");
+  CHECK(schedule_error(R"({"from_epoch": 1})") ==
+        "run.json: stpt.schedule[0]: has no candidates; add it");
+  CHECK(schedule_error(R"({"from_epoch": 0, "candidates": "wide"})") ==
+        "run.json: stpt.schedule[0].from_epoch: is 0; must be a whole number of at least 1");
+  CHECK(schedule_error(R"({"from_epoch": 1, "candidates": "wide"}, {"epoch": 2})") ==
+        "run.json: stpt.schedule[1].epoch: unknown key; an entry has from_epoch and candidates");
+  CHECK(schedule_error(R"({"from_epoch": 1, "candidates": [0]})") ==
+        "run.json: stpt.schedule[0].candidates[0]: is 0; must be a number above 0");
+}
+
+TEST_CASE("rules between keys", "[config]") {
+  CHECK(error_of(R"({"data": {"hold_out": 0}})") ==
+        "run.json: data.hold_out: is 0, but policy stpt scores candidates on the hold-out; must be "
+        "above 0");
+  CHECK(error_of(
+            R"({"data": {"hold_out": 0}, "training": {"learning_rate": {"policy": "fixed"}}})") ==
+        "no error");
+  CHECK(error_of(R"({"data": {"hold_out": 0}, "stpt": {"score": "training_window"}})") ==
+        "no error");
+  CHECK(error_of(R"({"data": {"limit": 2000}})") ==
+        "run.json: data.hold_out: is 2000 of the 2000 training images; must leave some to train "
+        "on");
+  CHECK(error_of(R"({"data": {"limit": 2100}})") ==
+        "run.json: training.batch_per_worker: is 64, with 8 workers 512 images an iteration; must "
+        "leave an iteration to the 100 training images");
+  // 2000 + 12 * 512 = 8144
+  CHECK(error_of(R"({"data": {"limit": 8143}})") ==
+        "run.json: stpt.alpha: is 12; must be at most the iterations of an epoch, 11");
+  CHECK(error_of(R"({"data": {"limit": 8144}})") == "no error");
+  CHECK(error_of(R"({"data": {"format": "synthetic", "synthetic": {"train_images": 8143}}})") ==
+        "run.json: stpt.alpha: is 12; must be at most the iterations of an epoch, 11");
+  CHECK(error_of(R"({"data": {"format": "synthetic"}})") == "no error");
+  CHECK(error_of(R"({"training": {"epochs": 2, "learning_rate": {"warmup": {"epochs": 2}}}})") ==
+        "run.json: training.learning_rate.warmup.epochs: is 2; must be below training.epochs, 2");
+  CHECK(error_of(R"({"training": {"learning_rate":
+                     {"warmup": {"epochs": 2, "form": "constant", "start": 0}}}})") ==
+        "run.json: training.learning_rate.warmup.start: is 0, with which a constant warm-up learns "
+        "nothing; must be above 0");
+  CHECK(error_of(R"({"training": {"learning_rate": {"policy": "step"}}})") ==
+        "run.json: training.learning_rate.milestones: is empty, but policy step needs epochs to "
+        "decay at; say [5, 8]");
+  CHECK(error_of(R"({"training": {"learning_rate": {"policy": "step", "milestones": [5, 5]}}})") ==
+        "run.json: training.learning_rate.milestones[1]: is 5; must be above the one before it, 5");
+  CHECK(error_of(R"({"training": {"learning_rate": {"policy": "step", "milestones": [5, 11]}}})") ==
+        "run.json: training.learning_rate.milestones[1]: is 11; must be at most training.epochs, "
+        "10");
+  CHECK(error_of(R"({"training": {"learning_rate":
+                     {"policy": "cosine", "anneal": {"form": "linear"}}}})") ==
+        "run.json: training.learning_rate.anneal.form: is \"linear\", but policy cosine goes to 0 "
+        "by itself; must be none");
+  CHECK(error_of(R"({"training": {"optimizer":
+                     {"nesterov": true, "momentum_form": "lr_in_velocity"}}})") ==
+        "run.json: training.optimizer.nesterov: is true with momentum_form lr_in_velocity; must be "
+        "false, or momentum_form velocity");
+  CHECK(error_of(R"({"training": {"optimizer": {"nesterov": true, "momentum": 0}}})") ==
+        "run.json: training.optimizer.nesterov: is true without momentum; must be false, or "
+        "momentum above 0");
+  CHECK(error_of(R"({"stpt": {"schedule": [{"from_epoch": 3, "candidates": "wide"},
+                                           {"from_epoch": 3, "candidates": "narrow"}]}})") ==
+        "run.json: stpt.schedule[1].from_epoch: is 3; must be above the entry before it, 3");
+  CHECK(error_of(R"({"stpt": {"schedule": [{"from_epoch": 11, "candidates": "wide"}]}})") ==
+        "run.json: stpt.schedule[0].from_epoch: is 11; must be at most training.epochs, 10");
+  CHECK(error_of(R"({"stpt": {"many_candidates": "reject"}, "training": {"workers": 4}})") ==
+        "run.json: stpt.candidates: has 7 candidates; must have at most training.workers, 4, or "
+        "set stpt.many_candidates to waves");
+  CHECK(error_of(R"({"stpt": {"many_candidates": "reject", "candidates": [1],
+                              "schedule": [{"from_epoch": 2, "candidates": "wide"}]},
+                     "training": {"workers": 4}})") ==
+        "run.json: stpt.schedule[0].candidates: has 8 candidates; must have at most "
+        "training.workers, 4, or set stpt.many_candidates to waves");
+  CHECK(error_of(R"({"stpt": {"candidates": [2, 0.5]},
+                     "training": {"learning_rate": {"policy": "always_one"}}})") ==
+        "run.json: stpt.candidates: has no candidate 1, which policy always_one goes on with; add "
+        "it");
+  CHECK(error_of(R"({"stpt": {"score": "training_window", "score_window": 13}})") ==
+        "run.json: stpt.score_window: is 13; must be at most stpt.alpha, 12");
+  CHECK(error_of(R"({"stpt": {"divergence_factor": 0.5}})") ==
+        "run.json: stpt.divergence_factor: is 0.5; must be 0 or above 1");
+}
+
+TEST_CASE("overrides", "[config]") {
+  const auto with = [](const Overrides& overrides) {
+    return parse_config(R"({"training": {"epochs": 5}})", "run.json", overrides);
+  };
+  CHECK(with({}).training.epochs == 5);
+  CHECK(with({"training.epochs=6", "training.epochs=7"}).training.epochs == 7);
+  CHECK(with({"stpt.candidates=narrow"}).stpt.candidates == named_candidate_set("narrow"));
+  CHECK(with({"stpt.candidates=\"narrow\""}).stpt.candidates == named_candidate_set("narrow"));
+  CHECK(with({"stpt.candidates=[2, 1]"}).stpt.candidates == CandidateSet{"", {2, 1}});
+  CHECK(with({"training.learning_rate.initial=1e-3"}).training.learning_rate.initial == 0.001);
+  CHECK(with({"data.path=/tmp/a=b c"}).data.path == "/tmp/a=b c");
+  CHECK(with({"data.path="}).data.path.empty());
+  CHECK(with({"name=10"}).name == "10");  // text, though it looks like a number
+  CHECK(with({"training.optimizer.nesterov=true"}).training.optimizer.nesterov);
+  CHECK(with({"stpt={\"alpha\": 4, \"momentum\": \"reset\"}"}).stpt.alpha == 4);
+  // Files and overrides are judged together, not one after the other.
+  CHECK(parse_config(R"({"data": {"hold_out": 0}})", "run.json", {"data.hold_out=100"})
+            .data.hold_out == 100);
+}
+
+TEST_CASE("overrides that are wrong", "[config]") {
+  CHECK(override_error("training.epochs") ==
+        "--set: training.epochs: is no key=value; must be as in training.epochs=20");
+  CHECK(override_error("=3") == "--set: =3: is no key=value; must be as in training.epochs=20");
+  CHECK(override_error("training.alpha=3") ==
+        "--set: training.alpha: unknown key; did you mean stpt.alpha?");
+  CHECK(override_error("training.epochs=ten") ==
+        "--set: training.epochs: is \"ten\"; must be a whole number from 1 to 1000000");
+  CHECK(override_error("training.epochs=") ==
+        "--set: training.epochs: is \"\"; must be a whole number from 1 to 1000000");
+  CHECK(override_error("training=3") == "--set: training: is 3; must be an object, {...}");
+  CHECK(override_error("stpt.candidates=[1, 2") ==
+        "--set: stpt.candidates: is not JSON at column 6: the text ends too early; close every "
+        "brace, bracket and quotation mark");
+  CHECK(override_error("data.path=\xff") == "--set: data.path: is not UTF-8; must be");
+  // A rule between keys names where the key that breaks it was set.
+  CHECK(override_error("data.hold_out=0").substr(0, 21) == "--set: data.hold_out:");
+  CHECK(error_of(R"({"data": {"hold_out": 0}})", {"training.epochs=4"}).substr(0, 23) ==
+        "run.json: data.hold_out");
+  CHECK(override_error("stpt.schedule=[{\"from_epoch\": 99, \"candidates\": [1]}]") ==
+        "--set: stpt.schedule[0].from_epoch: is 99; must be at most training.epochs, 10");
+}
+
+TEST_CASE("a config made by a program is checked as well", "[config]") {
+  const auto error = [](auto change) -> std::string {
+    Config config;
+    change(config);
+    try {
+      validate(config, "test");
+    } catch (const ConfigError& problem) {
+      return problem.what();
+    }
+    return "no error";
+  };
+  CHECK(error([](Config&) {}) == "no error");
+  CHECK(error([](Config& c) { c.training.epochs = 0; }) ==
+        "test: training.epochs: is 0; must be a whole number from 1 to 1000000");
+  CHECK(error([](Config& c) { c.training.learning_rate.initial = std::nan(""); }) ==
+        "test: training.learning_rate.initial: is nan; must be a number above 0");
+  CHECK(error([](Config& c) { c.stpt.candidates.factors = {1}; }) ==
+        "test: stpt.candidates: has not the factors of the set that it names");
+  CHECK(error([](Config& c) {
+          c.stpt.candidates = {"", {}};
+        }) == "test: stpt.candidates: is an empty list; must have a candidate, say [1]");
+  CHECK(error([](Config& c) { c.stpt.score = static_cast<ScoreSource>(9); }) ==
+        "test: stpt.score: is \"?\"; must be one of hold_out, training_window, validation");
+  CHECK(error([](Config& c) { c.training.optimizer.nesterov = true; }) == "no error");
+}
+
+TEST_CASE("what depends on the data set", "[config]") {
+  const Config config;
+  CHECK_NOTHROW(validate_for_images(config, 60000));
+  CHECK_NOTHROW(validate_for_images(config, 8144));
+  CHECK_THROWS_WITH(validate_for_images(config, 8143, "run.json"),
+                    "run.json: stpt.alpha: is 12; must be at most the iterations of an epoch, 11");
+  CHECK_THROWS_WITH(validate_for_images(config, 1999),
+                    "data.hold_out: is 2000 of the 1999 training images; must leave some to train "
+                    "on");
+  Config limited;
+  limited.data.limit = 8143;
+  CHECK_THROWS_AS(validate_for_images(limited, 60000), ConfigError);
+}
+
+TEST_CASE("docs/config.md is what the program prints", "[config]") {
+  // To bring it up to date: ./stpt_starpu --print-config-docs > docs/config.md
+  CHECK(read_file(source_folder / "docs/config.md") == config_documentation());
+}
+
+TEST_CASE("the example in the documentation is a run file", "[config]") {
+  const std::string text = config_documentation();
+  const std::size_t begin = text.find("```json\n") + 8;
+  const std::string example = text.substr(begin, text.find("```", begin) - begin);
+  CHECK(error_of(example) == "no error");
+}
+
+TEST_CASE("every run file in configs/ is right", "[config]") {
+  int files = 0;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(source_folder / "configs")) {
+    if (entry.path().extension() != ".json") continue;
+    INFO(entry.path().string());
+    const Config config = parse_config(read_file(entry.path()), entry.path().filename().string());
+    CHECK_NOTHROW(validate(config));
+    CHECK(parse_config(print_config(config), "printed") == config);
+    ++files;
+  }
+  CHECK(files > 0);
+}
+
+TEST_CASE("edit distance", "[config]") {
+  CHECK(edit_distance("", "") == 0);
+  CHECK(edit_distance("", "abc") == 3);
+  CHECK(edit_distance("abc", "abc") == 0);
+  CHECK(edit_distance("abc", "acb") == 1);
+  CHECK(edit_distance("kitten", "sitting") == 3);
+}
+
+}  // namespace
+}  // namespace stpt
