@@ -2,6 +2,7 @@
 // epoch.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -53,11 +54,14 @@ class ProgressLine {
   Clock clock_;
   Width width_;
   int epochs_ = 0;
-  double start_iteration_ = -1,
-         start_elapsed_ = 0;  ///< of this process: a resumed run starts later
+  struct Start {
+    std::int64_t iteration;
+    double elapsed;
+  };
+  std::optional<Start> first_;  ///< the first update; a resumed run starts at a later iteration
   double last_drawn_ = 0;
   bool ever_drawn_ = false;
-  int drawn_columns_ = 0;  ///< of the line that stands there now
+  std::size_t drawn_columns_ = 0;  ///< of the line that stands there now
 };
 
 /// The parts, for tests and the report: "1:02:03", "3 120", "0.0125", and the whole lines.
