@@ -1,0 +1,513 @@
+#include "codelets/batch_norm.hpp"
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tests/codelets/kernel_testing.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+using codelets::BatchNorm;
+using codelets::BatchNormBackward;
+using codelets::BatchNormForward;
+using codelets::BatchNormMode;
+using codelets::Cpu;
+
+namespace {
+
+// Results are compared relative to the largest value of their tensor. A result goes through fewer
+// than ten roundings of 6e-8 after the sums, and the sums (in double from 256 rows on) add a few:
+// 2e-6 leaves a factor of three or more everywhere.
+constexpr Tolerance usual{2e-6, 1e-7};
+
+using Doubles = std::vector<double>;
+
+Doubles to_double(const std::vector<float>& values) { return {values.begin(), values.end()}; }
+
+/// The definition, in double, on nchw values.
+struct Reference {
+  Shape shape;
+  bool relu = false, residual = false;
+  double epsilon = 1e-5;
+  Doubles x{}, r{}, gamma{}, beta{};
+
+  Doubles mean{}, variance{}, y{};                   // forward
+  Doubles d_x{}, d_residual{}, d_gamma{}, d_beta{};  // backward
+
+  template <typename Visit>
+  void for_each(Visit visit) const {
+    std::size_t i = 0;
+    for (std::int64_t n = 0; n < shape.n; ++n)
+      for (std::int64_t c = 0; c < shape.c; ++c)
+        for (std::int64_t s = 0; s < shape.spatial(); ++s) visit(i++, static_cast<std::size_t>(c));
+  }
+  [[nodiscard]] std::size_t channels() const { return static_cast<std::size_t>(shape.c); }
+  [[nodiscard]] double count() const { return static_cast<double>(shape.n * shape.spatial()); }
+
+  void compute_statistics() {
+    mean.assign(channels(), 0);
+    variance.assign(channels(), 0);
+    for_each([&](std::size_t i, std::size_t c) { mean[c] += x[i] / count(); });
+    for_each([&](std::size_t i, std::size_t c) {
+      variance[c] += (x[i] - mean[c]) * (x[i] - mean[c]) / count();
+    });
+  }
+
+  void normalise() {
+    y.resize(x.size());
+    for_each([&](std::size_t i, std::size_t c) {
+      y[i] = gamma[c] * (x[i] - mean[c]) / std::sqrt(variance[c] + epsilon) + beta[c];
+      if (residual) y[i] += r[i];
+      if (relu && y[i] < 0) y[i] = 0;
+    });
+  }
+
+  void forward() {
+    compute_statistics();
+    normalise();
+  }
+
+  void backward(const Doubles& d_y) {
+    d_x.resize(x.size());
+    d_residual.resize(x.size());
+    d_gamma.assign(channels(), 0);
+    d_beta.assign(channels(), 0);
+    Doubles xhat(x.size());
+    for_each([&](std::size_t i, std::size_t c) {
+      xhat[i] = (x[i] - mean[c]) / std::sqrt(variance[c] + epsilon);
+      d_residual[i] = relu && y[i] <= 0 ? 0 : d_y[i];
+      d_gamma[c] += d_residual[i] * xhat[i];
+      d_beta[c] += d_residual[i];
+    });
+    for_each([&](std::size_t i, std::size_t c) {
+      d_x[i] = gamma[c] / std::sqrt(variance[c] + epsilon) *
+               (d_residual[i] - d_beta[c] / count() - xhat[i] * d_gamma[c] / count());
+    });
+  }
+};
+
+struct ForwardResult {
+  Tensor y;
+  Flat mean, inverse_stddev, running_mean, running_variance;
+};
+
+/// What a forward run is given; plain nchw values.
+struct Inputs {
+  std::vector<float> x, residual, gamma, beta, running_mean, running_variance;
+};
+
+ForwardResult run_forward(const BatchNorm& norm, BatchNormMode mode, const Inputs& in) {
+  const std::int64_t c = norm.x.shape.c;
+  ForwardResult out{Tensor(norm.x), Flat(c), Flat(c), Flat(in.running_mean),
+                    Flat(in.running_variance)};
+  Tensor x(norm.x, in.x), residual(norm.x);
+  if (norm.residual) residual.set(in.residual);
+  Flat gamma(in.gamma), beta(in.beta);
+  const bool training = mode == BatchNormMode::training;
+  const bool running = mode != BatchNormMode::batch_statistics;
+  std::vector<void*> args{x.pointer()};
+  if (norm.residual) args.push_back(residual.pointer());
+  for (void* arg :
+       {gamma.pointer(), beta.pointer(), running ? out.running_mean.pointer() : nullptr,
+        running ? out.running_variance.pointer() : nullptr, out.y.pointer(),
+        training ? out.mean.pointer() : nullptr, training ? out.inverse_stddev.pointer() : nullptr})
+    args.push_back(arg);
+  run_kernel(*plan(BatchNormForward{norm, mode}, Cpu{}), args);
+  return out;
+}
+
+enum class Place { own, d_y, d_y2, none };
+
+struct BackwardResult {
+  Tensor d_x, d_residual;
+  Flat d_gamma, d_beta;
+};
+
+/// y, mean and inverse_stddev come from `forward`; results go where the two places say and are
+/// copied from there.
+BackwardResult run_backward(const BatchNorm& norm, const Inputs& in, ForwardResult& forward,
+                            const std::vector<float>& d_y_values,
+                            const std::optional<std::vector<float>>& d_y2_values = {},
+                            Place d_x_place = Place::own, Place d_residual_place = Place::own) {
+  const std::int64_t c = norm.x.shape.c;
+  BackwardResult out{Tensor(norm.x), Tensor(norm.x), Flat(c), Flat(c)};
+  Tensor x(norm.x, in.x), d_y(norm.x, d_y_values), d_y2(norm.x);
+  if (d_y2_values) d_y2.set(*d_y2_values);
+  Flat gamma(in.gamma), beta(in.beta);
+  const auto place = [&](Place where, Tensor& own) -> Tensor* {
+    switch (where) {
+      case Place::own:
+        return &own;
+      case Place::d_y:
+        return &d_y;
+      case Place::d_y2:
+        return &d_y2;
+      case Place::none:
+        break;
+    }
+    return nullptr;
+  };
+  Tensor* d_x = place(d_x_place, out.d_x);
+  Tensor* d_residual = place(d_residual_place, out.d_residual);
+  std::vector<void*> args{x.pointer(),
+                          norm.relu && norm.residual ? forward.y.pointer() : nullptr,
+                          gamma.pointer(),
+                          beta.pointer(),
+                          forward.mean.pointer(),
+                          forward.inverse_stddev.pointer(),
+                          d_y.pointer()};
+  if (d_y2_values) args.push_back(d_y2.pointer());
+  args.push_back(d_x->pointer());
+  if (norm.residual) args.push_back(d_residual ? d_residual->pointer() : nullptr);
+  args.push_back(out.d_gamma.pointer());
+  args.push_back(out.d_beta.pointer());
+  run_kernel(*plan(BatchNormBackward{norm, d_y2_values.has_value()}, Cpu{}), args);
+  REQUIRE(x.values() == in.x);
+  const auto copy = [](const Tensor& from, Tensor& to) {
+    if (&from == &to) return;
+    REQUIRE(from.guard_intact());
+    std::copy(from.stored().begin(), from.stored().end(), to.stored().begin());
+  };
+  copy(*d_x, out.d_x);
+  if (norm.residual && d_residual) copy(*d_residual, out.d_residual);
+  return out;
+}
+
+Inputs random_inputs(const Shape& shape, bool residual, unsigned seed) {
+  const std::int64_t count = shape.elements();
+  Inputs in{random_values(count, seed, -1, 3),
+            residual ? random_values(count, seed + 1) : std::vector<float>{},
+            random_values(shape.c, seed + 2, -2, 2),
+            random_values(shape.c, seed + 3),
+            random_values(shape.c, seed + 4),
+            random_values(shape.c, seed + 5, 0.5f, 2)};
+  return in;
+}
+
+Reference reference_of(const BatchNorm& norm, const Inputs& in) {
+  return {.shape = norm.x.shape,
+          .relu = norm.relu,
+          .residual = norm.residual,
+          .epsilon = static_cast<double>(norm.epsilon),
+          .x = to_double(in.x),
+          .r = to_double(in.residual),
+          .gamma = to_double(in.gamma),
+          .beta = to_double(in.beta)};
+}
+
+std::string message_of(const auto& op) {
+  try {
+    (void)plan(op, Cpu{});
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("batch norm matches PyTorch in every layout", "[batch_norm]") {
+  const GoldenFile golden = load_golden("batch_norm.bin");
+  for (const std::string& name : golden_cases(golden)) {
+    const auto tensor = [&](const std::string& part) { return golden.at(name + "/" + part); };
+    const auto values = [&](const std::string& part) { return tensor(part).values; };
+    const bool residual = values("flags")[1] != 0;
+    const Inputs in{values("x"),
+                    residual ? values("residual") : std::vector<float>{},
+                    values("gamma"),
+                    values("beta"),
+                    values("running_mean"),
+                    values("running_variance")};
+    for (const Layout layout : all_layouts) {
+      INFO(name << " " << to_string(layout));
+      const BatchNorm norm{spec_of(golden_shape(tensor("x")), layout), values("flags")[0] != 0,
+                           residual, values("settings")[0], values("settings")[1]};
+      // The saved mean is float32: rounding it to 6e-8 of 1000 moves a standard deviation of 2, and
+      // with it every result, by up to 2e-5.
+      const Tolerance tolerance = name == "far_mean" ? Tolerance{4e-5, 1e-7} : usual;
+
+      ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
+      require_tensor("y", forward.y, values("y"), tolerance);
+      require_flat("mean", forward.mean, values("mean"), usual);
+      require_flat("inverse_stddev", forward.inverse_stddev, values("inverse_stddev"), usual);
+      require_flat("running_mean", forward.running_mean, values("running_mean_after"), usual);
+      require_flat("running_variance", forward.running_variance, values("running_variance_after"),
+                   usual);
+
+      BackwardResult backward = run_backward(norm, in, forward, values("d_y"));
+      require_tensor("d_x", backward.d_x, values("d_x"), tolerance);
+      if (residual)
+        require_tensor("d_residual", backward.d_residual, values("d_residual"), tolerance);
+      require_flat("d_gamma", backward.d_gamma, values("d_gamma"), tolerance);
+      require_flat("d_beta", backward.d_beta, values("d_beta"), tolerance);
+
+      ForwardResult inference = run_forward(norm, BatchNormMode::inference, in);
+      require_tensor("y of inference", inference.y, values("y_inference"), tolerance);
+      REQUIRE(inference.running_mean.values() == in.running_mean);
+      REQUIRE(inference.running_variance.values() == in.running_variance);
+    }
+  }
+}
+
+TEST_CASE("batch norm matches the definition in double", "[batch_norm]") {
+  // Images of more than one chunk, with and without an incomplete row; many small images in a
+  // chunk, and an incomplete last chunk; batch 1; one value an image; channels around the blocks.
+  const std::array shapes = {Shape{2, 20, 17, 19}, Shape{1, 3, 80, 64}, Shape{70, 19, 3, 3},
+                             Shape{37, 16, 4, 4},  Shape{1, 33, 2, 1},  Shape{300, 5, 1, 1},
+                             Shape{3, 8, 5, 7}};
+  for (const Shape& shape : shapes) {
+    for (const bool relu : {false, true}) {
+      for (const bool residual : {false, true}) {
+        const Inputs in = random_inputs(shape, residual, 7);
+        const std::vector<float> d_y = random_values(shape.elements(), 20);
+        const std::vector<float> d_y2 = random_values(shape.elements(), 21);
+        Reference reference = reference_of({spec_of(shape), relu, residual}, in);
+        reference.forward();
+        for (const bool two_parts : {false, true}) {
+          Doubles gradient = to_double(d_y);
+          if (two_parts)
+            for (std::size_t i = 0; i < gradient.size(); ++i)
+              gradient[i] = static_cast<double>(d_y[i] + d_y2[i]);
+          reference.backward(gradient);
+          for (const Layout layout : all_layouts) {
+            const BatchNorm norm{spec_of(shape, layout), relu, residual};
+            INFO(norm.x.to_string() << (relu ? " relu" : "") << (residual ? " residual" : "")
+                                    << (two_parts ? " two parts" : ""));
+            ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
+            require_tensor("y", forward.y, reference.y, usual);
+            require_flat("mean", forward.mean, reference.mean, usual);
+            BackwardResult backward = run_backward(norm, in, forward, d_y,
+                                                   two_parts ? std::optional(d_y2) : std::nullopt);
+            // d_x is what remains when most of g has been subtracted, so its error is relative to
+            // what was there before (scale); and the saved mean is rounded by up to 6e-8 of itself,
+            // which counts in standard deviations (shift).
+            double scale = 0, shift = 0;
+            for (std::size_t c = 0; c < reference.channels(); ++c) {
+              const double stddev = std::sqrt(reference.variance[c] + reference.epsilon);
+              scale = std::max(scale, std::abs(reference.gamma[c]) / stddev);
+              shift = std::max(shift, 6e-8 * std::abs(reference.mean[c]) / stddev);
+            }
+            require_tensor("d_x", backward.d_x, reference.d_x, {2e-6, (2e-6 + shift) * scale});
+            if (residual)
+              require_tensor("d_residual", backward.d_residual, reference.d_residual, usual);
+            require_flat("d_gamma", backward.d_gamma, reference.d_gamma, usual);
+            require_flat("d_beta", backward.d_beta, reference.d_beta, usual);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("batch norm's gradient is that of its definition", "[batch_norm]") {
+  const Shape shape{3, 5, 3, 2};
+  for (const bool relu : {false, true}) {
+    const bool residual = true;
+    const BatchNorm norm{spec_of(shape, Layout::nchw8c), relu, residual};
+    const Inputs in = random_inputs(shape, residual, 40);
+    const std::vector<float> d_y = random_values(shape.elements(), 50);
+    ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
+    BackwardResult backward = run_backward(norm, in, forward, d_y);
+
+    // In double, a step of 1e-6 has errors of about 1e-10 (rounding) and 1e-12 (curvature), which
+    // leaves those of the kernel; no value is as near to the kink of the ReLU as the step.
+    const auto numerical = [&](Doubles Reference::*member) {
+      Reference reference = reference_of(norm, in);
+      const auto value = [&] {
+        reference.forward();
+        double sum = 0;
+        for (std::size_t i = 0; i < d_y.size(); ++i)
+          sum += static_cast<double>(d_y[i]) * reference.y[i];
+        return sum;
+      };
+      constexpr double step = 1e-6;
+      Doubles gradient;
+      for (double& at : reference.*member) {
+        const double before = at;
+        at = before + step;
+        const double above = value();
+        at = before - step;
+        const double below = value();
+        at = before;
+        gradient.push_back((above - below) / (2 * step));
+      }
+      return gradient;
+    };
+    INFO((relu ? "relu" : "no relu"));
+    require_tensor("d_x", backward.d_x, numerical(&Reference::x), usual);
+    require_tensor("d_residual", backward.d_residual, numerical(&Reference::r), usual);
+    require_flat("d_gamma", backward.d_gamma, numerical(&Reference::gamma), usual);
+    require_flat("d_beta", backward.d_beta, numerical(&Reference::beta), usual);
+  }
+}
+
+TEST_CASE("batch norm's variance does not suffer from a far mean", "[batch_norm]") {
+  // The naive E[x^2] - E[x]^2 would lose 1e8 * 6e-8 = 6 of a variance of about 1 here. The mean
+  // also jumps from image to image.
+  const Shape shape{9, 17, 20, 15};
+  Inputs in = random_inputs(shape, false, 60);
+  for (std::size_t i = 0; i < in.x.size(); ++i)
+    in.x[i] +=
+        10000 + static_cast<float>(i / static_cast<std::size_t>(shape.c * shape.spatial()) % 3);
+  Reference reference = reference_of({spec_of(shape)}, in);
+  reference.compute_statistics();
+  std::vector<float> inverse;
+  for (const double variance : reference.variance)
+    inverse.push_back(static_cast<float>(1 / std::sqrt(variance + reference.epsilon)));
+  for (const Layout layout : all_layouts) {
+    ForwardResult forward = run_forward({spec_of(shape, layout)}, BatchNormMode::training, in);
+    require_flat("mean", forward.mean, reference.mean, {1e-7, 0});
+    require_flat("inverse_stddev", forward.inverse_stddev, inverse, {1e-6, 0});
+  }
+}
+
+TEST_CASE("batch norm with a constant channel gives beta", "[batch_norm]") {
+  const Shape shape{4, 3, 5, 5};
+  Inputs in = random_inputs(shape, false, 70);
+  std::fill(in.x.begin(), in.x.end(), 0.1f);
+  for (const Layout layout : all_layouts) {
+    ForwardResult forward = run_forward({spec_of(shape, layout)}, BatchNormMode::training, in);
+    // The mean is exact but for one rounding, 1e-8, over sqrt(epsilon) = 3e-3.
+    std::vector<float> expected;
+    for (std::int64_t i = 0; i < shape.elements(); ++i)
+      expected.push_back(in.beta[static_cast<std::size_t>(i / shape.spatial() % shape.c)]);
+    require_tensor("y", forward.y, expected, {0, 1e-5});
+    require_flat("inverse_stddev", forward.inverse_stddev,
+                 std::vector<double>(3, 1 / std::sqrt(1e-5)), {1e-5, 0});
+  }
+}
+
+TEST_CASE("batch norm's backward cuts exactly what forward has cut", "[batch_norm]") {
+  // With d_y = 1, d_beta counts the values that passed. x comes from a grid, so that many values
+  // are near the threshold.
+  const Shape shape{8, 18, 9, 9};
+  Inputs in = random_inputs(shape, false, 80);
+  for (float& x : in.x) x = std::round(x * 8) / 8;
+  for (const Layout layout : all_layouts) {
+    const BatchNorm norm{spec_of(shape, layout), true};
+    ForwardResult first = run_forward(norm, BatchNormMode::training, in);
+    // beta such that the value at x = 1 is zero but for rounding
+    const std::vector<float> mean = first.mean.values(), inverse = first.inverse_stddev.values();
+    for (std::size_t c = 0; c < in.beta.size(); ++c)
+      in.beta[c] = -in.gamma[c] * inverse[c] * (1 - mean[c]);
+    ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
+    BackwardResult backward = run_backward(
+        norm, in, forward, std::vector<float>(static_cast<std::size_t>(shape.elements()), 1));
+    std::vector<float> passed(static_cast<std::size_t>(shape.c));
+    const std::vector<float> y = forward.y.values();
+    for (std::size_t i = 0; i < y.size(); ++i)
+      if (y[i] > 0)
+        ++passed[i / static_cast<std::size_t>(shape.spatial()) % static_cast<std::size_t>(shape.c)];
+    INFO(to_string(layout));
+    REQUIRE(backward.d_beta.values() == passed);
+  }
+}
+
+TEST_CASE("batch norm's backward may write over its gradients", "[batch_norm]") {
+  const Shape shape{3, 19, 5, 5};
+  for (const Layout layout : all_layouts) {
+    for (const bool relu : {false, true}) {
+      for (const bool residual : {false, true}) {
+        for (const bool two_parts : {false, true}) {
+          const BatchNorm norm{spec_of(shape, layout), relu, residual};
+          const Inputs in = random_inputs(shape, residual, 90);
+          const std::vector<float> d_y = random_values(shape.elements(), 91);
+          std::optional<std::vector<float>> d_y2;
+          if (two_parts) d_y2 = random_values(shape.elements(), 92);
+          ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
+          const BackwardResult apart = run_backward(norm, in, forward, d_y, d_y2);
+          for (const Place d_x : {Place::own, Place::d_y, Place::d_y2}) {
+            for (const Place d_residual : {Place::own, Place::d_y, Place::d_y2, Place::none}) {
+              if (d_x == d_residual && d_x != Place::own) continue;
+              if (!two_parts && (d_x == Place::d_y2 || d_residual == Place::d_y2)) continue;
+              const BackwardResult over =
+                  run_backward(norm, in, forward, d_y, d_y2, d_x, d_residual);
+              INFO(norm.x.to_string()
+                   << " relu " << relu << " residual " << residual << " two " << two_parts
+                   << " places " << static_cast<int>(d_x) << " " << static_cast<int>(d_residual));
+              REQUIRE(same_bits(over.d_x.stored(), apart.d_x.stored()));
+              if (residual && d_residual != Place::none)
+                REQUIRE(same_bits(over.d_residual.stored(), apart.d_residual.stored()));
+              REQUIRE(over.d_gamma.values() == apart.d_gamma.values());
+              REQUIRE(over.d_beta.values() == apart.d_beta.values());
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("batch norm on batch statistics leaves running statistics alone", "[batch_norm]") {
+  const Shape shape{3, 17, 4, 5};
+  const BatchNorm norm{spec_of(shape, Layout::nchw16c), true};
+  const Inputs in = random_inputs(shape, false, 100);
+  ForwardResult training = run_forward(norm, BatchNormMode::training, in);
+  ForwardResult batch = run_forward(norm, BatchNormMode::batch_statistics, in);
+  REQUIRE(same_bits(batch.y.stored(), training.y.stored()));
+  REQUIRE(batch.running_mean.values() == in.running_mean);
+  REQUIRE(training.running_mean.values() != in.running_mean);
+}
+
+TEST_CASE("batch norm keeps NaN and infinity in their channel", "[batch_norm]") {
+  const Shape shape{2, 18, 3, 3};
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const Layout layout : all_layouts) {
+      const BatchNorm norm{spec_of(shape, layout), true};
+      Inputs in = random_inputs(shape, false, 110);
+      in.x[9 * 4 + 2] = bad;  // channel 4
+      ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
+      REQUIRE(forward.y.padding_is_zero());
+      const std::vector<float> y = forward.y.values();
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        INFO(norm.x.to_string() << " [" << i << "]");
+        REQUIRE(std::isnan(y[i]) == (i / 9 % 18 == 4));
+      }
+    }
+  }
+}
+
+TEST_CASE("batch norm is repeatable, also in two threads", "[batch_norm]") {
+  const Shape shape{5, 20, 17, 19};
+  const BatchNorm norm{spec_of(shape, Layout::nchw16c), true};
+  const Inputs in = random_inputs(shape, false, 120);
+  const auto kernel = plan(BatchNormForward{norm, BatchNormMode::batch_statistics}, Cpu{});
+  Tensor x(norm.x, in.x), first(norm.x), second(norm.x);
+  Flat gamma(in.gamma), beta(in.beta);
+  run_in_two_threads(*kernel,
+                     {x.pointer(), gamma.pointer(), beta.pointer(), nullptr, nullptr,
+                      first.pointer(), nullptr, nullptr},
+                     {x.pointer(), gamma.pointer(), beta.pointer(), nullptr, nullptr,
+                      second.pointer(), nullptr, nullptr});
+  REQUIRE(same_bits(first.stored(), second.stored()));
+}
+
+TEST_CASE("batch norm says what it cannot plan", "[batch_norm]") {
+  BatchNorm norm{spec_of({4, 3, 2, 2})};
+  norm.x.type = DataType::bfloat16;
+  for (const std::string& message :
+       {message_of(BatchNormForward{norm}), message_of(BatchNormBackward{norm})}) {
+    INFO(message);
+    REQUIRE(contains(message, "BatchNorm"));
+    REQUIRE(contains(message, "4x3x2x2 bfloat16 nchw"));
+    REQUIRE(contains(message, "float32"));
+  }
+  norm.x = spec_of({4, 3, 2, 2}, Layout::any);
+  REQUIRE(contains(message_of(BatchNormForward{norm}), "layout"));
+  norm.x = spec_of({1, 3, 1, 1});
+  REQUIRE(contains(message_of(BatchNormForward{norm}), "more than one value"));
+  REQUIRE(contains(message_of(BatchNormBackward{norm}), "more than one value"));
+  REQUIRE_NOTHROW(plan(BatchNormForward{norm, BatchNormMode::inference}, Cpu{}));
+  norm.x = spec_of({0, 3, 2, 2});
+  REQUIRE(contains(message_of(BatchNormForward{norm}), "at least 1"));
+}
