@@ -8,7 +8,7 @@ namespace stpt::codelets {
 
 using runtime::TensorSpec;
 
-/// y = max(x, 0). run(x, y); y may be x.
+/// y = max(x, 0), where NaN stays NaN. run(x, y); y may be x.
 struct ReluForward {
   TensorSpec x;
 };

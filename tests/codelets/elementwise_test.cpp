@@ -1,0 +1,148 @@
+#include "codelets/elementwise.hpp"
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tests/codelets/kernel_testing.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+using codelets::Add;
+using codelets::Cpu;
+using codelets::ReluBackward;
+using codelets::ReluForward;
+
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+
+/// Around the blocks and the vectors, and a batch of one.
+constexpr std::array shapes = {Shape{2, 19, 3, 5}, Shape{1, 16, 4, 4}, Shape{1, 1, 1, 1},
+                               Shape{3, 7, 1, 1}};
+
+// None of these ops rounds more than once, so results are compared exactly.
+constexpr Tolerance exact{0, 0};
+
+std::vector<float> relu(std::vector<float> values) {
+  for (float& value : values) value = value > 0 ? value : 0;
+  return values;
+}
+
+std::string message_of(const auto& op) {
+  try {
+    (void)plan(op, Cpu{});
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("ReLU forward and backward", "[elementwise]") {
+  for (const Shape& shape : shapes) {
+    for (const Layout layout : all_layouts) {
+      const TensorSpec spec = spec_of(shape, layout);
+      const std::vector<float> x = random_values(shape.elements(), 1);
+      Tensor src(spec, x), y(spec);
+      run_kernel(*plan(ReluForward{spec}, Cpu{}), {src.pointer(), y.pointer()});
+      require_tensor("y", y, relu(x), exact);
+      run_kernel(*plan(ReluForward{spec}, Cpu{}), {src.pointer(), src.pointer()});
+      require_tensor("y in place", src, relu(x), exact);
+
+      const std::vector<float> d_y = random_values(shape.elements(), 2);
+      std::vector<float> expected = d_y;
+      for (std::size_t i = 0; i < x.size(); ++i)
+        if (!(x[i] > 0)) expected[i] = 0;
+      Tensor gradient(spec, d_y), d_x(spec);
+      const auto backward = plan(ReluBackward{spec}, Cpu{});
+      run_kernel(*backward, {y.pointer(), gradient.pointer(), d_x.pointer()});
+      require_tensor("d_x", d_x, expected, exact);
+      run_kernel(*backward, {y.pointer(), gradient.pointer(), gradient.pointer()});
+      require_tensor("d_x in place", gradient, expected, exact);
+    }
+  }
+}
+
+TEST_CASE("ReLU's gradient is that of its definition", "[elementwise]") {
+  const TensorSpec spec = spec_of({2, 9, 3, 3}, Layout::nchw8c);
+  const std::vector<float> x = spaced_values(spec.shape.elements(), 3, 0.01f);
+  const std::vector<float> d_y = random_values(spec.shape.elements(), 4);
+  const auto forward = plan(ReluForward{spec}, Cpu{});
+  Tensor src(spec), y(spec), gradient(spec, d_y), d_x(spec);
+  const auto value = [&](std::span<const float> point) {
+    src.set(point);
+    y.poison();
+    run_kernel(*forward, {src.pointer(), y.pointer()});
+    return functional(d_y, y.values());
+  };
+  value(x);
+  run_kernel(*plan(ReluBackward{spec}, Cpu{}), {y.pointer(), gradient.pointer(), d_x.pointer()});
+  // Piecewise linear, and no value within the step of the kink: only rounding (about 1e-8) remains.
+  require_gradient("ReLU", value, x, d_x.values(), 0.004f, {0, 1e-6});
+}
+
+TEST_CASE("ReLU of special values", "[elementwise]") {
+  const TensorSpec spec = spec_of({1, 40, 1, 1});  // vectors and a rest
+  std::vector<float> x(40), expected(40);
+  const std::vector<float> cases = {not_a_number, infinity, -infinity, -0.0f, 1e-45f, -1e-45f};
+  const std::vector<float> results = {not_a_number, infinity, 0, 0, 1e-45f, 0};
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = cases[i % cases.size()];
+    expected[i] = results[i % cases.size()];
+  }
+  Tensor src(spec, x), y(spec);
+  run_kernel(*plan(ReluForward{spec}, Cpu{}), {src.pointer(), y.pointer()});
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    INFO(i);
+    REQUIRE(
+        (y.values()[i] == expected[i] || (std::isnan(y.values()[i]) && std::isnan(expected[i]))));
+  }
+  // A NaN passes no gradient.
+  Tensor d_y(spec, std::vector<float>(40, 1.0f)), d_x(spec);
+  run_kernel(*plan(ReluBackward{spec}, Cpu{}), {y.pointer(), d_y.pointer(), d_x.pointer()});
+  for (std::size_t i = 0; i < x.size(); ++i)
+    REQUIRE(d_x.values()[i] == (expected[i] > 0 ? 1.0f : 0.0f));
+}
+
+TEST_CASE("Addition, also in place", "[elementwise]") {
+  for (const Shape& shape : shapes) {
+    for (const Layout layout : all_layouts) {
+      for (const bool with_relu : {false, true}) {
+        const TensorSpec spec = spec_of(shape, layout);
+        const std::vector<float> a = random_values(shape.elements(), 5);
+        const std::vector<float> b = random_values(shape.elements(), 6);
+        std::vector<float> expected = a;
+        for (std::size_t i = 0; i < a.size(); ++i) expected[i] += b[i];
+        if (with_relu) expected = relu(expected);
+        const auto kernel = plan(Add{spec, with_relu}, Cpu{});
+        Tensor left(spec, a), right(spec, b), y(spec);
+        run_kernel(*kernel, {left.pointer(), right.pointer(), y.pointer()});
+        require_tensor("y", y, expected, exact);
+        run_kernel(*kernel, {left.pointer(), right.pointer(), left.pointer()});
+        require_tensor("y over a", left, expected, exact);
+        left.set(a);
+        run_kernel(*kernel, {left.pointer(), right.pointer(), right.pointer()});
+        require_tensor("y over b", right, expected, exact);
+      }
+    }
+  }
+}
+
+TEST_CASE("Elementwise ops say what they cannot plan", "[elementwise]") {
+  TensorSpec spec = spec_of({2, 3, 4, 5}, Layout::nchw8c);
+  spec.type = DataType::float16;
+  const auto requires_parts = [](const std::string& message, const std::string& op) {
+    INFO(message);
+    for (const std::string& part :
+         {op, std::string("2x3x4x5 float16 nchw8c"), std::string("float32")})
+      REQUIRE(message.find(part) != std::string::npos);
+  };
+  requires_parts(message_of(ReluForward{spec}), "ReluForward");
+  requires_parts(message_of(ReluBackward{spec}), "ReluBackward");
+  requires_parts(message_of(Add{spec}), "Add");
+  REQUIRE(message_of(Add{spec_of({2, 3, 4, 5}, Layout::any)}).find("layout") != std::string::npos);
+}
