@@ -2,6 +2,8 @@
 //   loss[n] = logsumexp(logits[n,:]) - logits[n,label[n]]
 #pragma once
 
+#include <cstdint>
+
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -9,11 +11,12 @@ namespace stpt::codelets {
 
 using runtime::TensorSpec;
 
-/// Result for one sample. A sample whose logits are not all finite has loss NaN and rank = number of classes.
+/// Result for one sample. A sample whose logits are not all finite, or whose label is no class, has
+/// loss NaN, rank = number of classes and a gradient of NaN.
 struct SampleScore {
   float loss = 0;
-  /// Classes with a logit above the label's (ties: classes with a smaller index count as above): 0 means that
-  /// top-1 is right, less than 5 that top-5 is.
+  /// Classes with a logit above the label's (ties: classes with a smaller index count as above): 0
+  /// means that top-1 is right, less than 5 that top-5 is.
   std::int32_t rank = 0;
 };
 

@@ -1,0 +1,80 @@
+#include "codelets/softmax_cross_entropy.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+namespace stpt::codelets {
+namespace {
+
+class Loss final : public Kernel {
+ public:
+  explicit Loss(const SoftmaxCrossEntropy& op)
+      : samples_(op.logits.shape.n), classes_(op.logits.shape.c), gradient_(op.gradient) {
+    const auto fail = [&](const std::string& what) {
+      throw std::invalid_argument("SoftmaxCrossEntropy " + op.logits.to_string() + ": " + what);
+    };
+    if (op.logits.type != runtime::DataType::float32) fail("the CPU computes in float32 only");
+    if (op.logits.layout != runtime::Layout::nchw) fail("the layout must be nchw");
+    if (op.logits.shape.spatial() != 1) fail("the shape must be n x classes x 1 x 1");
+    if (samples_ < 1 || classes_ < 1) fail("at least one sample and one class are needed");
+  }
+
+  void run(std::span<void* const> args, void*, Stream) const override {
+    const auto* logits = static_cast<const float*>(args[0]);
+    const auto* labels = static_cast<const std::int32_t*>(args[1]);
+    auto* scores = static_cast<SampleScore*>(args[2]);
+    auto* d_logits = gradient_ ? static_cast<float*>(args[3]) : nullptr;
+    for (std::int64_t n = 0; n < samples_; ++n) {
+      scores[n] =
+          score(logits + n * classes_, labels[n], d_logits ? d_logits + n * classes_ : nullptr);
+    }
+  }
+
+ private:
+  SampleScore score(const float* logits, std::int32_t label, float* d_logits) const {
+    bool valid = label >= 0 && label < classes_;
+    for (std::int64_t c = 0; c < classes_; ++c) valid = valid && std::isfinite(logits[c]);
+    if (!valid) {
+      constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+      if (d_logits) std::fill_n(d_logits, classes_, nan);
+      return {nan, static_cast<std::int32_t>(classes_)};
+    }
+
+    const float own = logits[label];
+    std::int32_t rank = 0;
+    for (std::int64_t c = 0; c < classes_; ++c)
+      rank += logits[c] > own || (logits[c] == own && c < label) ? 1 : 0;
+
+    // In double, and with the label's share as minus the sum of the others, so that neither a small
+    // loss nor a small gradient drowns in the rounding of 1.
+    const auto largest = static_cast<double>(*std::max_element(logits, logits + classes_));
+    double others = 0;
+    for (std::int64_t c = 0; c < classes_; ++c)
+      if (c != label) others += std::exp(static_cast<double>(logits[c]) - largest);
+    const double distance = largest - static_cast<double>(own), mine = std::exp(-distance);
+    // With the label on top mine is 1, and log1p keeps what a tiny sum of the others adds.
+    const double loss = mine == 1 ? std::log1p(others) : std::log(mine + others) + distance;
+
+    if (d_logits) {
+      const double factor = 1 / ((mine + others) * static_cast<double>(samples_));
+      for (std::int64_t c = 0; c < classes_; ++c)
+        d_logits[c] =
+            static_cast<float>(std::exp(static_cast<double>(logits[c]) - largest) * factor);
+      d_logits[label] = static_cast<float>(-others * factor);
+    }
+    return {static_cast<float>(loss), rank};
+  }
+
+  std::int64_t samples_, classes_;
+  bool gradient_;
+};
+
+}  // namespace
+
+KernelPtr plan(const SoftmaxCrossEntropy& op, Cpu) { return std::make_unique<Loss>(op); }
+
+}  // namespace stpt::codelets
