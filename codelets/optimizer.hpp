@@ -1,5 +1,5 @@
-// Momentum SGD and the sums of gradients, over flat float32 buffers. Functions, not planned kernels: the learning rate
-// changes from call to call.
+// Momentum SGD and the sums of gradients, over flat float32 buffers. Functions, not planned
+// kernels: the learning rate changes from call to call.
 #pragma once
 
 #include <cstddef>
@@ -11,16 +11,18 @@ namespace stpt::codelets {
 struct SgdSettings {
   float momentum = 0.9f;
   float weight_decay = 0;
+  /// Steps by the velocity of the step after:
+  /// w -= lr*(momentum*v + g), or w += momentum*v - lr*g if lr_in_velocity
   bool nesterov = false;
   /// false: v = momentum*v + g; w -= lr*v  (the LR acts at once)
   /// true:  v = momentum*v - lr*g; w += v  (Chainer's form: the LR is inside the velocity)
   bool lr_in_velocity = false;
 };
 
-/// One SGD step over `count` elements of weights and velocity, in place. g = gradient * gradient_scale
-/// (+ weight_decay * w).
-void sgd_step(std::size_t count, float* weights, float* velocity, const float* gradient, float gradient_scale,
-              float learning_rate, const SgdSettings& settings, Cpu, Stream);
+/// One SGD step over `count` elements of weights and velocity, in place, with
+/// g = gradient * gradient_scale + weight_decay * w. The buffers must not overlap.
+void sgd_step(std::size_t count, float* weights, float* velocity, const float* gradient,
+              float gradient_scale, float learning_rate, const SgdSettings& settings, Cpu, Stream);
 
 /// sum += term
 void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream);

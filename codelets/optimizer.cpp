@@ -1,0 +1,48 @@
+#include "codelets/optimizer.hpp"
+
+#include <type_traits>
+
+namespace stpt::codelets {
+namespace {
+
+// The flags are template arguments so that the loop is free of branches and vectorised. Buffers of
+// one step never overlap.
+template <bool LrInVelocity, bool Nesterov>
+void step(std::size_t count, float* __restrict__ weights, float* __restrict__ velocity,
+          const float* __restrict__ gradient, float gradient_scale, float learning_rate,
+          const SgdSettings& settings) {
+  const float momentum = settings.momentum, decay = settings.weight_decay;
+  for (std::size_t i = 0; i < count; ++i) {
+    const float w = weights[i];
+    const float g = gradient[i] * gradient_scale + decay * w;
+    if constexpr (LrInVelocity) {
+      const float v = momentum * velocity[i] - learning_rate * g;
+      velocity[i] = v;
+      weights[i] = w + (Nesterov ? momentum * v - learning_rate * g : v);
+    } else {
+      const float v = momentum * velocity[i] + g;
+      velocity[i] = v;
+      weights[i] = w - learning_rate * (Nesterov ? momentum * v + g : v);
+    }
+  }
+}
+
+}  // namespace
+
+void sgd_step(std::size_t count, float* weights, float* velocity, const float* gradient,
+              float gradient_scale, float learning_rate, const SgdSettings& settings, Cpu, Stream) {
+  const auto function = settings.lr_in_velocity
+                            ? (settings.nesterov ? step<true, true> : step<true, false>)
+                            : (settings.nesterov ? step<false, true> : step<false, false>);
+  function(count, weights, velocity, gradient, gradient_scale, learning_rate, settings);
+}
+
+void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream) {
+  for (std::size_t i = 0; i < count; ++i) sum[i] += term[i];
+}
+
+void scale(std::size_t count, float* x, float factor, Cpu, Stream) {
+  for (std::size_t i = 0; i < count; ++i) x[i] *= factor;
+}
+
+}  // namespace stpt::codelets

@@ -1,0 +1,105 @@
+#include "codelets/optimizer.hpp"
+
+#include <string>
+#include <vector>
+
+#include "tests/codelets/kernel_testing.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+using codelets::Cpu;
+using codelets::SgdSettings;
+
+namespace {
+
+/// Sizes around the vectors of any machine.
+constexpr std::array sizes = {0, 1, 7, 16, 33, 1000};
+
+}  // namespace
+
+TEST_CASE("SGD follows PyTorch and Chainer", "[optimizer]") {
+  const GoldenFile golden = load_golden("sgd.bin");
+  for (const std::string& name : golden_cases(golden)) {
+    INFO(name);
+    const auto values = [&](const std::string& part) {
+      return golden.at(name + "/" + part).values;
+    };
+    const SgdSettings settings{.momentum = values("settings")[0],
+                               .weight_decay = values("settings")[1],
+                               .nesterov = values("flags")[0] != 0,
+                               .lr_in_velocity = values("flags")[1] != 0};
+    const std::vector<float> gradients = values("gradients"), rates = values("learning_rates");
+    // The gradient comes as the sum of four, and is averaged by the scale (exactly: a power of 2).
+    for (const float parts : {1.0f, 4.0f}) {
+      Flat weights(values("weights")),
+          gradient(static_cast<std::int64_t>(values("weights").size()));
+      Flat velocity(std::vector<float>(values("weights").size(), 0.0f));
+      const std::size_t count = weights.values().size();
+      for (std::size_t step = 0; step < rates.size(); ++step) {
+        std::vector<float> row(gradients.begin() + static_cast<std::ptrdiff_t>(step * count),
+                               gradients.begin() + static_cast<std::ptrdiff_t>((step + 1) * count));
+        for (float& g : row) g *= parts;
+        gradient.set(row);
+        sgd_step(count, static_cast<float*>(weights.pointer()),
+                 static_cast<float*>(velocity.pointer()), static_cast<float*>(gradient.pointer()),
+                 1 / parts, rates[step], settings, Cpu{}, nullptr);
+        REQUIRE(gradient.values() == row);
+      }
+      // Four steps of about four roundings each, 6e-8 a rounding and partly averaged out.
+      require_flat("weights", weights, values("weights_after"), {4e-7, 0});
+      require_flat("velocity", velocity, values("velocity_after"), {4e-7, 0});
+    }
+  }
+}
+
+TEST_CASE("Both forms of momentum agree while the learning rate is constant", "[optimizer]") {
+  for (const bool nesterov : {false, true}) {
+    const std::vector<float> start = random_values(50, 1);
+    Flat plain(start), chainer(start);
+    Flat plain_velocity(std::vector<float>(50, 0.0f)),
+        chainer_velocity(std::vector<float>(50, 0.0f));
+    for (unsigned step = 0; step < 5; ++step) {
+      Flat gradient(random_values(50, 2 + step));
+      const auto update = [&](Flat& weights, Flat& velocity, bool lr_in_velocity) {
+        sgd_step(50, static_cast<float*>(weights.pointer()),
+                 static_cast<float*>(velocity.pointer()), static_cast<float*>(gradient.pointer()),
+                 1, 0.1f, {0.9f, 1e-3f, nesterov, lr_in_velocity}, Cpu{}, nullptr);
+      };
+      update(plain, plain_velocity, false);
+      update(chainer, chainer_velocity, true);
+    }
+    require_flat("weights", chainer, plain.values(), {1e-6, 0});
+  }
+}
+
+TEST_CASE("Sums and scales", "[optimizer]") {
+  for (const int size : sizes) {
+    const auto count = static_cast<std::size_t>(size);
+    const std::vector<float> a = random_values(size, 1), b = random_values(size, 2);
+    std::vector<float> sum = a, scaled = a, doubled = a;
+    for (std::size_t i = 0; i < count; ++i) sum[i] += b[i], scaled[i] *= 0.3f, doubled[i] *= 2;
+
+    Flat x(a), term(b);
+    auto* pointer = static_cast<float*>(x.pointer());
+    accumulate(count, pointer, static_cast<float*>(term.pointer()), Cpu{}, nullptr);
+    require_flat("sum", x, sum, {0, 0});
+    x.set(a);
+    accumulate(count, pointer, pointer, Cpu{}, nullptr);
+    require_flat("sum with itself", x, doubled, {0, 0});
+    x.set(a);
+    scale(count, pointer, 0.3f, Cpu{}, nullptr);
+    require_flat("scaled", x, scaled, {0, 0});
+  }
+}
+
+TEST_CASE("SGD touches nothing behind the end", "[optimizer]") {
+  for (const int size : sizes) {
+    Flat weights(random_values(size, 1)), velocity(random_values(size, 2)),
+        gradient(random_values(size, 3));
+    sgd_step(static_cast<std::size_t>(size), static_cast<float*>(weights.pointer()),
+             static_cast<float*>(velocity.pointer()), static_cast<float*>(gradient.pointer()), 1,
+             0.1f, {}, Cpu{}, nullptr);
+    REQUIRE(weights.guard_intact());
+    REQUIRE(velocity.guard_intact());
+  }
+}
