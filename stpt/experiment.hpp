@@ -1,0 +1,48 @@
+// What a config amounts to before any task runs: data, split, network and sizes. Everything that can be wrong with a
+// run's input is found here.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "data/augmentation.hpp"
+#include "data/dataset.hpp"
+#include "data/sampler.hpp"
+#include "data/split.hpp"
+#include "models/network.hpp"
+#include "stpt/config.hpp"
+#include "stpt/learning_rate.hpp"
+
+namespace stpt {
+
+struct Experiment {
+  /// Reads the data and builds the network. Throws ConfigError (with `source` as the file it names), data::DataError.
+  Experiment(const Config& run_config, const std::string& source);
+
+  Config config;
+  data::DatasetPair data;
+  data::Split split;
+  data::Normalization normalization;
+  data::Sampler sampler;
+  models::Network network;
+  int iterations_per_epoch;
+  LearningRateSchedule schedule;
+
+  [[nodiscard]] std::int64_t global_batch() const;
+  /// Pre-train happens in some epoch.
+  [[nodiscard]] bool pretrains() const;
+  /// The most candidates of any epoch; 0 without Pre-train.
+  [[nodiscard]] std::size_t most_candidates() const;
+  /// Logical workers that train one of `candidates` replicas (option stpt.few_candidates).
+  [[nodiscard]] int workers_per_replica(std::size_t candidates) const;
+  /// Main memory that training will hold besides the data set, about.
+  [[nodiscard]] std::uint64_t memory_bytes() const;
+  /// Images scored by one evaluation task at most.
+  [[nodiscard]] int evaluation_batch() const;
+
+ private:
+  [[nodiscard]] std::uint64_t memory_bytes(std::size_t candidates) const;
+  void check_memory(const std::string& source) const;
+};
+
+}  // namespace stpt

@@ -1,0 +1,113 @@
+#include "stpt/session.hpp"
+
+#include <numeric>
+#include <string>
+
+namespace stpt {
+namespace {
+
+codelets::SgdSettings sgd_settings(const OptimizerConfig& config) {
+  codelets::SgdSettings settings;
+  settings.momentum = static_cast<float>(config.momentum);
+  settings.weight_decay = static_cast<float>(config.weight_decay);
+  settings.nesterov = config.nesterov;
+  settings.lr_in_velocity = config.momentum_form == MomentumForm::lr_in_velocity;
+  return settings;
+}
+
+std::optional<data::Augmentation> augmentation(const DataConfig& config) {
+  if (config.crop_padding == 0 && !config.flip) return std::nullopt;
+  return data::Augmentation{config.crop_padding, config.flip};
+}
+
+std::vector<std::uint32_t> all_of(const data::Dataset& dataset) {
+  std::vector<std::uint32_t> indices(dataset.size());
+  std::iota(indices.begin(), indices.end(), 0U);
+  return indices;
+}
+
+}  // namespace
+
+models::Grain grain_of(Fusion fusion) {
+  switch (fusion) {
+    case Fusion::op:
+      return models::Grain::op;
+    case Fusion::block:
+      return models::Grain::block;
+    case Fusion::step:
+      break;
+  }
+  return models::Grain::step;
+}
+
+Session::Session(const Experiment& run)
+    : experiment(run),
+      runtime({run.config.runtime.cpu_workers, run.config.runtime.scheduler}),
+      optimizer(run.network, sgd_settings(run.config.training.optimizer), run.config.training.optimizer.decay_all),
+      train_loader(run.data.train, run.normalization, augmentation(run.config.data), run.config.training.seed),
+      plain_train_loader(run.data.train, run.normalization, std::nullopt, run.config.training.seed),
+      test_loader(run.data.test, run.normalization, std::nullopt, run.config.training.seed),
+      current(std::make_unique<models::ModelState>(run.network, run.config.training.workers, "model")),
+      data_parallel(run.network, run.config.training.workers, run.config.training.batch_per_worker,
+                    grain_of(run.config.runtime.fusion), run.config.runtime.steps_in_flight, optimizer),
+      test(run.network, models::Mode::inference, grain_of(run.config.runtime.fusion), test_loader,
+           all_of(*run.data.test), run.evaluation_batch()) {
+  const TrainingConfig& training = run.config.training;
+  for (int set = 0; set <= run.config.runtime.steps_in_flight; ++set) {
+    auto& batches = ring_.emplace_back();
+    for (int worker = 0; worker < training.workers; ++worker) {
+      batches.emplace_back(training.batch_per_worker, run.network.input(),
+                           "batch." + std::to_string(set) + "." + std::to_string(worker));
+    }
+  }
+  if (!run.network.has_batch_norm()) return;
+  const auto spec = runtime::vector_spec(run.network.running_statistics);
+  averaged_running = runtime::Tensor(spec, "running.average", runtime::Home::host);
+  if (run.config.stpt.running_statistics != RunningStatistics::recalibrate) return;
+  calibration_.emplace(run.network, training.batch_per_worker, models::Mode::calibration,
+                       grain_of(run.config.runtime.fusion));
+  for (int batch = 0; batch < run.config.stpt.recalibration_batches; ++batch) {
+    calibrated_.emplace_back(spec, "running.calibrated." + std::to_string(batch), runtime::Home::host);
+  }
+  for (std::size_t lane = 0; lane < 2 * runtime.workers().size(); ++lane) {
+    calibration_lanes_.push_back(calibration_->make_lane());
+  }
+}
+
+std::span<const data::Batch> Session::load(std::span<const std::uint32_t> order, std::int64_t iteration, int workers,
+                                           int epoch) {
+  const auto all = static_cast<std::size_t>(experiment.config.training.workers);
+  const auto size = static_cast<std::size_t>(experiment.config.training.batch_per_worker);
+  auto& batches = ring_[next_];
+  next_ = (next_ + 1) % ring_.size();
+  for (std::size_t worker = 0; worker < static_cast<std::size_t>(workers); ++worker) {
+    train_loader.submit(batches[worker],
+                        data::worker_batch(order, static_cast<std::size_t>(iteration), worker, all, size),
+                        static_cast<std::uint64_t>(epoch));
+  }
+  return std::span<const data::Batch>(batches).first(static_cast<std::size_t>(workers));
+}
+
+void Session::settle_running_statistics(const models::ModelState& state, int workers,
+                                        std::span<const std::uint32_t> order, const runtime::Tensor& destination) {
+  if (!calibration_) {
+    models::average_running_statistics(std::span(state.running).first(static_cast<std::size_t>(workers)), destination);
+    return;
+  }
+  const auto size = static_cast<std::size_t>(experiment.config.training.batch_per_worker);
+  const std::size_t batches = std::min(calibrated_.size(), order.size() / size);
+  for (std::size_t number = 0; number < batches; ++number) {
+    const data::Batch& batch = ring_[next_][0];
+    next_ = (next_ + 1) % ring_.size();
+    plain_train_loader.submit(batch, order.subspan(number * size, size), 0);
+    models::ProgramInputs inputs;
+    inputs.images = &batch.images;
+    inputs.parameters = &state.parameters;
+    inputs.running = &calibrated_[number];
+    inputs.lane = &calibration_lanes_[number % calibration_lanes_.size()];
+    calibration_->submit(inputs);
+  }
+  models::average_running_statistics(std::span<const runtime::Tensor>(calibrated_).first(batches), destination);
+}
+
+}  // namespace stpt

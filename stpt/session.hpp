@@ -1,0 +1,55 @@
+// All that lives while tasks run: the runtime, the current model, batches, and the data-parallel machinery.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "data/loader.hpp"
+#include "models/model_state.hpp"
+#include "runtime/runtime.hpp"
+#include "stpt/data_parallel.hpp"
+#include "stpt/evaluator.hpp"
+#include "stpt/experiment.hpp"
+
+namespace stpt {
+
+class Session {
+ public:
+  explicit Session(const Experiment& experiment);
+
+  /// Submits the loading of training iteration `iteration` (from 0, of the epoch's order) for the first `workers`
+  /// logical workers. The batches are good for the steps submitted before the next in_flight + 1 calls.
+  [[nodiscard]] std::span<const data::Batch> load(std::span<const std::uint32_t> order, std::int64_t iteration,
+                                                  int workers, int epoch);
+
+  /// Running statistics to evaluate `state` with (option stpt.running_statistics): the mean over its first `workers`
+  /// workers, or fresh ones from the first batches of `order`. Written to `destination`, asynchronously.
+  void settle_running_statistics(const models::ModelState& state, int workers, std::span<const std::uint32_t> order,
+                                 const runtime::Tensor& destination);
+
+  const Experiment& experiment;
+  runtime::Runtime runtime;
+  models::Optimizer optimizer;
+  data::Loader train_loader;       ///< augments
+  data::Loader plain_train_loader; ///< does not
+  data::Loader test_loader;
+  std::unique_ptr<models::ModelState> current;
+  DataParallel data_parallel;
+  Evaluator test;
+  runtime::Tensor averaged_running;  ///< of `current`; empty without BatchNorm
+
+ private:
+  std::vector<std::vector<data::Batch>> ring_;  ///< [in flight][worker]
+  std::size_t next_ = 0;
+  std::optional<models::Program> calibration_;
+  std::vector<runtime::Tensor> calibrated_;
+  std::vector<models::Lane> calibration_lanes_;
+};
+
+[[nodiscard]] models::Grain grain_of(Fusion fusion);
+
+}  // namespace stpt
