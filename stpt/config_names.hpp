@@ -1,0 +1,147 @@
+// How run files spell the enumerators of config.hpp, and what docs/config.md says about each.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+#include "stpt/config.hpp"
+
+namespace stpt::config {
+
+template <typename Enum>
+struct Named {
+  Enum value;
+  std::string_view name;
+  std::string_view meaning;  ///< for docs/config.md; may be empty where the key's text says it
+};
+
+/// Every enum's names, in the order of docs/config.md.
+template <typename Enum>
+inline constexpr std::array<Named<Enum>, 0> names{};
+
+template <>
+inline constexpr std::array names<runtime::DataType> = {
+    Named{runtime::DataType::float32, "float32", ""},
+};
+template <>
+inline constexpr std::array names<Fusion> = {
+    Named{Fusion::op, "op", "a task per layer, for traces and tests"},
+    Named{Fusion::block, "block", "a task per residual block"},
+    Named{Fusion::step, "step", "one task for all of forward and backward"},
+};
+template <>
+inline constexpr std::array names<Policy> = {
+    Named{Policy::stpt, "stpt", "Pre-train every candidate, go on with the best"},
+    Named{Policy::fixed, "fixed", "the initial value throughout"},
+    Named{Policy::step, "step", "times `decay_factor` at each of `milestones`"},
+    Named{Policy::plateau, "plateau",
+          "times `decay_factor` when accuracy has not risen for `patience` epochs (the paper's "
+          "reference)"},
+    Named{Policy::cosine, "cosine", "half a cosine from the initial value to 0"},
+    Named{Policy::linear, "linear", "a straight line from the initial value to 0"},
+    Named{Policy::random_winner, "random_winner",
+          "a control: as `stpt`, but the winner is drawn at random"},
+    Named{Policy::always_one, "always_one", "a control: as `stpt`, but candidate 1.0 always wins"},
+};
+template <>
+inline constexpr std::array names<WarmupForm> = {
+    Named{WarmupForm::linear, "linear", "rises from `start` to the initial value"},
+    Named{WarmupForm::constant, "constant", "stays at `start`"},
+};
+template <>
+inline constexpr std::array names<AnnealForm> = {
+    Named{AnnealForm::none, "none", ""},
+    Named{AnnealForm::linear, "linear", "a straight line"},
+    Named{AnnealForm::cosine, "cosine", "half a cosine"},
+};
+template <>
+inline constexpr std::array names<DataFormat> = {
+    Named{DataFormat::idx, "idx", "the files of MNIST, Fashion-MNIST and their kin"},
+    Named{DataFormat::synthetic, "synthetic", "learnable images made from the seed"},
+};
+template <>
+inline constexpr std::array names<PretrainBatch> = {
+    Named{PretrainBatch::global, "global",
+          "the batch of all workers together, so that a candidate is judged by the batch it will "
+          "be used with (as the paper simulates it)"},
+    Named{PretrainBatch::worker, "worker",
+          "the batch of one worker: cheap, but judges another noise (the paper's Figure 1)"},
+};
+template <>
+inline constexpr std::array names<LrScaling> = {
+    Named{LrScaling::none, "none", ""},
+    Named{LrScaling::linear, "linear", "by the ratio of the batches"},
+    Named{LrScaling::square_root, "square_root", "by the root of that ratio"},
+};
+template <>
+inline constexpr std::array names<ScoreSource> = {
+    Named{ScoreSource::hold_out, "hold_out", "the images that `data.hold_out` sets apart"},
+    Named{ScoreSource::training_window, "training_window",
+          "the batches of the last `score_window` Pre-train iterations"},
+    Named{ScoreSource::validation, "validation",
+          "the test images; leaks them into the training, only to match the paper"},
+};
+template <>
+inline constexpr std::array names<ScoreMetric> = {
+    Named{ScoreMetric::accuracy, "accuracy", "the highest top-1"},
+    Named{ScoreMetric::loss, "loss", "the lowest mean loss"},
+};
+template <>
+inline constexpr std::array names<ScoreStatistics> = {
+    Named{ScoreStatistics::batch, "batch", "of the scored batch"},
+    Named{ScoreStatistics::running, "running", "running averages, which lag after few iterations"},
+};
+template <>
+inline constexpr std::array names<TieRule> = {
+    Named{TieRule::prefer_unchanged, "prefer_unchanged",
+          "within one paired standard error of the best prefer candidate 1.0, then the lower loss"},
+    Named{TieRule::none, "none", "plain best"},
+    Named{TieRule::larger, "larger", "within one paired standard error prefer the larger one"},
+};
+template <>
+inline constexpr std::array names<ReplicaData> = {
+    Named{ReplicaData::same, "same", "only the learning rate differs"},
+    Named{ReplicaData::disjoint, "disjoint", "each candidate sees images of its own"},
+};
+template <>
+inline constexpr std::array names<RunningStatistics> = {
+    Named{RunningStatistics::winner, "winner", "the winner's"},
+    Named{RunningStatistics::recalibrate, "recalibrate",
+          "measured anew on `recalibration_batches` batches"},
+};
+template <>
+inline constexpr std::array names<MomentumAtChoice> = {
+    Named{MomentumAtChoice::winner, "winner", "the winner's"},
+    Named{MomentumAtChoice::reset, "reset", "zero"},
+};
+template <>
+inline constexpr std::array names<MomentumForm> = {
+    Named{MomentumForm::velocity, "velocity",
+          "v = momentum * v + g, w = w - lr * v: a new learning rate acts at once"},
+    Named{MomentumForm::lr_in_velocity, "lr_in_velocity",
+          "v = momentum * v - lr * g, w = w + v: Chainer's form, as in the paper"},
+};
+template <>
+inline constexpr std::array names<Progress> = {
+    Named{Progress::kept, "kept", "goes on from there"},
+    Named{Progress::discarded, "discarded", "goes back to the start and trains again"},
+};
+template <>
+inline constexpr std::array names<DriftLimit> = {
+    Named{DriftLimit::clamp, "clamp",
+          "between `clamp_low` and `clamp_high` times the initial value"},
+    Named{DriftLimit::anchor, "anchor", "candidates always multiply the initial value"},
+    Named{DriftLimit::ratio_cap, "ratio_cap", "changes by at most `ratio_cap` times an epoch"},
+};
+template <>
+inline constexpr std::array names<ManyCandidates> = {
+    Named{ManyCandidates::waves, "waves", "as many at a time as there are workers"},
+    Named{ManyCandidates::reject, "reject", "refuse to start"},
+};
+template <>
+inline constexpr std::array names<FewCandidates> = {
+    Named{FewCandidates::groups, "groups", "several workers share a candidate's batch"},
+    Named{FewCandidates::idle, "idle", "the others wait"},
+};
+
+}  // namespace stpt::config

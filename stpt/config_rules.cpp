@@ -1,0 +1,233 @@
+#include "stpt/config_rules.hpp"
+
+#include <algorithm>
+#include <boost/json/serialize.hpp>
+#include <boost/json/string.hpp>
+#include <string>
+#include <utility>
+
+#include "stpt/json_text.hpp"
+
+namespace stpt::config {
+namespace {
+
+namespace json = boost::json;
+
+bool chooses(const Config& config) {
+  const Policy policy = config.training.learning_rate.policy;
+  return policy == Policy::stpt || policy == Policy::random_winner || policy == Policy::always_one;
+}
+
+std::string policy_name(const Config& config) {
+  return std::string(enum_name(config.training.learning_rate.policy));
+}
+
+/// The first set that `wrong` is true for, as a path and itself.
+template <typename Wrong>
+std::optional<std::pair<std::string, const CandidateSet*>> find_set(const Config& config,
+                                                                    Wrong wrong) {
+  if (wrong(config.stpt.candidates)) return {{"stpt.candidates", &config.stpt.candidates}};
+  for (std::size_t i = 0; i < config.stpt.schedule.size(); ++i) {
+    const CandidateSet& set = config.stpt.schedule[i].candidates;
+    if (wrong(set)) return {{"stpt.schedule[" + std::to_string(i) + "].candidates", &set}};
+  }
+  return std::nullopt;
+}
+
+std::int64_t images_per_iteration(const Config& config) {
+  return static_cast<std::int64_t>(config.training.workers) * config.training.batch_per_worker;
+}
+
+/// The number of training images as far as the run file alone tells it.
+std::optional<std::int64_t> known_images(const Config& config) {
+  if (config.data.format == DataFormat::synthetic) {
+    const std::int64_t all = config.data.synthetic.train_images;
+    return config.data.limit > 0 ? std::min(config.data.limit, all) : all;
+  }
+  if (config.data.limit > 0) return config.data.limit;
+  return std::nullopt;
+}
+
+}  // namespace
+
+MaybeProblem check_images(const Config& config, std::int64_t images) {
+  const std::int64_t training = images - config.data.hold_out;
+  const auto among = " of the " + std::to_string(images) + " training images";
+  if (training < 1) {
+    return Problem{"data.hold_out", "is " + std::to_string(config.data.hold_out) + among +
+                                        "; must leave some to train on"};
+  }
+  const std::int64_t iterations = training / images_per_iteration(config);
+  if (iterations < 1) {
+    return Problem{"training.batch_per_worker",
+                   "is " + std::to_string(config.training.batch_per_worker) + ", with " +
+                       std::to_string(config.training.workers) + " workers " +
+                       std::to_string(images_per_iteration(config)) +
+                       " images an iteration; must leave an iteration to the " +
+                       std::to_string(training) + " training images"};
+  }
+  if (chooses(config) && config.stpt.alpha > iterations) {
+    return Problem{"stpt.alpha", "is " + std::to_string(config.stpt.alpha) +
+                                     "; must be at most the iterations of an epoch, " +
+                                     std::to_string(iterations)};
+  }
+  return std::nullopt;
+}
+
+const std::vector<Rule>& rules() {
+  static const std::vector<Rule> table = {
+      {"`data.hold_out` is above 0 where `stpt.score` is hold_out and the policy stpt, "
+       "random_winner or always_one.",
+       [](const Config& config) -> MaybeProblem {
+         if (!chooses(config) || config.stpt.score != ScoreSource::hold_out ||
+             config.data.hold_out > 0) {
+           return std::nullopt;
+         }
+         return Problem{"data.hold_out", "is 0, but policy " + policy_name(config) +
+                                             " scores candidates on the hold-out; must be above 0"};
+       }},
+      {"The hold-out leaves at least the images of one iteration to train on, and `stpt.alpha` is "
+       "at "
+       "most the iterations of an epoch.",
+       [](const Config& config) -> MaybeProblem {
+         const std::optional<std::int64_t> images = known_images(config);
+         return images ? check_images(config, *images) : std::nullopt;
+       }},
+      {"`training.learning_rate.warmup.epochs` is below `training.epochs`.",
+       [](const Config& config) -> MaybeProblem {
+         const int warmup = config.training.learning_rate.warmup.epochs;
+         if (warmup < config.training.epochs) return std::nullopt;
+         return Problem{"training.learning_rate.warmup.epochs",
+                        "is " + std::to_string(warmup) + "; must be below training.epochs, " +
+                            std::to_string(config.training.epochs)};
+       }},
+      {"`training.learning_rate.warmup.start` is above 0 for the form constant.",
+       [](const Config& config) -> MaybeProblem {
+         const WarmupConfig& warmup = config.training.learning_rate.warmup;
+         if (warmup.epochs == 0 || warmup.form != WarmupForm::constant || warmup.start > 0) {
+           return std::nullopt;
+         }
+         return Problem{"training.learning_rate.warmup.start",
+                        "is 0, with which a constant warm-up learns nothing; must be above 0"};
+       }},
+      {"`training.learning_rate.milestones` rise, end within `training.epochs`, and are there for "
+       "policy step.",
+       [](const Config& config) -> MaybeProblem {
+         const std::string path = "training.learning_rate.milestones";
+         if (config.training.learning_rate.policy != Policy::step) return std::nullopt;
+         const std::vector<int>& epochs = config.training.learning_rate.milestones;
+         if (epochs.empty()) {
+           return Problem{path, "is empty, but policy step needs epochs to decay at; say [5, 8]"};
+         }
+         for (std::size_t i = 0; i < epochs.size(); ++i) {
+           const std::string place = path + "[" + std::to_string(i) + "]";
+           if (i > 0 && epochs[i] <= epochs[i - 1]) {
+             return Problem{place, "is " + std::to_string(epochs[i]) +
+                                       "; must be above the one before it, " +
+                                       std::to_string(epochs[i - 1])};
+           }
+           if (epochs[i] > config.training.epochs) {
+             return Problem{place, "is " + std::to_string(epochs[i]) +
+                                       "; must be at most training.epochs, " +
+                                       std::to_string(config.training.epochs)};
+           }
+         }
+         return std::nullopt;
+       }},
+      {"`training.learning_rate.anneal.form` is none for the policies cosine and linear.",
+       [](const Config& config) -> MaybeProblem {
+         const LearningRateConfig& rate = config.training.learning_rate;
+         if (rate.anneal.form == AnnealForm::none ||
+             (rate.policy != Policy::cosine && rate.policy != Policy::linear)) {
+           return std::nullopt;
+         }
+         return Problem{"training.learning_rate.anneal.form",
+                        "is " + json::serialize(json::string(enum_name(rate.anneal.form))) +
+                            ", but policy " + policy_name(config) +
+                            " goes to 0 by itself; must be none"};
+       }},
+      {"`training.optimizer.nesterov` needs `momentum` above 0 and the `momentum_form` velocity.",
+       [](const Config& config) -> MaybeProblem {
+         const OptimizerConfig& optimizer = config.training.optimizer;
+         const std::string path = "training.optimizer.nesterov";
+         if (!optimizer.nesterov) return std::nullopt;
+         if (optimizer.momentum_form != MomentumForm::velocity) {
+           return Problem{path,
+                          "is true with momentum_form lr_in_velocity; must be false, or "
+                          "momentum_form velocity"};
+         }
+         if (optimizer.momentum > 0) return std::nullopt;
+         return Problem{path, "is true without momentum; must be false, or momentum above 0"};
+       }},
+      {"`stpt.schedule` rises in `from_epoch` and ends within `training.epochs`.",
+       [](const Config& config) -> MaybeProblem {
+         const std::vector<ScheduleEntry>& schedule = config.stpt.schedule;
+         if (!chooses(config)) return std::nullopt;
+         for (std::size_t i = 0; i < schedule.size(); ++i) {
+           const int epoch = schedule[i].from_epoch;
+           const std::string place = "stpt.schedule[" + std::to_string(i) + "].from_epoch";
+           if (i > 0 && epoch <= schedule[i - 1].from_epoch) {
+             return Problem{place, "is " + std::to_string(epoch) +
+                                       "; must be above the entry before it, " +
+                                       std::to_string(schedule[i - 1].from_epoch)};
+           }
+           if (epoch > config.training.epochs) {
+             return Problem{place, "is " + std::to_string(epoch) +
+                                       "; must be at most training.epochs, " +
+                                       std::to_string(config.training.epochs)};
+           }
+         }
+         return std::nullopt;
+       }},
+      {"A set has at most `training.workers` candidates where `stpt.many_candidates` is reject.",
+       [](const Config& config) -> MaybeProblem {
+         if (!chooses(config) || config.stpt.many_candidates != ManyCandidates::reject) {
+           return std::nullopt;
+         }
+         const auto most = static_cast<std::size_t>(config.training.workers);
+         const auto found = find_set(
+             config, [most](const CandidateSet& set) { return set.factors.size() > most; });
+         if (!found) return std::nullopt;
+         return Problem{found->first, "has " + std::to_string(found->second->factors.size()) +
+                                          " candidates; must have at most training.workers, " +
+                                          std::to_string(most) +
+                                          ", or set stpt.many_candidates to waves"};
+       }},
+      {"Every set has the candidate 1 for the policy always_one.",
+       [](const Config& config) -> MaybeProblem {
+         if (config.training.learning_rate.policy != Policy::always_one) return std::nullopt;
+         const auto found = find_set(config, [](const CandidateSet& set) {
+           return std::ranges::find(set.factors, 1.0) == set.factors.end();
+         });
+         if (!found) return std::nullopt;
+         return Problem{found->first,
+                        "has no candidate 1, which policy always_one goes on with; add it"};
+       }},
+      {"`stpt.score_window` is at most `stpt.alpha` where `stpt.score` is training_window.",
+       [](const Config& config) -> MaybeProblem {
+         if (!chooses(config) || config.stpt.score != ScoreSource::training_window ||
+             config.stpt.score_window <= config.stpt.alpha) {
+           return std::nullopt;
+         }
+         return Problem{"stpt.score_window", "is " + std::to_string(config.stpt.score_window) +
+                                                 "; must be at most stpt.alpha, " +
+                                                 std::to_string(config.stpt.alpha)};
+       }},
+      {"`stpt.divergence_factor` is 0 or above 1.",
+       [](const Config& config) -> MaybeProblem {
+         const double factor = config.stpt.divergence_factor;
+         if (factor == 0 || factor > 1) return std::nullopt;
+         return Problem{"stpt.divergence_factor",
+                        "is " + number_text(factor) + "; must be 0 or above 1"};
+       }},
+  };
+  return table;
+}
+
+void check_rules(const Config& config) {
+  for (const Rule& rule : rules()) {
+    if (MaybeProblem problem = rule.check(config)) throw std::move(*problem);
+  }
+}
+
+}  // namespace stpt::config

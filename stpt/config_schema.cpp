@@ -1,0 +1,524 @@
+#include "stpt/config_schema.hpp"
+
+#include <algorithm>
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/string.hpp>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "stpt/config_names.hpp"
+#include "stpt/json_text.hpp"
+#include "stpt/lr_sets.hpp"
+
+namespace stpt::config {
+
+namespace json = boost::json;
+
+[[noreturn]] void refuse(const std::string& path, const json::value& value,
+                         const std::string& right) {
+  const std::string what = value.is_object() ? "an object" : brief_json(value);
+  throw Problem{path, "is " + what + "; must be " + right};
+}
+
+std::string list(std::span<const std::string> items) {
+  std::string text;
+  for (const std::string& item : items) {
+    if (!text.empty()) text += ", ";
+    text += item;
+  }
+  return text;
+}
+
+namespace {
+
+// ---- Values ----------------------------------------------------------------------------------
+
+/// A whole number of type T, also if it is written as 1e3.
+template <typename T>
+std::optional<T> to_whole(const json::value& value) {
+  if (const std::int64_t* number = value.if_int64()) {
+    if (std::in_range<T>(*number)) return static_cast<T>(*number);
+  } else if (const std::uint64_t* large = value.if_uint64()) {
+    if (std::in_range<T>(*large)) return static_cast<T>(*large);
+  } else if (const double* real = value.if_double()) {
+    constexpr double exact = 9007199254740992;  // above it doubles skip whole numbers
+    if (std::trunc(*real) == *real && std::abs(*real) <= exact) {
+      return to_whole<T>(json::value(static_cast<std::int64_t>(*real)));
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<double> to_number(const json::value& value) {
+  if (const std::int64_t* number = value.if_int64()) return static_cast<double>(*number);
+  if (const std::uint64_t* large = value.if_uint64()) return static_cast<double>(*large);
+  if (const double* real = value.if_double()) return *real;
+  return std::nullopt;
+}
+
+template <typename T>
+struct WholeRange {
+  T low;
+  T high = std::numeric_limits<T>::max();
+
+  [[nodiscard]] bool has(T value) const { return low <= value && value <= high; }
+  [[nodiscard]] std::string text() const {
+    if (high == std::numeric_limits<T>::max()) {
+      return "a whole number of at least " + std::to_string(low);
+    }
+    return "a whole number from " + std::to_string(low) + " to " + std::to_string(high);
+  }
+};
+
+struct NumberRange {
+  double low;
+  bool with_low;
+  double high = std::numeric_limits<double>::infinity();
+  bool with_high = false;
+
+  [[nodiscard]] bool has(double value) const {
+    return std::isfinite(value) && (with_low ? value >= low : value > low) &&
+           (with_high ? value <= high : value < high);
+  }
+  [[nodiscard]] std::string text() const {
+    std::string text =
+        "a number " + std::string(with_low ? "of at least " : "above ") + number_text(low);
+    if (std::isfinite(high)) {
+      text += std::string(with_high ? " and at most " : " and below ") + number_text(high);
+    }
+    return text;
+  }
+};
+
+constexpr NumberRange above(double low) { return {low, false}; }
+constexpr NumberRange at_least(double low) { return {low, true}; }
+
+// ---- Kinds of keys ---------------------------------------------------------------------------
+
+/// The place of a key's value in a Config, const or not.
+#define STPT_FIELD(member) \
+  [](auto& config) -> auto& { return config.member; }
+
+template <typename Field>
+using FieldType = std::remove_reference_t<decltype(std::declval<Field>()(std::declval<Config&>()))>;
+
+template <typename Field, typename T = FieldType<Field>>
+Key whole(std::string path, Field field, std::type_identity_t<WholeRange<T>> range,
+          std::string meaning) {
+  return {std::move(path),
+          range.text(),
+          std::move(meaning),
+          false,
+          [field](const Config& config) { return json::value(field(config)); },
+          [field, range](Config& config, const json::value& value, const std::string& where) {
+            const std::optional<T> number = to_whole<T>(value);
+            if (!number || !range.has(*number)) refuse(where, value, range.text());
+            field(config) = *number;
+          }};
+}
+
+template <typename Field>
+Key number(std::string path, Field field, NumberRange range, std::string meaning) {
+  return {std::move(path),
+          range.text(),
+          std::move(meaning),
+          false,
+          [field](const Config& config) { return json::value(field(config)); },
+          [field, range](Config& config, const json::value& value, const std::string& where) {
+            const std::optional<double> real = to_number(value);
+            if (!real || !range.has(*real)) refuse(where, value, range.text());
+            field(config) = *real;
+          }};
+}
+
+template <typename Field>
+Key flag(std::string path, Field field, std::string meaning) {
+  return {std::move(path),
+          "true or false",
+          std::move(meaning),
+          false,
+          [field](const Config& config) { return json::value(field(config)); },
+          [field](Config& config, const json::value& value, const std::string& where) {
+            if (!value.is_bool()) refuse(where, value, "true or false");
+            field(config) = value.as_bool();
+          }};
+}
+
+template <typename Field, typename Enum = FieldType<Field>>
+Key choice(std::string path, Field field, std::string meaning) {
+  std::string allowed;
+  std::string explained;
+  for (const auto& named : names<Enum>) {
+    allowed += (allowed.empty() ? "" : ", ") + std::string(named.name);
+    if (named.meaning.empty()) continue;
+    explained += (explained.empty() ? " " : "; ") + ("`" + std::string(named.name) + "`: ") +
+                 std::string(named.meaning);
+  }
+  if (!explained.empty()) explained += '.';
+  allowed = (names<Enum>.size() == 1 ? "" : "one of ") + allowed;
+  return {
+      std::move(path),
+      allowed,
+      std::move(meaning) + explained,
+      true,
+      [field](const Config& config) { return json::value(json::string(enum_name(field(config)))); },
+      [field, allowed](Config& config, const json::value& value, const std::string& where) {
+        if (const json::string* text = value.if_string()) {
+          const auto found =
+              std::ranges::find(names<Enum>, std::string_view(*text), &Named<Enum>::name);
+          if (found != names<Enum>.end()) {
+            field(config) = found->value;
+            return;
+          }
+        }
+        refuse(where, value, allowed);
+      }};
+}
+
+template <typename Field>
+Key text(std::string path, Field field, std::string allowed, bool (*fits)(std::string_view),
+         std::string meaning) {
+  return {
+      std::move(path),
+      allowed,
+      std::move(meaning),
+      true,
+      [field](const Config& config) { return json::value(json::string(field(config))); },
+      [field, allowed, fits](Config& config, const json::value& value, const std::string& where) {
+        const json::string* string = value.if_string();
+        if (string == nullptr || !fits(*string)) refuse(where, value, allowed);
+        field(config) = std::string(*string);
+      }};
+}
+
+bool is_word(std::string_view word) {
+  return std::ranges::all_of(word, [](char c) {
+    return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+  });
+}
+/// Safe as a part of a folder's name.
+bool is_name(std::string_view name) {
+  return is_word(name) && !name.empty() && name.size() <= 64 && name[0] != '.' && name[0] != '-';
+}
+bool is_path(std::string_view path) {
+  return std::ranges::none_of(path, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
+
+std::string candidates_values() {
+  std::vector<std::string> set_names;
+  for (const NamedSet& set : named_sets()) set_names.emplace_back(set.name);
+  return "a set's name (" + list(set_names) + ") or a list of numbers above 0";
+}
+
+json::value read_candidates(const CandidateSet& set) {
+  if (!set.name.empty()) return json::string(set.name);
+  return json::array(set.factors.begin(), set.factors.end());
+}
+
+CandidateSet to_candidates(const json::value& value, const std::string& path) {
+  constexpr std::size_t most = 1024;
+  if (const json::string* name = value.if_string()) {
+    if (find_named_set(*name) != nullptr) return named_candidate_set(*name);
+  } else if (const json::array* factors = value.if_array()) {
+    if (factors->empty()) throw Problem{path, "is an empty list; must have a candidate, say [1]"};
+    if (factors->size() > most) {
+      throw Problem{path, "has " + std::to_string(factors->size()) +
+                              " candidates; must have at most " + std::to_string(most)};
+    }
+    CandidateSet set;
+    for (std::size_t i = 0; i < factors->size(); ++i) {
+      const std::optional<double> factor = to_number((*factors)[i]);
+      if (!factor || !above(0).has(*factor)) {
+        refuse(path + "[" + std::to_string(i) + "]", (*factors)[i], above(0).text());
+      }
+      set.factors.push_back(*factor);
+    }
+    return set;
+  }
+  refuse(path, value, candidates_values());
+}
+
+Key candidates_key(std::string path, std::string meaning) {
+  return {std::move(path),
+          candidates_values(),
+          std::move(meaning),
+          true,
+          [](const Config& config) { return read_candidates(config.stpt.candidates); },
+          [](Config& config, const json::value& value, const std::string& where) {
+            config.stpt.candidates = to_candidates(value, where);
+          }};
+}
+
+ScheduleEntry to_schedule_entry(const json::value& value, const std::string& path) {
+  const json::object* object = value.if_object();
+  if (object == nullptr) {
+    refuse(path, value, "an object with the keys from_epoch and candidates");
+  }
+  for (const auto& [key, member] : *object) {
+    if (key != "from_epoch" && key != "candidates") {
+      throw Problem{path + "." + std::string(key),
+                    "unknown key; an entry has from_epoch and candidates"};
+    }
+  }
+  for (const char* key : {"from_epoch", "candidates"}) {
+    if (!object->contains(key)) throw Problem{path, std::string("has no ") + key + "; add it"};
+  }
+  ScheduleEntry entry;
+  const WholeRange<int> range{1};
+  const json::value& epoch = object->at("from_epoch");
+  const std::optional<int> from = to_whole<int>(epoch);
+  if (!from || !range.has(*from)) refuse(path + ".from_epoch", epoch, range.text());
+  entry.from_epoch = *from;
+  entry.candidates = to_candidates(object->at("candidates"), path + ".candidates");
+  return entry;
+}
+
+Key schedule_key(std::string path, std::string meaning) {
+  const std::string allowed = "a list of {\"from_epoch\": ..., \"candidates\": ...}";
+  return {std::move(path),
+          allowed,
+          std::move(meaning),
+          false,
+          [](const Config& config) {
+            json::array entries;
+            for (const ScheduleEntry& entry : config.stpt.schedule) {
+              entries.push_back(json::object{{"from_epoch", entry.from_epoch},
+                                             {"candidates", read_candidates(entry.candidates)}});
+            }
+            return json::value(std::move(entries));
+          },
+          [allowed](Config& config, const json::value& value, const std::string& where) {
+            const json::array* entries = value.if_array();
+            if (entries == nullptr) refuse(where, value, allowed);
+            std::vector<ScheduleEntry> schedule;
+            for (const json::value& entry : *entries) {
+              const std::string place = where + "[" + std::to_string(schedule.size()) + "]";
+              schedule.push_back(to_schedule_entry(entry, place));
+            }
+            config.stpt.schedule = std::move(schedule);
+          }};
+}
+
+template <typename Field>
+Key epochs_key(std::string path, Field field, std::string meaning) {
+  const std::string allowed = "a list of whole numbers of at least 2";
+  return {std::move(path),
+          allowed,
+          std::move(meaning),
+          false,
+          [field](const Config& config) {
+            return json::value(json::array(field(config).begin(), field(config).end()));
+          },
+          [field, allowed](Config& config, const json::value& value, const std::string& where) {
+            const json::array* array = value.if_array();
+            if (array == nullptr) refuse(where, value, allowed);
+            const WholeRange<int> range{2};
+            std::vector<int> epochs;
+            for (const json::value& element : *array) {
+              const std::optional<int> epoch = to_whole<int>(element);
+              if (!epoch || !range.has(*epoch)) {
+                refuse(where + "[" + std::to_string(epochs.size()) + "]", element, range.text());
+              }
+              epochs.push_back(*epoch);
+            }
+            field(config) = std::move(epochs);
+          }};
+}
+
+}  // namespace
+
+// ---- The tables ------------------------------------------------------------------------------
+
+const std::vector<Section>& sections() {
+  static const std::vector<Section> table = {
+      {"", "Above all sections."},
+      {"model", "What is trained."},
+      {"data", "What it is trained on."},
+      {"data.augment", "How training images are varied. Images that score or test are not."},
+      {"data.synthetic", "The images of `data.format` synthetic."},
+      {"training", "How long, on how many workers, with which batch."},
+      {"training.learning_rate",
+       "The learning rate, as far as it is not chosen by STPT, and who chooses it."},
+      {"training.learning_rate.warmup", "Before the policy begins."},
+      {"training.learning_rate.anneal",
+       "Down to 0 at the end. A chooser of learning rates never goes down by itself, so this is "
+       "worth much with `stpt`; the policies cosine and linear do it already."},
+      {"training.optimizer", "Stochastic gradient descent with momentum."},
+      {"stpt",
+       "An epoch under policy `stpt` begins with Pre-train: every candidate trains for `alpha` "
+       "iterations from the same model, with the base learning rate times its factor. The best one "
+       "goes on as the model, and its learning rate becomes the base."},
+      {"runtime", "How the work is cut into StarPU tasks. Nothing here changes the results."},
+  };
+  return table;
+}
+
+const std::vector<Key>& schema() {
+  static const std::vector<Key> table = {
+      text("name", STPT_FIELD(name),
+           "1 to 64 letters, digits, '.', '_' or '-', no '.' or '-' first", is_name,
+           "Names the run's folder and report."),
+
+      text("model.name", STPT_FIELD(model.name), "the name of a model", is_name,
+           "`./stpt_starpu --list-models` lists them."),
+      choice("model.data_type", STPT_FIELD(model.data_type), "Of parameters and activations."),
+
+      choice("data.format", STPT_FIELD(data.format), "Where images come from."),
+      text("data.path", STPT_FIELD(data.path), "a folder's path, or empty", is_path,
+           "The folder with the data set; for idx with its four files, plain or .gz. Empty: where "
+           "Debian's package dataset-fashion-mnist puts Fashion-MNIST."),
+      whole("data.limit", STPT_FIELD(data.limit), {0},
+            "Takes only the first so many training images, hold-out included; 0 takes all."),
+      whole("data.hold_out", STPT_FIELD(data.hold_out), {0},
+            "So many training images are set apart to score candidates, under every policy, so "
+            "that runs compare."),
+      flag("data.normalize", STPT_FIELD(data.normalize),
+           "To mean 0 and variance 1 per channel over the training images."),
+
+      whole("data.augment.crop_padding", STPT_FIELD(data.crop_padding), {0, 64},
+            "Pads by so many black pixels on each side and crops at random; 0 does not."),
+      flag("data.augment.flip", STPT_FIELD(data.flip), "Mirrors half of the images, at random."),
+
+      whole("data.synthetic.classes", STPT_FIELD(data.synthetic.classes), {2, 256}, "Labels."),
+      whole("data.synthetic.channels", STPT_FIELD(data.synthetic.channels), {1, 256},
+            "Of an image."),
+      whole("data.synthetic.height", STPT_FIELD(data.synthetic.height), {1, 4096}, "In pixels."),
+      whole("data.synthetic.width", STPT_FIELD(data.synthetic.width), {1, 4096}, "In pixels."),
+      whole("data.synthetic.train_images", STPT_FIELD(data.synthetic.train_images), {1},
+            "Training images, hold-out included."),
+      whole("data.synthetic.test_images", STPT_FIELD(data.synthetic.test_images), {1},
+            "Test images."),
+
+      whole("training.epochs", STPT_FIELD(training.epochs), {1, 1'000'000},
+            "Passes over the training images."),
+      whole("training.workers", STPT_FIELD(training.workers), {1, 4096},
+            "Logical data-parallel workers (the paper's n). A number of the algorithm, not of the "
+            "machine: it may be more or less than there are cores or GPUs, and the results do not "
+            "depend on those."),
+      whole("training.batch_per_worker", STPT_FIELD(training.batch_per_worker), {1, 65536},
+            "Images per worker and iteration; an iteration takes `workers` times as many."),
+      whole("training.seed", STPT_FIELD(training.seed), {0},
+            "Of initialisation, order, augmentation and split."),
+
+      number("training.learning_rate.initial", STPT_FIELD(training.learning_rate.initial), above(0),
+             "The learning rate to begin with; what `stpt` finds depends little on it."),
+      choice("training.learning_rate.policy", STPT_FIELD(training.learning_rate.policy),
+             "How it goes on."),
+      epochs_key("training.learning_rate.milestones", STPT_FIELD(training.learning_rate.milestones),
+                 "Policy step: epochs, counted from 1, at whose start the learning rate falls."),
+      number("training.learning_rate.decay_factor", STPT_FIELD(training.learning_rate.decay_factor),
+             {0, false, 1, false},
+             "Policies step and plateau: what the learning rate is multiplied by."),
+      whole("training.learning_rate.patience", STPT_FIELD(training.learning_rate.patience), {1},
+            "Policy plateau: epochs without a better test accuracy before the learning rate "
+            "falls."),
+      whole("training.learning_rate.warmup.epochs",
+            STPT_FIELD(training.learning_rate.warmup.epochs), {0}, "How long; 0 for none."),
+      number("training.learning_rate.warmup.start", STPT_FIELD(training.learning_rate.warmup.start),
+             at_least(0), "The learning rate of the first iteration."),
+      choice("training.learning_rate.warmup.form", STPT_FIELD(training.learning_rate.warmup.form),
+             "How it goes on from there."),
+      choice("training.learning_rate.anneal.form", STPT_FIELD(training.learning_rate.anneal.form),
+             "How it falls."),
+      number("training.learning_rate.anneal.fraction",
+             STPT_FIELD(training.learning_rate.anneal.fraction), {0, false, 1, true},
+             "Over the last part of all iterations. No epoch that begins in it has a Pre-train."),
+
+      number("training.optimizer.momentum", STPT_FIELD(training.optimizer.momentum),
+             {0, true, 1, false}, "0 is plain gradient descent."),
+      choice("training.optimizer.momentum_form", STPT_FIELD(training.optimizer.momentum_form),
+             "Where the learning rate stands."),
+      flag("training.optimizer.nesterov", STPT_FIELD(training.optimizer.nesterov),
+           "Nesterov's look-ahead."),
+      number("training.optimizer.weight_decay", STPT_FIELD(training.optimizer.weight_decay),
+             at_least(0), "Times the weights, added to the gradient."),
+      flag("training.optimizer.decay_all", STPT_FIELD(training.optimizer.decay_all),
+           "Weight decay on batch normalisation's parameters and on biases, too."),
+
+      whole("stpt.alpha", STPT_FIELD(stpt.alpha), {1},
+            "Iterations of Pre-train. At most as many as an epoch has."),
+      candidates_key("stpt.candidates",
+                     "The factors to try (below), where the schedule says nothing else."),
+      schedule_key("stpt.schedule",
+                   "Other sets from certain epochs on, counted from 1, up to the next entry's. A "
+                   "wide set first finds the scale, a narrow one then follows it."),
+      choice("stpt.pretrain_batch", STPT_FIELD(stpt.pretrain_batch),
+             "What a candidate trains on in an iteration of Pre-train."),
+      choice("stpt.lr_scaling", STPT_FIELD(stpt.lr_scaling),
+             "With pretrain_batch worker: scales a candidate's learning rate down to that batch."),
+      choice("stpt.score", STPT_FIELD(stpt.score), "What candidates are scored on."),
+      choice("stpt.score_metric", STPT_FIELD(stpt.score_metric), "Which of them is the best."),
+      choice("stpt.score_statistics", STPT_FIELD(stpt.score_statistics),
+             "What batch normalisation uses while scoring."),
+      whole("stpt.score_window", STPT_FIELD(stpt.score_window), {1},
+            "Score training_window: so many last iterations are averaged."),
+      choice("stpt.tie_rule", STPT_FIELD(stpt.tie_rule), "When candidates score about the same."),
+      choice("stpt.replica_data", STPT_FIELD(stpt.replica_data),
+             "Which images candidates pre-train on."),
+      choice("stpt.running_statistics", STPT_FIELD(stpt.running_statistics),
+             "Batch normalisation's running averages after the choice."),
+      whole("stpt.recalibration_batches", STPT_FIELD(stpt.recalibration_batches), {1},
+            "With running_statistics recalibrate."),
+      choice("stpt.momentum", STPT_FIELD(stpt.momentum), "The momentum buffer after the choice."),
+      choice("stpt.winner_progress", STPT_FIELD(stpt.winner_progress),
+             "What the winner learnt in Pre-train."),
+      number("stpt.divergence_factor", STPT_FIELD(stpt.divergence_factor), at_least(0),
+             "A candidate whose loss exceeds so many times the loss at the start is out; 0: only "
+             "one whose loss is not a finite number."),
+      whole("stpt.max_retries", STPT_FIELD(stpt.max_retries), {0, 100},
+            "When every candidate is out, the base learning rate is halved and Pre-train repeated, "
+            "so many times before the run fails."),
+      choice("stpt.drift_limit", STPT_FIELD(stpt.drift_limit),
+             "Keeps the base learning rate from running away."),
+      number("stpt.clamp_low", STPT_FIELD(stpt.clamp_low), {0, false, 1, true},
+             "With drift_limit clamp."),
+      number("stpt.clamp_high", STPT_FIELD(stpt.clamp_high), at_least(1),
+             "With drift_limit clamp."),
+      number("stpt.ratio_cap", STPT_FIELD(stpt.ratio_cap), at_least(1),
+             "With drift_limit ratio_cap."),
+      flag("stpt.pretrain_during_warmup", STPT_FIELD(stpt.pretrain_during_warmup),
+           "Pre-train in the epochs of the warm-up, too."),
+      choice("stpt.many_candidates", STPT_FIELD(stpt.many_candidates),
+             "With more candidates than workers."),
+      choice("stpt.few_candidates", STPT_FIELD(stpt.few_candidates),
+             "With fewer candidates than workers."),
+
+      choice("runtime.fusion", STPT_FIELD(runtime.fusion), "How much goes into one task."),
+      whole("runtime.steps_in_flight", STPT_FIELD(runtime.steps_in_flight), {1, 64},
+            "Training steps that are submitted ahead of the one that runs."),
+      text("runtime.scheduler", STPT_FIELD(runtime.scheduler),
+           "the name of a StarPU scheduling policy, or empty", is_word,
+           "Empty: the environment's STARPU_SCHED, else lws."),
+      whole("runtime.cpu_workers", STPT_FIELD(runtime.cpu_workers), {0, 4096},
+            "StarPU workers on cores. 0: the environment's STARPU_NCPU, else one per core."),
+      flag("runtime.checkpoint", STPT_FIELD(runtime.checkpoint),
+           "Saves after each epoch what `--resume` needs."),
+  };
+  return table;
+}
+
+const Key* find_key(std::string_view path) {
+  const auto found = std::ranges::find(schema(), path, &Key::path);
+  return found == schema().end() ? nullptr : &*found;
+}
+
+bool is_section(std::string_view path) {
+  return std::ranges::find(sections(), path, &Section::path) != sections().end();
+}
+
+std::string parent_of(std::string_view path) {
+  const std::size_t dot = path.rfind('.');
+  return std::string(path.substr(0, dot == std::string_view::npos ? 0 : dot));
+}
+
+std::string leaf_of(std::string_view path) {
+  return std::string(path.substr(path.rfind('.') + 1));  // npos + 1 is 0
+}
+
+}  // namespace stpt::config
