@@ -180,6 +180,11 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
     apply_members(config, "", root.as_object(), in_file);
     source = override_source;
     for (const std::string& override : overrides) apply_override(config, override, overridden);
+    // Who sets candidates means them for the whole run, not only for where the file's schedule
+    // ends.
+    if (overridden.contains("stpt.candidates") && !overridden.contains("stpt.schedule")) {
+      config.stpt.schedule.clear();
+    }
   } catch (const JsonError& error) {
     throw ConfigError(
         source + ":" + std::to_string(error.line()) + ":" + std::to_string(error.column()), "",

@@ -8,6 +8,7 @@
 #include <random>
 #include <sstream>
 
+#include "stpt/command_line.hpp"
 #include "stpt/edit_distance.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
@@ -377,6 +378,15 @@ TEST_CASE("overrides", "[config]") {
             .data.hold_out == 100);
 }
 
+TEST_CASE("candidates on the command line hold for all epochs", "[config]") {
+  const char* text = R"({"stpt": {"schedule": [{"from_epoch": 2, "candidates": "wide"}]}})";
+  CHECK(parse_config(text, "run.json").stpt.schedule.size() == 1);
+  CHECK(parse_config(text, "run.json", {"stpt.candidates=[1]"}).stpt.schedule.empty());
+  const std::string schedule = "stpt.schedule=[{\"from_epoch\": 3, \"candidates\": [2, 1]}]";
+  CHECK(parse_config(text, "run.json", {schedule, "stpt.candidates=[1]"}).stpt.schedule.size() ==
+        1);
+}
+
 TEST_CASE("overrides that are wrong", "[config]") {
   CHECK(override_error("training.epochs") ==
         "--set: training.epochs: is no key=value; must be as in training.epochs=20");
@@ -464,6 +474,32 @@ TEST_CASE("every run file in configs/ is right", "[config]") {
     ++files;
   }
   CHECK(files > 0);
+}
+
+TEST_CASE("the command lines in the help can be run", "[config]") {
+  std::istringstream help(help_text());
+  int examples = 0;
+  for (std::string line; std::getline(help, line);) {
+    if (!line.starts_with("  ./stpt_starpu ")) continue;
+    INFO(line);
+    std::vector<std::string> words(1);
+    bool quoted = false;
+    for (const char c : line.substr(16)) {
+      if (c == '"') {
+        quoted = !quoted;
+      } else if (c == ' ' && !quoted) {
+        words.emplace_back();
+      } else {
+        words.back() += c;
+      }
+    }
+    const CommandLine parsed =
+        parse_command_line(std::vector<std::string_view>(words.begin(), words.end()));
+    const std::string text = parsed.config ? read_file(source_folder / *parsed.config) : "{}";
+    CHECK(error_of(text, parsed.overrides) == "no error");
+    ++examples;
+  }
+  CHECK(examples >= 5);
 }
 
 TEST_CASE("edit distance", "[config]") {
