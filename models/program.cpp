@@ -93,19 +93,14 @@ void Program::submit(const ProgramInputs& inputs, int worker, int priority) cons
   }
 }
 
-void Program::run_here(const ProgramInputs& inputs) const {
+void Program::run_here(const ProgramInputs& inputs, std::span<std::byte> scratch) const {
   std::map<const Tensor*, std::unique_ptr<runtime::HostView>> views;
-  const auto scratch_memory = std::make_unique<std::byte[]>(scratch_bytes_ + runtime::tensor_alignment);
-  void* scratch = scratch_memory.get();
-  std::size_t space = scratch_bytes_ + runtime::tensor_alignment;
-  std::align(runtime::tensor_alignment, scratch_bytes_, scratch, space);
-
   std::vector<void*> pointers;
   for (const Segment& segment : segments_) {
     pointers.clear();
     for (const Binding& binding : segment.bindings) {
       if (binding.resource == Resource::scratch) {
-        pointers.push_back(scratch);
+        pointers.push_back(scratch.data());
         continue;
       }
       const Tensor& tensor = resolve(binding, inputs);

@@ -79,8 +79,8 @@ class Program {
   void submit(const ProgramInputs& inputs, int worker = -1, int priority = 0) const;
 
   /// The same kernels on plain memory in the calling thread, without tasks: what the runtime's overhead is measured
-  /// against. Host tensors of `inputs` are acquired for the duration.
-  void run_here(const ProgramInputs& inputs) const;
+  /// against. The tensors of `inputs` are acquired for the duration; `scratch` has scratch_bytes(), aligned.
+  void run_here(const ProgramInputs& inputs, std::span<std::byte> scratch) const;
 
  private:
   friend class Lowering;
