@@ -4,6 +4,7 @@
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "stpt/record.hpp"
@@ -26,22 +27,26 @@ RunRecord run_from_json(const boost::json::value& json);
 /// What summary.json holds.
 boost::json::object summary_json(const RunRecord& run);
 
-/// One line of JSON to a value, every double exactly as it was written. Throws std::runtime_error.
-boost::json::value parse_line(std::string_view line);
+/// A value as text, doubles by the shortest digits that read back the same: on one line, or
+/// (`indented`) with a line for each element.
+std::string to_text(const boost::json::value& json, bool indented = false);
+
+/// Text to a value, every double exactly as it was written. Throws std::runtime_error.
+boost::json::value parse_exactly(std::string_view text);
 
 /// Sums over the run's epochs, as summary.json and report.html show them.
 struct RunTotals {
-  std::int64_t iterations = 0;            ///< of the surviving model
-  std::int64_t iterations_discarded = 0;  ///< of losers
-  std::int64_t iterations_exhaustive = 0; ///< had every candidate been tried for the whole epoch
+  std::int64_t iterations = 0;             ///< of the surviving model
+  std::int64_t iterations_discarded = 0;   ///< of losers
+  std::int64_t iterations_exhaustive = 0;  ///< had every candidate been tried for the whole epoch
   std::int64_t samples_winner = 0, samples_discarded = 0, samples_exhaustive = 0;
-  double seconds = 0;                     ///< of the epochs
+  double seconds = 0;  ///< of the epochs
   double seconds_pretrain = 0, seconds_score = 0, seconds_choose = 0, seconds_main = 0,
          seconds_test = 0;
-  double images_per_second = 0;           ///< training samples / (seconds_pretrain + seconds_main)
+  double images_per_second = 0;  ///< training samples / (seconds_pretrain + seconds_main)
   double best_test_top1 = 0;
-  int best_epoch = 0;                     ///< 0: no epoch has ended
-  double chosen_learning_rate = 0;        ///< of the last choice; 0: nothing was chosen
+  int best_epoch = 0;               ///< 0: no epoch has ended
+  double chosen_learning_rate = 0;  ///< of the last choice; 0: nothing was chosen
 };
 RunTotals totals(const RunRecord& run);
 

@@ -1,0 +1,423 @@
+#include "stpt/record_json.hpp"
+
+#include <algorithm>
+#include <array>
+#include <boost/json/array.hpp>
+#include <boost/json/basic_parser_impl.hpp>
+#include <boost/json/serialize.hpp>
+#include <boost/json/value_stack.hpp>
+#include <charconv>
+#include <cmath>
+#include <concepts>
+#include <limits>
+#include <stdexcept>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace stpt {
+namespace {
+
+namespace json = boost::json;
+
+// The keys of each record, named once for both directions.
+
+template <class Visitor, class Record>
+void visit_fields(Visitor&& visit,
+                  Record& record) requires std::same_as<std::remove_const_t<Record>, CurvePoint> {
+  visit("iteration", record.iteration);
+  visit("learning_rate", record.learning_rate);
+  visit("loss", record.loss);
+  visit("top1", record.top1);
+}
+
+template <class Visitor, class Record>
+void visit_fields(Visitor&& visit, Record& record) requires
+    std::same_as<std::remove_const_t<Record>, CandidateRecord> {
+  visit("factor", record.factor);
+  visit("learning_rate", record.learning_rate);
+  visit("score_top1", record.score_top1);
+  visit("score_loss", record.score_loss);
+  visit("diverged", record.diverged);
+  visit("winner", record.winner);
+  visit("curve", record.curve);
+}
+
+template <class Visitor, class Record>
+void visit_fields(Visitor&& visit,
+                  Record& record) requires std::same_as<std::remove_const_t<Record>, EpochRecord> {
+  visit("epoch", record.epoch);
+  visit("phase", record.phase);
+  visit("candidate_set", record.candidate_set);
+  visit("retries", record.retries);
+  visit("base_learning_rate", record.base_learning_rate);
+  visit("learning_rate", record.learning_rate);
+  visit("choice_reason", record.choice_reason);
+  visit("train_loss", record.train_loss);
+  visit("train_top1", record.train_top1);
+  visit("test_loss", record.test_loss);
+  visit("test_top1", record.test_top1);
+  visit("test_top5", record.test_top5);
+  visit("iterations", record.iterations);
+  visit("iterations_discarded", record.iterations_discarded);
+  visit("samples_winner", record.samples_winner);
+  visit("samples_discarded", record.samples_discarded);
+  visit("seconds", record.seconds);
+  visit("seconds_pretrain", record.seconds_pretrain);
+  visit("seconds_score", record.seconds_score);
+  visit("seconds_choose", record.seconds_choose);
+  visit("seconds_main", record.seconds_main);
+  visit("seconds_test", record.seconds_test);
+  visit("images_per_second", record.images_per_second);
+  visit("memory_bytes", record.memory_bytes);
+  visit("candidates", record.candidates);
+  visit("curve", record.curve);
+}
+
+template <class Visitor, class Record>
+void visit_fields(Visitor&& visit,
+                  Record& record) requires std::same_as<std::remove_const_t<Record>, RunRecord> {
+  visit("name", record.name);
+  visit("version", record.version);
+  visit("model", record.model);
+  visit("dataset", record.dataset);
+  visit("device", record.device);
+  visit("started", record.started);
+  visit("policy", record.policy);
+  visit("parameters", record.parameters);
+  visit("flops_per_image", record.flops_per_image);
+  visit("training_images", record.training_images);
+  visit("hold_out_images", record.hold_out_images);
+  visit("test_images", record.test_images);
+  visit("workers", record.workers);
+  visit("batch_per_worker", record.batch_per_worker);
+  visit("iterations_per_epoch", record.iterations_per_epoch);
+  visit("epochs_planned", record.epochs_planned);
+  visit("alpha", record.alpha);
+  visit("initial_learning_rate", record.initial_learning_rate);
+}
+
+template <class T>
+struct is_vector : std::false_type {};
+template <class T>
+struct is_vector<std::vector<T>> : std::true_type {};
+
+json::value number(double value) {
+  return std::isfinite(value) ? json::value(value) : json::value(nullptr);
+}
+
+struct Write {
+  json::object& object;
+
+  template <class T>
+  void operator()(const char* key, const T& value) const {
+    if constexpr (std::floating_point<T>) {
+      object[key] = number(value);
+    } else if constexpr (is_vector<T>::value) {
+      json::array array;
+      array.reserve(value.size());
+      for (const auto& element : value) array.emplace_back(to_json(element));
+      object[key] = std::move(array);
+    } else {
+      object[key] = value;
+    }
+  }
+};
+
+template <class Record>
+json::object write(const Record& record) {
+  json::object object;
+  visit_fields(Write{object}, record);
+  return object;
+}
+
+template <class Record>
+Record read(const json::value& value);
+
+[[noreturn]] void wrong(const char* key, const char* expected) {
+  throw std::runtime_error(std::string(key) + ": expected " + expected);
+}
+
+struct Read {
+  const json::object& object;
+
+  template <class T>
+  void operator()(const char* key, T& target) const {
+    const json::value* value = object.if_contains(key);
+    if (value == nullptr) return;
+    if constexpr (std::same_as<T, bool>) {
+      if (!value->is_bool()) wrong(key, "true or false");
+      target = value->get_bool();
+    } else if constexpr (std::floating_point<T>) {
+      if (value->is_null()) {
+        target = std::numeric_limits<T>::quiet_NaN();
+      } else if (value->is_number()) {
+        target = value->to_number<T>();
+      } else {
+        wrong(key, "a number");
+      }
+    } else if constexpr (std::integral<T>) {
+      boost::system::error_code error;
+      if (value->is_number()) target = value->to_number<T>(error);
+      if (!value->is_number() || error) wrong(key, "an integer");
+    } else if constexpr (is_vector<T>::value) {
+      if (!value->is_array()) wrong(key, "an array");
+      target.clear();
+      target.reserve(value->get_array().size());
+      for (const json::value& element : value->get_array()) {
+        target.push_back(read<typename T::value_type>(element));
+      }
+    } else {
+      if (!value->is_string()) wrong(key, "a string");
+      target = std::string(value->get_string());
+    }
+  }
+};
+
+template <class Record>
+Record read(const json::value& value) {
+  if (!value.is_object()) throw std::runtime_error("expected an object");
+  Record record;
+  visit_fields(Read{value.get_object()}, record);
+  return record;
+}
+
+/// Boost.JSON reads doubles fast but, in the versions in use, up to one unit in the last place off,
+/// and it writes 0.1 as 1E-1. Both matter in a file that is read by people and by a resumed run.
+class ExactHandler {
+ public:
+  static constexpr std::size_t max_object_size = json::object::max_size();
+  static constexpr std::size_t max_array_size = json::array::max_size();
+  static constexpr std::size_t max_key_size = json::string::max_size();
+  static constexpr std::size_t max_string_size = json::string::max_size();
+
+  using Error = boost::system::error_code;
+  using Text = json::string_view;
+
+  bool on_document_begin(Error&) { return true; }
+  bool on_document_end(Error&) { return true; }
+  bool on_object_begin(Error&) { return true; }
+  bool on_object_end(std::size_t count, Error&) {
+    stack_.push_object(count);
+    return true;
+  }
+  bool on_array_begin(Error&) { return true; }
+  bool on_array_end(std::size_t count, Error&) {
+    stack_.push_array(count);
+    return true;
+  }
+  bool on_key_part(Text text, std::size_t, Error&) {
+    stack_.push_chars(text);
+    return true;
+  }
+  bool on_key(Text text, std::size_t, Error&) {
+    stack_.push_key(text);
+    return true;
+  }
+  bool on_string_part(Text text, std::size_t, Error&) {
+    stack_.push_chars(text);
+    return true;
+  }
+  bool on_string(Text text, std::size_t, Error&) {
+    stack_.push_string(text);
+    return true;
+  }
+  bool on_number_part(Text text, Error&) {
+    number_.append(text.data(), text.size());
+    return true;
+  }
+  bool on_int64(std::int64_t value, Text, Error&) {
+    number_.clear();
+    stack_.push_int64(value);
+    return true;
+  }
+  bool on_uint64(std::uint64_t value, Text, Error&) {
+    number_.clear();
+    stack_.push_uint64(value);
+    return true;
+  }
+  bool on_double(double value, Text text, Error&) {
+    number_.append(text.data(), text.size());
+    double exact = 0;
+    const auto [end, error] =
+        std::from_chars(number_.data(), number_.data() + number_.size(), exact);
+    const bool whole = error == std::errc() && end == number_.data() + number_.size();
+    number_.clear();
+    stack_.push_double(whole ? exact : value);
+    return true;
+  }
+  bool on_bool(bool value, Error&) {
+    stack_.push_bool(value);
+    return true;
+  }
+  bool on_null(Error&) {
+    stack_.push_null();
+    return true;
+  }
+  bool on_comment_part(Text, Error&) { return true; }
+  bool on_comment(Text, Error&) { return true; }
+
+  void reset() { stack_.reset(); }
+  json::value release() { return stack_.release(); }
+
+ private:
+  json::value_stack stack_;
+  std::string number_;
+};
+
+void append_number(std::string& text, double value) {
+  if (!std::isfinite(value)) {
+    text += "null";
+    return;
+  }
+  std::array<char, 32> digits{};
+  const auto [end, error] = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  text.append(digits.data(), end);
+}
+
+void append(std::string& text, const json::value& value, bool indented, int depth) {
+  const auto new_line = [&](int level) {
+    if (!indented) return;
+    text += '\n';
+    text.append(static_cast<std::size_t>(2 * level), ' ');
+  };
+  const auto elements = [&](const auto& container, char open, char close, const auto& element) {
+    text += open;
+    bool first = true;
+    for (const auto& item : container) {
+      if (!std::exchange(first, false)) text += ',';
+      new_line(depth + 1);
+      element(item);
+    }
+    if (!first) new_line(depth);
+    text += close;
+  };
+
+  if (const json::object* object = value.if_object()) {
+    elements(*object, '{', '}', [&](const json::key_value_pair& item) {
+      text += json::serialize(item.key());
+      text += indented ? ": " : ":";
+      append(text, item.value(), indented, depth + 1);
+    });
+  } else if (const json::array* array = value.if_array()) {
+    elements(*array, '[', ']',
+             [&](const json::value& item) { append(text, item, indented, depth + 1); });
+  } else if (const double* real = value.if_double()) {
+    append_number(text, *real);
+  } else {
+    text += json::serialize(value);
+  }
+}
+
+double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+}  // namespace
+
+json::object to_json(const CurvePoint& point) { return write(point); }
+json::object to_json(const CandidateRecord& candidate) { return write(candidate); }
+json::object to_json(const EpochRecord& epoch) { return write(epoch); }
+json::object to_json(const RunRecord& run) { return write(run); }
+
+EpochRecord epoch_from_json(const json::value& value) { return read<EpochRecord>(value); }
+RunRecord run_from_json(const json::value& value) { return read<RunRecord>(value); }
+
+std::string to_text(const json::value& value, bool indented) {
+  std::string text;
+  append(text, value, indented, 0);
+  return text;
+}
+
+json::value parse_exactly(std::string_view text) {
+  json::basic_parser<ExactHandler> parser(json::parse_options{});
+  parser.handler().reset();
+  boost::system::error_code error;
+  const std::size_t read = parser.write_some(false, text.data(), text.size(), error);
+  if (error) throw std::runtime_error("not JSON: " + error.message());
+  if (text.substr(read).find_first_not_of(" \t\r\n") != std::string_view::npos) {
+    throw std::runtime_error("not JSON: more text after the value");
+  }
+  return parser.handler().release();
+}
+
+RunTotals totals(const RunRecord& run) {
+  RunTotals sum;
+  const std::int64_t batch = std::int64_t{run.workers} * run.batch_per_worker;
+  for (const EpochRecord& epoch : run.epochs) {
+    const auto tried = std::max<std::int64_t>(1, std::ssize(epoch.candidates));
+    sum.iterations += epoch.iterations;
+    sum.iterations_discarded += epoch.iterations_discarded;
+    sum.iterations_exhaustive += tried * epoch.iterations;
+    sum.samples_winner += epoch.samples_winner;
+    sum.samples_discarded += epoch.samples_discarded;
+    // Trying an LR for an epoch takes full batches, also where Pre-train ran on smaller ones.
+    sum.samples_exhaustive +=
+        tried * std::max(epoch.samples_winner, tried > 1 ? batch * epoch.iterations : 0);
+    sum.seconds += epoch.seconds;
+    sum.seconds_pretrain += epoch.seconds_pretrain;
+    sum.seconds_score += epoch.seconds_score;
+    sum.seconds_choose += epoch.seconds_choose;
+    sum.seconds_main += epoch.seconds_main;
+    sum.seconds_test += epoch.seconds_test;
+    if (sum.best_epoch == 0 || !(epoch.test_top1 <= sum.best_test_top1)) {
+      sum.best_test_top1 = epoch.test_top1;
+      sum.best_epoch = epoch.epoch;
+    }
+    for (const CandidateRecord& candidate : epoch.candidates) {
+      if (candidate.winner) sum.chosen_learning_rate = candidate.learning_rate;
+    }
+  }
+  sum.images_per_second = ratio(static_cast<double>(sum.samples_winner + sum.samples_discarded),
+                                sum.seconds_pretrain + sum.seconds_main);
+  return sum;
+}
+
+json::object summary_json(const RunRecord& run) {
+  const RunTotals sum = totals(run);
+  const bool trained = !run.epochs.empty();
+  const EpochRecord last = trained ? run.epochs.back() : EpochRecord{};
+  std::uint64_t peak = 0;
+  for (const EpochRecord& epoch : run.epochs) peak = std::max(peak, epoch.memory_bytes);
+
+  // What no epoch has measured is null, not a zero that could be taken for a result.
+  const auto measured = [&](double value) {
+    return trained ? number(value) : json::value(nullptr);
+  };
+
+  json::object summary;
+  summary["status"] = run.status;
+  summary["failure"] = run.failure.empty() ? json::value(nullptr) : json::value(run.failure);
+  summary["test_top1"] = measured(last.test_top1);
+  summary["best_test_top1"] = measured(sum.best_test_top1);
+  summary["best_epoch"] = trained ? json::value(sum.best_epoch) : json::value(nullptr);
+  summary["test_top5"] = measured(last.test_top5);
+  summary["test_loss"] = measured(last.test_loss);
+  summary["final_lr"] = measured(last.learning_rate);
+  summary["chosen_lr"] =
+      sum.chosen_learning_rate > 0 ? number(sum.chosen_learning_rate) : json::value(nullptr);
+  summary["epochs"] = run.epochs.size();
+  summary["wall_seconds"] = number(run.wall_seconds);
+  summary["images_per_second"] = number(sum.images_per_second);
+  summary["iterations"] = sum.iterations;
+  summary["iterations_discarded"] = sum.iterations_discarded;
+  summary["samples_total"] = sum.samples_winner + sum.samples_discarded;
+  summary["samples_discarded"] = sum.samples_discarded;
+  summary["choose_share"] = number(ratio(sum.seconds_choose, sum.seconds));
+  summary["seconds"] =
+      json::object{{"pretrain", number(sum.seconds_pretrain)}, {"score", number(sum.seconds_score)},
+                   {"choose", number(sum.seconds_choose)},     {"main", number(sum.seconds_main)},
+                   {"test", number(sum.seconds_test)},         {"epochs", number(sum.seconds)}};
+  summary["memory_bytes"] = last.memory_bytes;
+  summary["memory_bytes_peak"] = peak;
+  summary["model_digest"] =
+      run.model_digest.empty() ? json::value(nullptr) : json::value(run.model_digest);
+  summary["name"] = run.name;
+  summary["version"] = run.version;
+  summary["model"] = run.model;
+  summary["dataset"] = run.dataset;
+  summary["device"] = run.device;
+  summary["policy"] = run.policy;
+  summary["started"] = run.started;
+  return summary;
+}
+
+}  // namespace stpt

@@ -1,0 +1,256 @@
+#include "stpt/run_directory.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cctype>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <fstream>
+#include <system_error>
+#include <utility>
+
+#include "stpt/record_json.hpp"
+#include "stpt/report.hpp"
+
+namespace stpt {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kMetrics = "metrics.jsonl";
+
+[[noreturn]] void fail(const fs::path& path, std::string_view what, int error) {
+  throw OutputError(path.string() + ": " + std::string(what) + ": " +
+                    std::generic_category().message(error));
+}
+
+class Descriptor {
+ public:
+  Descriptor(const fs::path& path, int flags)
+      : value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {
+    if (value_ < 0) fail(path, "cannot open", errno);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (value_ >= 0) ::close(value_);
+  }
+  int get() const { return value_; }
+  int release() { return std::exchange(value_, -1); }
+
+ private:
+  int value_;
+};
+
+void write_all(int descriptor, std::string_view contents, const fs::path& path) {
+  while (!contents.empty()) {
+    const ssize_t written = ::write(descriptor, contents.data(), contents.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail(path, "cannot write", errno);
+    contents.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+/// So that a renamed or new name in a directory survives a crash. Some file systems cannot do it,
+/// and then there is nothing better to do.
+void sync_directory(const fs::path& directory) {
+  const Descriptor opened(directory, O_RDONLY | O_DIRECTORY);
+  static_cast<void>(::fsync(opened.get()));
+}
+
+/// Removes the file again unless it was renamed away.
+class Temporary {
+ public:
+  explicit Temporary(fs::path path) : path_(std::move(path)) {}
+  Temporary(const Temporary&) = delete;
+  Temporary& operator=(const Temporary&) = delete;
+  ~Temporary() {
+    std::error_code ignored;
+    if (!path_.empty()) fs::remove(path_, ignored);
+  }
+  const fs::path& path() const { return path_; }
+  void kept() { path_.clear(); }
+
+ private:
+  fs::path path_;
+};
+
+std::string time_stamp() {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  ::localtime_r(&now, &local);
+  std::array<char, 32> text{};
+  return {text.data(), std::strftime(text.data(), text.size(), "%Y%m%d-%H%M%S", &local)};
+}
+
+std::string as_file_name(std::string name) {
+  for (char& c : name) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 128 && std::isalnum(byte) == 0 && c != '.' && c != '_') c = '-';
+  }
+  if (name.empty() || name.front() == '.') name.insert(0, "run");
+  return name;
+}
+
+/// Makes the directory and what is above it; true if it was not there before.
+bool make_directory(const fs::path& directory) {
+  std::error_code error;
+  if (directory.has_parent_path()) fs::create_directories(directory.parent_path(), error);
+  if (error) {
+    throw OutputError(directory.string() + ": cannot make this directory: " + error.message());
+  }
+  const bool made = fs::create_directory(directory, error);
+  if (error) {
+    throw OutputError(directory.string() + ": cannot make this directory: " + error.message());
+  }
+  return made;
+}
+
+std::string line(std::string_view kind, const boost::json::object& fields) {
+  boost::json::object object;
+  object["kind"] = kind;
+  for (const auto& field : fields) object[field.key()] = field.value();
+  return to_text(object) + '\n';
+}
+
+}  // namespace
+
+void write_file_atomically(const fs::path& file, std::string_view contents) {
+  const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  Temporary temporary(directory /
+                      ("." + file.filename().string() + "." + std::to_string(::getpid()) + ".tmp"));
+  {
+    const Descriptor out(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC);
+    write_all(out.get(), contents, file);
+    if (::fsync(out.get()) != 0) fail(file, "cannot write", errno);
+  }
+  if (::rename(temporary.path().c_str(), file.c_str()) != 0) fail(file, "cannot write", errno);
+  temporary.kept();
+  sync_directory(directory);
+}
+
+void RunDirectory::check(const fs::path& output) {
+  if (output.empty()) return;
+  std::error_code error;
+  const fs::file_status status = fs::status(output, error);
+  if (!fs::exists(status)) {
+    if (error && error != std::errc::no_such_file_or_directory) {
+      throw OutputError(output.string() + ": cannot be used for output: " + error.message());
+    }
+    return;
+  }
+  if (!fs::is_directory(status)) {
+    throw OutputError(output.string() + ": is a file; --output needs a new or empty directory");
+  }
+  const bool empty = fs::is_empty(output, error);
+  if (error) {
+    throw OutputError(output.string() + ": cannot be used for output: " + error.message());
+  }
+  if (!empty) {
+    throw OutputError(output.string() +
+                      ": exists and is not empty; use another directory, or --resume to go on "
+                      "with the run in it");
+  }
+}
+
+RunDirectory RunDirectory::create(const fs::path& output, const std::string& name) {
+  if (!output.empty()) {
+    check(output);
+    // "dir/" has an empty last component, which would make its parent of it.
+    const fs::path directory = output.has_filename() ? output : output.parent_path();
+    make_directory(directory);
+    return RunDirectory(directory);
+  }
+  const fs::path base = fs::path("runs") / (as_file_name(name) + "-" + time_stamp());
+  fs::path directory = base;
+  for (int attempt = 2; !make_directory(directory); ++attempt) {
+    directory = base;
+    directory += "-" + std::to_string(attempt);
+  }
+  return RunDirectory(directory);
+}
+
+RunDirectory RunDirectory::open(const fs::path& directory) {
+  const fs::path path = directory.has_filename() ? directory : directory.parent_path();
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    throw OutputError(directory.string() + ": no such directory; --resume needs that of a run");
+  }
+  if (!fs::is_regular_file(path / kMetrics, error)) {
+    throw OutputError(directory.string() + ": holds no run (there is no " + std::string(kMetrics) +
+                      "); --resume needs the directory of a run");
+  }
+  return RunDirectory(path);
+}
+
+RunDirectory::RunDirectory(RunDirectory&& other) noexcept
+    : path_(std::move(other.path_)), metrics_(std::exchange(other.metrics_, -1)) {}
+
+RunDirectory& RunDirectory::operator=(RunDirectory&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(metrics_, other.metrics_);
+  return *this;
+}
+
+RunDirectory::~RunDirectory() {
+  if (metrics_ >= 0) ::close(metrics_);
+}
+
+void RunDirectory::write_config(std::string_view text) const {
+  std::string contents(text);
+  if (contents.empty() || contents.back() != '\n') contents += '\n';
+  write_file_atomically(file("config.json"), contents);
+}
+
+void RunDirectory::begin_metrics(const RunRecord& run) {
+  std::string contents = line("run", to_json(run));
+  for (const EpochRecord& epoch : run.epochs) contents += line("epoch", to_json(epoch));
+  write_file_atomically(file(kMetrics), contents);
+
+  Descriptor opened(file(kMetrics), O_WRONLY | O_APPEND);
+  if (metrics_ >= 0) ::close(metrics_);
+  metrics_ = opened.release();
+}
+
+void RunDirectory::append_epoch(const EpochRecord& epoch) {
+  if (metrics_ < 0) throw std::logic_error("append_epoch before begin_metrics");
+  write_all(metrics_, line("epoch", to_json(epoch)), file(kMetrics));
+  if (::fdatasync(metrics_) != 0) fail(file(kMetrics), "cannot write", errno);
+}
+
+RunRecord RunDirectory::read_metrics() const {
+  std::ifstream in(file(kMetrics), std::ios::binary);
+  if (!in) throw OutputError(file(kMetrics).string() + ": cannot be read");
+
+  RunRecord run;
+  std::string text;
+  for (int number = 1; std::getline(in, text); ++number) {
+    // A complete line ends with a line feed; what has none was being written in a crash.
+    if (in.eof()) break;
+    try {
+      const boost::json::value value = parse_exactly(text);
+      if (number == 1) {
+        run = run_from_json(value);
+      } else {
+        run.epochs.push_back(epoch_from_json(value));
+      }
+    } catch (const std::exception& error) {
+      throw OutputError(file(kMetrics).string() + ":" + std::to_string(number) + ": " +
+                        error.what());
+    }
+  }
+  return run;
+}
+
+void RunDirectory::write_summary(const RunRecord& run) const {
+  write_file_atomically(file("summary.json"), to_text(summary_json(run), true) + '\n');
+}
+
+void RunDirectory::write_report(const RunRecord& run) const {
+  write_file_atomically(file("report.html"), render_report(run));
+}
+
+}  // namespace stpt
