@@ -1,5 +1,5 @@
-// The first failure inside a task. Tasks never throw through StarPU: they record here, later tasks do
-// nothing, and whoever waits asks.
+// The first failure inside a task. Tasks never throw through StarPU: they record here, later tasks
+// do nothing, and whoever waits asks.
 #pragma once
 
 #include <atomic>

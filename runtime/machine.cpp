@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <fstream>
 #include <iomanip>
 #include <memory>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 
 namespace stpt::runtime {
 namespace {
@@ -25,27 +27,78 @@ Topology load_topology() {
   return topology;
 }
 
-std::optional<std::uint64_t> read_number(const char* path) {
+std::optional<std::uint64_t> read_number(const std::filesystem::path& path) {
   std::ifstream file(path);
   std::uint64_t value = 0;
   if (file >> value) return value;
   return std::nullopt;  // also "max" of control groups: no limit
 }
 
-std::uint64_t available_memory() {
-  std::uint64_t available = 0;
+/// Value of a line such as "MemAvailable:  123 kB", in bytes; 0 if there is none.
+std::uint64_t memory_information(const std::string& key) {
   std::ifstream meminfo("/proc/meminfo");
   std::string line;
   while (std::getline(meminfo, line)) {
     std::istringstream fields(line);
-    std::string key;
+    std::string name;
     std::uint64_t kibibytes = 0;
-    if (fields >> key >> kibibytes && key == "MemAvailable:") available = kibibytes * 1024;
+    if (fields >> name >> kibibytes && name == key + ":") return kibibytes * 1024;
   }
-  const auto limit = read_number("/sys/fs/cgroup/memory.max");
-  const auto used = read_number("/sys/fs/cgroup/memory.current");
-  if (limit && used) available = std::min(available, *limit > *used ? *limit - *used : 0);
+  return 0;
+}
+
+/// Bytes that the control group in this folder may still take, if it limits them.
+std::optional<std::uint64_t> left_in(const std::filesystem::path& group, const char* limit_name,
+                                     const char* used_name) {
+  const auto limit = read_number(group / limit_name);
+  const auto used = read_number(group / used_name);
+  if (!limit || !used) return std::nullopt;
+  // The kernel drops cached files before it refuses memory.
+  std::uint64_t cache = 0, value = 0;
+  std::ifstream statistics(group / "memory.stat");
+  for (std::string key; statistics >> key >> value;) {
+    if (key == "inactive_file" || key == "active_file") cache += value;
+  }
+  const std::uint64_t taken = *used - std::min(*used, cache);
+  return *limit - std::min(*limit, taken);
+}
+
+std::uint64_t available_memory() {
+  std::uint64_t available = memory_information("MemAvailable");
+  const std::filesystem::path root = "/sys/fs/cgroup";
+  std::ifstream groups(
+      "/proc/self/cgroup");  // lines "number:controllers:/path", version 2 as "0::/path"
+  for (std::string line; std::getline(groups, line);) {
+    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    if (!controllers.empty() && controllers != "memory") continue;
+    const bool unified = controllers.empty();
+    // Every group on the way to the root has a say.
+    auto path = std::filesystem::path(line.substr(second + 1)).relative_path();
+    for (bool more = true; more; path = path.parent_path()) {
+      more = !path.empty();
+      const auto left = unified ? left_in(root / path, "memory.max", "memory.current")
+                                : left_in(root / "memory" / path, "memory.limit_in_bytes",
+                                          "memory.usage_in_bytes");
+      if (left) available = std::min(available, *left);
+    }
+  }
   return available;
+}
+
+/// Cores that the process is not bound away from (taskset, a batch system).
+int usable_cores(hwloc_topology_t topology) {
+  const std::unique_ptr<hwloc_bitmap_s, decltype(&hwloc_bitmap_free)> bound(hwloc_bitmap_alloc(),
+                                                                            &hwloc_bitmap_free);
+  const bool known = bound && hwloc_get_cpubind(topology, bound.get(), HWLOC_CPUBIND_PROCESS) == 0;
+  const int all = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+  int usable = 0;
+  for (int i = 0; i < all; ++i) {
+    const auto core = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, static_cast<unsigned>(i));
+    if (!known || hwloc_bitmap_intersects(core->cpuset, bound.get())) ++usable;
+  }
+  return std::max(1, usable);
 }
 
 }  // namespace
@@ -55,11 +108,12 @@ Machine Machine::detect() {
   Machine machine;
   std::array<char, 256> host{};
   if (gethostname(host.data(), host.size() - 1) == 0) machine.host = host.data();
-  machine.cores = std::max(1, hwloc_get_nbobjs_by_type(topology.get(), HWLOC_OBJ_CORE));
+  machine.cores = usable_cores(topology.get());
   machine.numa_nodes = std::max(1, hwloc_get_nbobjs_by_type(topology.get(), HWLOC_OBJ_NUMANODE));
-  machine.memory_bytes = hwloc_get_root_obj(topology.get())->total_memory;
+  machine.memory_bytes = memory_information("MemTotal");
   if (const auto package = hwloc_get_obj_by_type(topology.get(), HWLOC_OBJ_PACKAGE, 0)) {
-    if (const char* model = hwloc_obj_get_info_by_name(package, "CPUModel")) machine.processor = model;
+    if (const char* model = hwloc_obj_get_info_by_name(package, "CPUModel"))
+      machine.processor = model;
   }
   machine.available_bytes = available_memory();
   return machine;

@@ -8,11 +8,12 @@ namespace stpt::runtime {
 
 struct Machine {
   std::string host;
-  std::string processor;              ///< model name, empty if unknown
-  int cores = 1;                      ///< physical cores that this process may use
+  std::string processor;  ///< model name, empty if unknown
+  int cores = 1;          ///< physical cores that this process may use
   int numa_nodes = 1;
-  std::uint64_t memory_bytes = 0;     ///< installed
-  std::uint64_t available_bytes = 0;  ///< free for new allocations now, limits of control groups included
+  std::uint64_t memory_bytes = 0;  ///< installed
+  std::uint64_t available_bytes =
+      0;  ///< free for new allocations now, limits of control groups included
 
   [[nodiscard]] static Machine detect();
   [[nodiscard]] std::string to_string() const;  ///< "2 cores, Intel Xeon, 23.4 GiB"

@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <list>
+#include <optional>
 #include <stdexcept>
 
+#include "runtime/machine.hpp"
 #include "runtime/tensor.hpp"
 
 namespace stpt::runtime {
@@ -14,17 +17,59 @@ namespace {
 
 Runtime* live = nullptr;
 
+/// Sets an environment variable for as long as it lives.
+class Environment {
+ public:
+  Environment(const char* name, const std::string& value) : name_(name) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    setenv(name, value.c_str(), 1);
+  }
+  ~Environment() {
+    if (before_) {
+      setenv(name_, before_->c_str(), 1);
+    } else {
+      unsetenv(name_);
+    }
+  }
+  Environment(const Environment&) = delete;
+  Environment& operator=(const Environment&) = delete;
+
+ private:
+  const char* name_;
+  std::optional<std::string> before_;
+};
+
+void check(const RuntimeOptions& options) {
+  if (options.cpu_workers > Runtime::most_cpu_workers()) {
+    throw std::invalid_argument(std::to_string(options.cpu_workers) +
+                                " CPU workers, but this StarPU was built for at most " +
+                                std::to_string(Runtime::most_cpu_workers()) +
+                                " (configure --enable-maxcpus)");
+  }
+  if (options.scheduler.empty()) return;
+  const auto known = Runtime::schedulers();
+  if (std::find(known.begin(), known.end(), options.scheduler) != known.end()) return;
+  std::string list;
+  for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
+  throw std::invalid_argument("unknown scheduler \"" + options.scheduler + "\"; known: " + list);
+}
+
 }  // namespace
 
 Runtime::Runtime(const RuntimeOptions& options) {
   if (live != nullptr) throw std::logic_error("Runtime: one is alive already");
+  check(options);
+  // StarPU prefers its environment to what a program asks for, hence this detour.
+  std::list<Environment> environment;
+  if (options.cpu_workers > 0) {
+    environment.emplace_back("STARPU_NCPU", std::to_string(options.cpu_workers));
+    // StarPU would bind several workers to one core, with a warning for each.
+    if (options.cpu_workers > Machine::detect().cores)
+      environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
+  }
+  if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
   starpu_conf conf;
   starpu_conf_init(&conf);
-  if (options.cpu_workers > 0) {
-    conf.ncpus = options.cpu_workers;
-    conf.precedence_over_environment_variables = 1;
-  }
-  if (!options.scheduler.empty()) conf.sched_policy_name = options.scheduler.c_str();
   // Models, vectors and caches work on whole cache lines.
   starpu_malloc_set_align(tensor_alignment);
   if (const int error = starpu_init(&conf); error != 0) {
@@ -38,7 +83,13 @@ Runtime::Runtime(const RuntimeOptions& options) {
     std::array<char, 64> name{};
     starpu_worker_get_name(static_cast<int>(id), name.data(), name.size());
     workers_.push_back({static_cast<int>(id),
-                        type == STARPU_CPU_WORKER ? WorkerKind::cpu : WorkerKind::cuda, name.data()});
+                        type == STARPU_CPU_WORKER ? WorkerKind::cpu : WorkerKind::cuda,
+                        name.data()});
+  }
+  if (options.cpu_workers > 0 && count(WorkerKind::cpu) != options.cpu_workers) {
+    starpu_shutdown();
+    throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cpu)) +
+                             " CPU workers instead of " + std::to_string(options.cpu_workers));
   }
   live = this;
 }
@@ -54,9 +105,23 @@ Runtime& Runtime::current() {
   return *live;
 }
 
+bool Runtime::alive() noexcept { return live != nullptr; }
+
+int Runtime::most_cpu_workers() { return STARPU_MAXCPUS; }
+
+std::vector<std::string> Runtime::schedulers() {
+  std::vector<std::string> names;
+  for (starpu_sched_policy** policy = starpu_sched_get_predefined_policies(); *policy != nullptr;
+       ++policy) {
+    names.emplace_back((*policy)->policy_name);
+  }
+  return names;
+}
+
 int Runtime::count(WorkerKind kind) const {
-  return static_cast<int>(std::count_if(workers_.begin(), workers_.end(),
-                                        [kind](const Worker& worker) { return worker.kind == kind; }));
+  return static_cast<int>(
+      std::count_if(workers_.begin(), workers_.end(),
+                    [kind](const Worker& worker) { return worker.kind == kind; }));
 }
 
 std::string Runtime::scheduler() const { return starpu_sched_get_sched_policy()->policy_name; }
@@ -71,7 +136,9 @@ void Runtime::wait_until_at_most(int tasks) {
   failure_.rethrow();
 }
 
-IterationMark::IterationMark(std::int64_t number) { starpu_iteration_push(static_cast<unsigned long>(number)); }
+IterationMark::IterationMark(std::int64_t number) {
+  starpu_iteration_push(static_cast<unsigned long>(number));
+}
 
 IterationMark::~IterationMark() { starpu_iteration_pop(); }
 

@@ -18,14 +18,16 @@ struct Worker {
 };
 
 struct RuntimeOptions {
-  int cpu_workers = 0;    ///< 0: STARPU_NCPU, or one per core
+  /// 0: STARPU_NCPU, or one per core. More than there are cores share them, and are bound to none.
+  int cpu_workers = 0;
   std::string scheduler;  ///< empty: STARPU_SCHED, or StarPU's default (lws)
 };
 
 /// At most one at a time. Tensors and tasks need a live Runtime, and must be gone before it is.
 class Runtime {
  public:
-  /// Throws std::runtime_error if StarPU does not start or ends up without a worker.
+  /// Throws std::invalid_argument if this StarPU knows no such scheduler or was built for fewer CPU
+  /// workers, std::runtime_error if it does not start.
   explicit Runtime(const RuntimeOptions& options = {});
   ~Runtime();
   Runtime(const Runtime&) = delete;
@@ -33,6 +35,11 @@ class Runtime {
 
   /// The live one; throws std::logic_error if there is none.
   [[nodiscard]] static Runtime& current();
+  /// Whether there is one.
+  [[nodiscard]] static bool alive() noexcept;
+  /// What the installed StarPU was built for.
+  [[nodiscard]] static int most_cpu_workers();
+  [[nodiscard]] static std::vector<std::string> schedulers();
 
   [[nodiscard]] const std::vector<Worker>& workers() const { return workers_; }
   [[nodiscard]] int count(WorkerKind kind) const;
@@ -40,7 +47,8 @@ class Runtime {
 
   /// Waits for all submitted tasks. Throws TaskError if one failed.
   void wait_for_all();
-  /// Waits until at most `tasks` submitted tasks are unfinished: bounds the steps in flight. Throws TaskError.
+  /// Waits until at most `tasks` submitted tasks are unfinished: bounds the steps in flight. Throws
+  /// TaskError.
   void wait_until_at_most(int tasks);
 
   Failure& failure() { return failure_; }

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
+#include <stdexcept>
 
 namespace stpt::runtime {
 
@@ -37,7 +38,7 @@ void run_body(void* descriptors[], void* argument, WorkerKind kind, void* stream
     for (std::size_t i = 0; i < payload.buffers; ++i) {
       pointers[i] = reinterpret_cast<void*>(STARPU_VECTOR_GET_PTR(descriptors[i]));
     }
-    payload.body({kind, pointers, stream});
+    payload.body({kind, pointers, stream, starpu_worker_get_id()});
   } catch (const std::exception& error) {
     failure.record(payload.codelet->name() + ": " + error.what());
   } catch (...) {
@@ -91,14 +92,26 @@ Codelet::Codelet(const std::string& name, std::vector<WorkerKind> where)
   codelet.model = &impl_->model;
 }
 
-Codelet::~Codelet() = default;
+Codelet::~Codelet() {
+  // StarPU keeps a list of the models in use, and forgets it at its end.
+  if (Runtime::alive()) starpu_perfmodel_deinit(&impl_->model);
+}
 
 class Submission {
  public:
   static starpu_codelet* codelet(const Codelet& codelet) { return &codelet.impl_->codelet; }
 };
 
-void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body, const TaskOptions& options) {
+void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
+            const TaskOptions& options) {
+  const auto workers = Runtime::current().workers().size();
+  if (options.worker >= 0 && static_cast<std::size_t>(options.worker) >= workers) {
+    throw std::logic_error(codelet.name() + ": there is no worker " +
+                           std::to_string(options.worker));
+  }
+  for (const Use& use : uses) {
+    if (!use.tensor) throw std::logic_error(codelet.name() + ": a tensor without memory");
+  }
   starpu_task* task = starpu_task_create();
   task->cl = Submission::codelet(codelet);
   task->nbuffers = static_cast<int>(uses.size());
@@ -106,8 +119,10 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body, co
   starpu_data_access_mode* modes = task->modes;
   if (uses.size() > STARPU_NMAXBUFS) {
     // StarPU frees these two with free().
-    task->dyn_handles = static_cast<starpu_data_handle_t*>(std::malloc(uses.size() * sizeof(*handles)));
-    task->dyn_modes = static_cast<starpu_data_access_mode*>(std::malloc(uses.size() * sizeof(*modes)));
+    task->dyn_handles =
+        static_cast<starpu_data_handle_t*>(std::malloc(uses.size() * sizeof(*handles)));
+    task->dyn_modes =
+        static_cast<starpu_data_access_mode*>(std::malloc(uses.size() * sizeof(*modes)));
     if (task->dyn_handles == nullptr || task->dyn_modes == nullptr) {
       starpu_task_destroy(task);
       throw std::bad_alloc();
@@ -119,7 +134,8 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body, co
     handles[i] = uses[i].tensor.handle();
     modes[i] = to_starpu(uses[i].access);
   }
-  auto payload = std::make_unique<Payload>(Payload{&codelet, std::move(body), uses.size(), options.footprint});
+  auto payload =
+      std::make_unique<Payload>(Payload{&codelet, std::move(body), uses.size(), options.footprint});
   task->cl_arg = payload.get();
   task->cl_arg_size = 0;
   task->callback_func = delete_payload;
@@ -133,7 +149,9 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body, co
   if (const int error = starpu_task_submit(task); error != 0) {
     task->destroy = 0;
     starpu_task_destroy(task);
-    throw std::runtime_error(codelet.name() + ": no worker of this machine can run it");
+    throw std::runtime_error(codelet.name() + (options.worker < 0
+                                                   ? ": no worker of this machine can run it"
+                                                   : ": the chosen worker cannot run it"));
   }
   payload.release();  // delete_payload owns it now
 }

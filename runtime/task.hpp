@@ -18,8 +18,10 @@ struct TaskContext {
   WorkerKind kind = WorkerKind::cpu;
   /// Local addresses, in the order of the submitted uses.
   std::span<void* const> buffers;
-  /// The worker's cudaStream_t on a CUDA worker, nullptr on a CPU worker. Work is enqueued, not waited for.
+  /// The worker's cudaStream_t on a CUDA worker, nullptr on a CPU worker. Work is enqueued, not
+  /// waited for.
   void* stream = nullptr;
+  int worker = 0;  ///< its number, as in Runtime::workers()
 
   template <class T>
   [[nodiscard]] T* buffer(std::size_t index) const {
@@ -30,8 +32,8 @@ struct TaskContext {
 /// May throw: the exception becomes the run's failure.
 using TaskBody = std::function<void(const TaskContext&)>;
 
-/// Kind of work with its name (in traces), performance model and the workers that can do it. Must outlive its
-/// tasks; one static object per kind.
+/// Kind of work with its name (in traces), performance model and the workers that can do it. Must
+/// outlive its tasks; one static object per kind.
 class Codelet {
  public:
   Codelet(const std::string& name, std::vector<WorkerKind> where);
@@ -54,15 +56,16 @@ struct Use {
 };
 
 struct TaskOptions {
-  int worker = -1;             ///< StarPU worker that must run it; -1: the scheduler chooses
-  int priority = 0;            ///< larger goes first
-  std::uint32_t footprint = 0; ///< tells apart sizes of one codelet in its performance model
-  const char* name = nullptr;  ///< in traces instead of the codelet's; must outlive the task
+  int worker = -1;              ///< StarPU worker that must run it; -1: the scheduler chooses
+  int priority = 0;             ///< larger goes first
+  std::uint32_t footprint = 0;  ///< tells apart sizes of one codelet in its performance model
+  const char* name = nullptr;   ///< in traces instead of the codelet's; must outlive the task
 };
 
-/// Adds a task; returns at once. Order with other tasks follows from the tensors alone, as if each task ran when
-/// it was submitted. After a failure the body is not called any more.
-void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body, const TaskOptions& options = {});
+/// Adds a task; returns at once. Order with other tasks follows from the tensors alone, as if each
+/// task ran when it was submitted. After a failure the body is not called any more.
+void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
+            const TaskOptions& options = {});
 
 inline void submit(const Codelet& codelet, std::initializer_list<Use> uses, TaskBody body,
                    const TaskOptions& options = {}) {

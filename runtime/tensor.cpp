@@ -7,9 +7,12 @@
 #include <stdexcept>
 #include <utility>
 
+#include "runtime/runtime.hpp"
+
 namespace stpt::runtime {
 
-// StarPU counts vector elements in 32 bits: counting alignment units instead of bytes reaches 256 GiB.
+// StarPU counts vector elements in 32 bits: counting alignment units instead of bytes reaches 256
+// GiB.
 static_assert(tensor_alignment == 64);
 
 struct Tensor::HostMemory {
@@ -28,16 +31,19 @@ struct Tensor::HostMemory {
 Tensor::Tensor() = default;
 
 Tensor::Tensor(const TensorSpec& spec, const std::string& name, Home home) : spec_(spec) {
+  if (!Runtime::alive()) throw std::logic_error("Tensor " + name + ": no Runtime is alive");
   const std::size_t bytes = align_up(spec.bytes());
   if (bytes == 0) throw std::logic_error("Tensor " + name + ": no elements");
   const std::size_t units = bytes / tensor_alignment;
   if (units > UINT32_MAX) throw std::logic_error("Tensor " + name + ": larger than 256 GiB");
   if (home == Home::host) {
     memory_ = std::make_unique<HostMemory>(bytes);
-    starpu_vector_data_register(&handle_, STARPU_MAIN_RAM, reinterpret_cast<uintptr_t>(memory_->data),
+    starpu_vector_data_register(&handle_, STARPU_MAIN_RAM,
+                                reinterpret_cast<uintptr_t>(memory_->data),
                                 static_cast<std::uint32_t>(units), tensor_alignment);
   } else {
-    starpu_vector_data_register(&handle_, -1, 0, static_cast<std::uint32_t>(units), tensor_alignment);
+    starpu_vector_data_register(&handle_, -1, 0, static_cast<std::uint32_t>(units),
+                                tensor_alignment);
   }
   starpu_data_set_name(handle_, name.c_str());
 }
@@ -45,7 +51,9 @@ Tensor::Tensor(const TensorSpec& spec, const std::string& name, Home home) : spe
 Tensor::~Tensor() { release(); }
 
 Tensor::Tensor(Tensor&& other) noexcept
-    : spec_(other.spec_), memory_(std::move(other.memory_)), handle_(std::exchange(other.handle_, nullptr)) {}
+    : spec_(other.spec_),
+      memory_(std::move(other.memory_)),
+      handle_(std::exchange(other.handle_, nullptr)) {}
 
 Tensor& Tensor::operator=(Tensor&& other) noexcept {
   if (this != &other) {
@@ -88,9 +96,11 @@ starpu_data_access_mode to_starpu(Access access) {
 
 HostView::HostView(const Tensor& tensor, Access access)
     : handle_(tensor.handle()), data_(nullptr), bytes_(tensor.bytes()) {
-  if (starpu_data_acquire(handle_, to_starpu(access)) != 0) {
-    throw std::logic_error("HostView: cannot acquire data inside a task");
-  }
+  if (handle_ == nullptr) throw std::logic_error("HostView: the tensor has no memory");
+  // The task would wait for others while it keeps its worker from running them; StarPU would abort.
+  if (starpu_worker_get_id() >= 0) throw std::logic_error("HostView: not inside a task");
+  if (starpu_data_acquire(handle_, to_starpu(access)) != 0)
+    throw std::logic_error("HostView: cannot acquire the data");
   data_ = starpu_data_get_local_ptr(handle_);
 }
 

@@ -28,7 +28,8 @@ enum class Home {
   host,  ///< main memory, pinned if there are GPUs; starts as zeros
 };
 
-/// Owns one handle and, with Home::host, its memory. Move-only. Destruction waits for the tasks that use it.
+/// Owns one handle and, with Home::host, its memory. Move-only. Destruction waits for the tasks
+/// that use it.
 class Tensor {
  public:
   Tensor();
@@ -52,12 +53,14 @@ class Tensor {
   _starpu_data_state* handle_ = nullptr;
 };
 
-/// A flat tensor of `bytes` bytes, for what has no shape of its own (packed activations, workspaces).
+/// A flat tensor of `bytes` bytes, for what has no shape of its own (packed activations,
+/// workspaces).
 [[nodiscard]] TensorSpec bytes_spec(std::size_t bytes);
 /// A flat tensor of `count` elements.
 [[nodiscard]] TensorSpec vector_spec(std::size_t count, DataType type = DataType::float32);
 
-/// The tensor's content in main memory, from construction (which waits for the tasks that use it) to destruction.
+/// The tensor's content in main memory, from construction (which waits for the tasks that use it)
+/// to destruction.
 class HostView {
  public:
   HostView(const Tensor& tensor, Access access);

@@ -23,17 +23,18 @@ struct Shape {
 
 enum class DataType : std::uint8_t { float32, bfloat16, float16, int32, uint8 };
 
-[[nodiscard]] std::size_t size_of(DataType type);       ///< bytes per element
-[[nodiscard]] const char* to_string(DataType type);     ///< "float32", ...
+[[nodiscard]] std::size_t size_of(DataType type);    ///< bytes per element
+[[nodiscard]] const char* to_string(DataType type);  ///< "float32", ...
 
 /// Order of the elements in memory, outermost dimension first. In the blocked layouts channels are
-/// split into blocks of 8 or 16; the last block is padded with zeros, which every writer keeps zero.
+/// split into blocks of 8 or 16; the last block is padded with zeros, which every writer keeps
+/// zero.
 enum class Layout : std::uint8_t {
-  any,       ///< not chosen yet: the op that writes the tensor chooses
-  nchw,      ///< n c h w
-  nhwc,      ///< n h w c
-  nchw8c,    ///< n c/8 h w 8c
-  nchw16c,   ///< n c/16 h w 16c
+  any,      ///< not chosen yet: the op that writes the tensor chooses
+  nchw,     ///< n c h w
+  nhwc,     ///< n h w c
+  nchw8c,   ///< n c/8 h w 8c
+  nchw16c,  ///< n c/16 h w 16c
 };
 
 [[nodiscard]] const char* to_string(Layout layout);

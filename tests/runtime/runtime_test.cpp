@@ -1,0 +1,146 @@
+#include "runtime/runtime.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <thread>
+
+#include "runtime/machine.hpp"
+#include "runtime/task.hpp"
+#include "tests/catch.hpp"
+#include "tests/runtime/runtime_testing.hpp"
+
+namespace stpt::runtime {
+namespace {
+
+using testing::contains;
+using testing::message_of;
+using testing::workers_up_to;
+
+TEST_CASE("the runtime has the workers and the scheduler that were asked for", "[runtime]") {
+  const std::string scheduler = GENERATE("eager", "lws", "dmda", "prio");
+  const int wanted = GENERATE(1, 2, 8);
+  const int workers = workers_up_to(wanted);
+  if (workers < wanted) WARN("this StarPU was built for " << workers << " CPU workers only");
+  const Runtime runtime({.cpu_workers = workers, .scheduler = scheduler});
+  CHECK(runtime.count(WorkerKind::cpu) == workers);
+  CHECK(runtime.scheduler() == scheduler);
+  for (const Worker& worker : runtime.workers()) CHECK_FALSE(worker.name.empty());
+}
+
+TEST_CASE("more workers than cores all work", "[runtime]") {
+  static const Codelet codelet("roll call", {WorkerKind::cpu});
+  Runtime runtime({.cpu_workers = workers_up_to(8), .scheduler = "eager"});
+  for (const Worker& worker : runtime.workers()) {
+    submit(codelet, {}, [](const TaskContext&) {},
+           {.worker = worker.id, .priority = 0, .footprint = 0, .name = nullptr});
+  }
+  CHECK_NOTHROW(runtime.wait_for_all());
+}
+
+TEST_CASE("the options win over StarPU's environment", "[runtime]") {
+  setenv("STARPU_SCHED", "prio", 1);
+  setenv("STARPU_NCPU", "2", 1);
+  {
+    const Runtime runtime({.cpu_workers = 1, .scheduler = "eager"});
+    CHECK(runtime.count(WorkerKind::cpu) == 1);
+    CHECK(runtime.scheduler() == "eager");
+    CHECK(std::string(std::getenv("STARPU_SCHED")) == "prio");  // it is left as it was
+  }
+  {
+    const Runtime runtime;
+    CHECK(runtime.count(WorkerKind::cpu) == 2);
+    CHECK(runtime.scheduler() == "prio");
+  }
+  unsetenv("STARPU_SCHED");
+  unsetenv("STARPU_NCPU");
+}
+
+TEST_CASE("options that cannot be had are errors that say why", "[runtime]") {
+  const auto start = [](int workers, const std::string& scheduler) {
+    return message_of<std::invalid_argument>(
+        [&] { Runtime({.cpu_workers = workers, .scheduler = scheduler}); });
+  };
+  const std::string scheduler = start(1, "quickest");
+  CHECK(contains(scheduler, "\"quickest\""));
+  CHECK(contains(scheduler, "lws"));
+  CHECK(contains(start(Runtime::most_cpu_workers() + 1, {}),
+                 "at most " + std::to_string(Runtime::most_cpu_workers())));
+  CHECK_FALSE(Runtime::alive());
+  const Runtime runtime(
+      {.cpu_workers = 1, .scheduler = {}});  // the failed ones have left nothing behind
+  CHECK(runtime.count(WorkerKind::cpu) == 1);
+}
+
+TEST_CASE("there is one runtime at a time", "[runtime]") {
+  CHECK_THROWS_AS(Runtime::current(), std::logic_error);
+  {
+    Runtime runtime({.cpu_workers = 1, .scheduler = {}});
+    CHECK(&Runtime::current() == &runtime);
+    CHECK_THROWS_AS(Runtime({.cpu_workers = 1, .scheduler = {}}), std::logic_error);
+    CHECK(&Runtime::current() == &runtime);
+  }
+  CHECK_THROWS_AS(Runtime::current(), std::logic_error);
+}
+
+TEST_CASE("a codelet serves one runtime after the other", "[runtime]") {
+  static const Codelet codelet("survivor", {WorkerKind::cpu});
+  for (const char* scheduler : {"dmda", "eager", "dmda", "lws", "dmda"}) {
+    Runtime runtime({.cpu_workers = 2, .scheduler = scheduler});
+    const Tensor tensor(vector_spec(1, DataType::int32), "count", Home::host);
+    for (int i = 0; i < 100; ++i) {
+      submit(codelet, {{tensor, Access::read_write}},
+             [](const TaskContext& task) { ++*task.buffer<std::int32_t>(0); },
+             {.worker = -1,
+              .priority = 0,
+              .footprint = static_cast<std::uint32_t>(i % 3),
+              .name = nullptr});
+    }
+    CHECK(HostView(tensor, Access::read).as<std::int32_t>()[0] == 100);
+    CHECK_NOTHROW(runtime.wait_for_all());
+  }
+}
+
+TEST_CASE("iterations can be marked and nested", "[runtime]") {
+  static const Codelet codelet("iteration", {WorkerKind::cpu});
+  Runtime runtime({.cpu_workers = 1, .scheduler = {}});
+  for (std::int64_t epoch = 0; epoch < 2; ++epoch) {
+    const IterationMark outer(epoch);
+    for (std::int64_t step = 0; step < 3; ++step) {
+      const IterationMark inner(step);
+      submit(codelet, {}, [](const TaskContext&) {});
+    }
+  }
+  CHECK_NOTHROW(runtime.wait_for_all());
+}
+
+TEST_CASE("the machine is plausible", "[machine]") {
+  const Machine machine = Machine::detect();
+  CHECK_FALSE(machine.host.empty());
+  CHECK(machine.cores >= 1);
+  CHECK(machine.cores <= static_cast<int>(std::thread::hardware_concurrency()));
+  CHECK(machine.numa_nodes >= 1);
+  CHECK(machine.memory_bytes > std::uint64_t{256} << 20U);
+  CHECK(machine.available_bytes > 0);
+  CHECK(machine.available_bytes <= machine.memory_bytes);
+  CHECK(contains(machine.to_string(),
+                 std::to_string(machine.cores) + (machine.cores == 1 ? " core" : " cores")));
+  CHECK(contains(machine.to_string(), "GiB"));
+  CHECK(resident_bytes() > std::uint64_t{1} << 20U);
+  CHECK(resident_bytes() < machine.memory_bytes);
+}
+
+TEST_CASE("a failure keeps its first message", "[failure]") {
+  Failure failure;
+  CHECK_FALSE(failure.failed());
+  CHECK_NOTHROW(failure.rethrow());
+  failure.record("first");
+  failure.record("second");
+  CHECK(failure.failed());
+  CHECK(message_of<TaskError>([&] { failure.rethrow(); }) == "first");
+  failure.clear();
+  CHECK_FALSE(failure.failed());
+  CHECK_NOTHROW(failure.rethrow());
+}
+
+}  // namespace
+}  // namespace stpt::runtime
