@@ -1,0 +1,230 @@
+#include "codelets/conv2d.hpp"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "codelets/onednn.hpp"
+
+namespace stpt::codelets {
+
+namespace {
+
+using dnnl::convolution_backward_data;
+using dnnl::convolution_backward_weights;
+using dnnl::convolution_forward;
+using onednn::MemoryDesc;
+using onednn::Program;
+using runtime::Layout;
+using runtime::Shape;
+
+// Winograd (algorithm::convolution_auto may choose it) rounds differently and gains little at these
+// sizes on one core.
+constexpr dnnl::algorithm algorithm = dnnl::algorithm::convolution_direct;
+
+std::string geometry(int kernel_h, int kernel_w, int stride, int padding) {
+  return "kernel " + std::to_string(kernel_h) + "x" + std::to_string(kernel_w) + ", stride " +
+         std::to_string(stride) + ", padding " + std::to_string(padding);
+}
+
+std::string describe_op(const char* op, const Conv2d& conv) {
+  return std::string(op) + " " + conv.src.to_string() + " -> " + conv.dst.to_string() + ", " +
+         geometry(conv.kernel_h, conv.kernel_w, conv.stride, conv.padding);
+}
+
+void require_consistent(const char* op, const Conv2d& conv) {
+  onednn::require_layout(op, "src", conv.src);
+  onednn::require_float32(op, "dst", conv.dst);
+  const Shape expected = conv2d_output(conv.src.shape, conv.dst.shape.c, conv.kernel_h,
+                                       conv.kernel_w, conv.stride, conv.padding);
+  if (conv.dst.shape != expected)
+    onednn::fail(describe_op(op, conv), "dst must be " + expected.to_string());
+}
+
+/// Layouts to compute in. They may differ from those of the tensors: the kernel then reorders.
+struct Layouts {
+  Layout src = Layout::any;
+  Layout dst = Layout::any;
+};
+
+/// The shapes as oneDNN wants them. Weights are `any`: the kernel reorders the canonical ones.
+struct Problem {
+  explicit Problem(const Conv2d& conv)
+      : src(conv.src.shape),
+        dst(conv.dst.shape),
+        strides{conv.stride, conv.stride},
+        padding{conv.padding, conv.padding},
+        weight_dims{dst.c, src.c, conv.kernel_h, conv.kernel_w},
+        weights(weight_dims, dnnl::memory::data_type::f32, dnnl::memory::format_tag::any),
+        canonical_weights(weight_dims, dnnl::memory::data_type::f32,
+                          dnnl::memory::format_tag::oihw) {
+    if (conv.bias) bias = {{dst.c}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::a};
+  }
+
+  [[nodiscard]] convolution_forward::primitive_desc forward(Layouts in, bool relu = false) const {
+    return {{dnnl::prop_kind::forward_training, algorithm, onednn::describe(src, in.src), weights,
+             bias, onednn::describe(dst, in.dst), strides, padding, padding},
+            onednn::user_scratchpad_and_relu(relu),
+            onednn::engine(),
+            /*allow_empty=*/true};
+  }
+
+  [[nodiscard]] convolution_backward_data::primitive_desc backward_data(Layouts in) const {
+    return {{algorithm, onednn::describe(src, in.src), weights, onednn::describe(dst, in.dst),
+             strides, padding, padding},
+            onednn::user_scratchpad(),
+            onednn::engine(),
+            forward(in),
+            /*allow_empty=*/true};
+  }
+
+  [[nodiscard]] convolution_backward_weights::primitive_desc backward_weights(Layouts in) const {
+    return {{algorithm, onednn::describe(src, in.src), weights, bias, onednn::describe(dst, in.dst),
+             strides, padding, padding},
+            onednn::user_scratchpad(),
+            onednn::engine(),
+            forward(in),
+            /*allow_empty=*/true};
+  }
+
+  Shape src, dst;
+  dnnl::memory::dims strides, padding, weight_dims;
+  MemoryDesc weights, canonical_weights, bias;
+};
+
+/// Candidates in the order of preference: as the tensors are, as oneDNN would like best, the rest.
+std::vector<Layouts> candidates(const Conv2d& conv, const Problem& problem) {
+  std::vector<Layouts> result;
+  if (conv.dst.layout != Layout::any) result.push_back({conv.src.layout, conv.dst.layout});
+  if (const auto best = problem.forward({Layout::any, Layout::any})) {
+    const Layouts liked{onednn::layout_of(best.src_desc()), onednn::layout_of(best.dst_desc())};
+    if (liked.src != Layout::any && liked.dst != Layout::any) result.push_back(liked);
+  }
+  for (const Layout src : onednn::layouts) {
+    for (const Layout dst : onednn::layouts) result.push_back({src, dst});
+  }
+  return result;
+}
+
+template <typename Make>
+auto cheapest(const Conv2d& conv, const Problem& problem, Make make) {
+  const std::vector<Layouts> list = candidates(conv, problem);
+  const bool dst_is_free = conv.dst.layout == Layout::any;
+  auto best = onednn::cheapest(std::span<const Layouts>(list), make, [&](const Layouts& in) {
+    return (in.src != conv.src.layout) + (!dst_is_free && in.dst != conv.dst.layout);
+  });
+  if (!best.pd) onednn::fail(describe_op("conv2d", conv), "oneDNN has no implementation");
+  return best;
+}
+
+}  // namespace
+
+Shape conv2d_output(const Shape& src, std::int64_t filters, int kernel_h, int kernel_w, int stride,
+                    int padding) {
+  const std::string what =
+      "conv2d of " + src.to_string() + ", " + geometry(kernel_h, kernel_w, stride, padding);
+  if (filters < 1 || kernel_h < 1 || kernel_w < 1 || stride < 1)
+    onednn::fail(what, "filters, kernel and stride must be at least 1");
+  if (padding < 0) onednn::fail(what, "the padding must not be negative");
+  const std::int64_t h = src.h + 2 * padding - kernel_h, w = src.w + 2 * padding - kernel_w;
+  if (h < 0 || w < 0) {
+    onednn::fail(what, "the kernel must not be larger than the padded source, " +
+                           std::to_string(src.h + 2 * padding) + "x" +
+                           std::to_string(src.w + 2 * padding));
+  }
+  return {src.n, filters, h / stride + 1, w / stride + 1};
+}
+
+void choose_layout(Conv2d& conv, Cpu) {
+  require_consistent("conv2d", conv);
+  conv.dst.layout = Layout::any;
+  onednn::explained(describe_op("conv2d", conv), [&] {
+    const Problem problem(conv);
+    conv.dst.layout = cheapest(conv, problem, [&](const Layouts& in) {
+                        return problem.forward(in);
+                      }).candidate.dst;
+  });
+}
+
+KernelPtr plan(const Conv2dForward& op, Cpu) {
+  const Conv2d& conv = op.conv;
+  require_consistent("conv2d forward", conv);
+  onednn::require_layout("conv2d forward", "dst", conv.dst);
+  const std::string name = describe_op("conv2d forward", conv);
+  return onednn::explained(name, [&]() -> KernelPtr {
+    const Problem problem(conv);
+    const auto [pd, computed] =
+        cheapest(conv, problem, [&](const Layouts& in) { return problem.forward(in, op.relu); });
+    auto program = std::make_unique<Program>(name, conv.bias ? 4 : 3);
+    const auto src_at = Program::argument(0), weights_at = Program::argument(1);
+    const auto bias_at = Program::argument(2), dst_at = Program::argument(conv.bias ? 3 : 2);
+    const MemoryDesc src = onednn::describe(conv.src), dst = onednn::describe(conv.dst);
+
+    const auto result = program->write_as(dst_at, dst, pd.dst_desc());
+    std::vector<Program::Operand> operands = {
+        {DNNL_ARG_SRC, pd.src_desc(), program->read_as(src_at, src, pd.src_desc())},
+        {DNNL_ARG_WEIGHTS, pd.weights_desc(),
+         program->read_as(weights_at, problem.canonical_weights, pd.weights_desc())},
+        {DNNL_ARG_DST, pd.dst_desc(), result}};
+    if (conv.bias) operands.push_back({DNNL_ARG_BIAS, pd.bias_desc(), bias_at});
+    program->add(pd, convolution_forward(pd), operands);
+    program->write_back(result, pd.dst_desc(), dst_at, dst);
+    return program;
+  });
+}
+
+KernelPtr plan(const Conv2dBackwardData& op, Cpu) {
+  const Conv2d& conv = op.conv;
+  require_consistent("conv2d backward data", conv);
+  onednn::require_layout("conv2d backward data", "d_dst", conv.dst);
+  const std::string name = describe_op("conv2d backward data", conv);
+  return onednn::explained(name, [&]() -> KernelPtr {
+    const Problem problem(conv);
+    const auto [pd, computed] =
+        cheapest(conv, problem, [&](const Layouts& in) { return problem.backward_data(in); });
+    auto program = std::make_unique<Program>(name, 3);
+    const auto weights_at = Program::argument(0), d_dst_at = Program::argument(1);
+    const auto d_src_at = Program::argument(2);
+    const MemoryDesc d_src = onednn::describe(conv.src), d_dst = onednn::describe(conv.dst);
+
+    const auto result = program->write_as(d_src_at, d_src, pd.diff_src_desc());
+    program->add(pd, convolution_backward_data(pd),
+                 {{DNNL_ARG_WEIGHTS, pd.weights_desc(),
+                   program->read_as(weights_at, problem.canonical_weights, pd.weights_desc())},
+                  {DNNL_ARG_DIFF_DST, pd.diff_dst_desc(),
+                   program->read_as(d_dst_at, d_dst, pd.diff_dst_desc())},
+                  {DNNL_ARG_DIFF_SRC, pd.diff_src_desc(), result}});
+    program->write_back(result, pd.diff_src_desc(), d_src_at, d_src);
+    return program;
+  });
+}
+
+KernelPtr plan(const Conv2dBackwardWeights& op, Cpu) {
+  const Conv2d& conv = op.conv;
+  require_consistent("conv2d backward weights", conv);
+  onednn::require_layout("conv2d backward weights", "d_dst", conv.dst);
+  const std::string name = describe_op("conv2d backward weights", conv);
+  return onednn::explained(name, [&]() -> KernelPtr {
+    const Problem problem(conv);
+    const auto [pd, computed] =
+        cheapest(conv, problem, [&](const Layouts& in) { return problem.backward_weights(in); });
+    auto program = std::make_unique<Program>(name, conv.bias ? 4 : 3);
+    const auto src_at = Program::argument(0), d_dst_at = Program::argument(1);
+    const auto d_weights_at = Program::argument(2), d_bias_at = Program::argument(3);
+    const MemoryDesc src = onednn::describe(conv.src), d_dst = onednn::describe(conv.dst);
+
+    const auto result =
+        program->write_as(d_weights_at, problem.canonical_weights, pd.diff_weights_desc());
+    std::vector<Program::Operand> operands = {
+        {DNNL_ARG_SRC, pd.src_desc(), program->read_as(src_at, src, pd.src_desc())},
+        {DNNL_ARG_DIFF_DST, pd.diff_dst_desc(),
+         program->read_as(d_dst_at, d_dst, pd.diff_dst_desc())},
+        {DNNL_ARG_DIFF_WEIGHTS, pd.diff_weights_desc(), result}};
+    if (conv.bias) operands.push_back({DNNL_ARG_DIFF_BIAS, pd.diff_bias_desc(), d_bias_at});
+    program->add(pd, convolution_backward_weights(pd), operands);
+    program->write_back(result, pd.diff_weights_desc(), d_weights_at, problem.canonical_weights);
+    return program;
+  });
+}
+
+}  // namespace stpt::codelets

@@ -1,0 +1,173 @@
+#include "codelets/pool2d.hpp"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "codelets/onednn.hpp"
+
+namespace stpt::codelets {
+
+namespace {
+
+using dnnl::pooling_backward;
+using dnnl::pooling_forward;
+using onednn::MemoryDesc;
+using onednn::Program;
+using runtime::Layout;
+using runtime::Shape;
+
+std::string geometry(int kernel_h, int kernel_w, int stride, int padding) {
+  return "kernel " + std::to_string(kernel_h) + "x" + std::to_string(kernel_w) + ", stride " +
+         std::to_string(stride) + ", padding " + std::to_string(padding);
+}
+
+std::string describe_op(const char* op, const Pool2d& pool) {
+  return std::string(op) + (pool.kind == PoolKind::max ? " max " : " average ") +
+         pool.src.to_string() + " -> " + pool.dst.to_string() + ", " +
+         geometry(pool.kernel_h, pool.kernel_w, pool.stride, pool.padding);
+}
+
+void require_consistent(const char* op, const Pool2d& pool) {
+  onednn::require_layout(op, "src", pool.src);
+  onednn::require_layout(op, "dst", pool.dst);
+  const Shape expected =
+      pool2d_output(pool.src.shape, pool.kernel_h, pool.kernel_w, pool.stride, pool.padding);
+  if (pool.dst.shape != expected || pool.dst.layout != pool.src.layout) {
+    onednn::fail(describe_op(op, pool),
+                 "dst must be " + expected.to_string() + " " + runtime::to_string(pool.src.layout));
+  }
+}
+
+struct Descriptors {
+  pooling_forward::primitive_desc forward;
+  pooling_backward::primitive_desc backward;
+};
+
+pooling_forward::primitive_desc forward_in(const Pool2d& pool, Layout layout,
+                                           dnnl::prop_kind kind) {
+  const dnnl::memory::dims strides{pool.stride, pool.stride}, padding{pool.padding, pool.padding};
+  const dnnl::memory::dims kernel{pool.kernel_h, pool.kernel_w};
+  const auto algorithm = pool.kind == PoolKind::max ? dnnl::algorithm::pooling_max
+                                                    : dnnl::algorithm::pooling_avg_exclude_padding;
+  return {{kind, algorithm, onednn::describe(pool.src.shape, layout),
+           onednn::describe(pool.dst.shape, layout), strides, kernel, padding, padding},
+          onednn::user_scratchpad(),
+          onednn::engine(),
+          /*allow_empty=*/true};
+}
+
+pooling_backward::primitive_desc backward_in(const Pool2d& pool, Layout layout,
+                                             const pooling_forward::primitive_desc& forward) {
+  const dnnl::memory::dims strides{pool.stride, pool.stride}, padding{pool.padding, pool.padding};
+  const dnnl::memory::dims kernel{pool.kernel_h, pool.kernel_w};
+  const auto algorithm = pool.kind == PoolKind::max ? dnnl::algorithm::pooling_max
+                                                    : dnnl::algorithm::pooling_avg_exclude_padding;
+  return {{algorithm, onednn::describe(pool.src.shape, layout),
+           onednn::describe(pool.dst.shape, layout), strides, kernel, padding, padding},
+          onednn::user_scratchpad(),
+          onednn::engine(),
+          forward,
+          /*allow_empty=*/true};
+}
+
+/// Forward and backward in one layout, because they share the winners' positions, whose order
+/// depends on it. Mostly the layout of the tensors.
+Descriptors describe(const Pool2d& pool) {
+  std::vector<Layout> candidates = {pool.src.layout};
+  candidates.insert(candidates.end(), onednn::layouts.begin(), onednn::layouts.end());
+  Descriptors best;
+  int least = 0;
+  for (const Layout layout : candidates) {
+    auto forward = forward_in(pool, layout, dnnl::prop_kind::forward_training);
+    if (!forward) continue;
+    auto backward = backward_in(pool, layout, forward);
+    if (!backward) continue;
+    const int reorders = layout == pool.src.layout ? 0 : 2;
+    const int price = onednn::cost(forward.impl_info_str(), reorders) +
+                      onednn::cost(backward.impl_info_str(), reorders);
+    if (!best.forward || price < least) least = price, best = {forward, backward};
+  }
+  if (!best.forward) onednn::fail(describe_op("pool2d", pool), "oneDNN has no implementation");
+  return best;
+}
+
+}  // namespace
+
+Shape pool2d_output(const Shape& src, int kernel_h, int kernel_w, int stride, int padding) {
+  const std::string what =
+      "pool2d of " + src.to_string() + ", " + geometry(kernel_h, kernel_w, stride, padding);
+  if (kernel_h < 1 || kernel_w < 1 || stride < 1)
+    onednn::fail(what, "kernel and stride must be at least 1");
+  // Otherwise a window could lie in the padding alone, which has neither a maximum nor an average.
+  if (padding < 0 || padding >= kernel_h || padding >= kernel_w)
+    onednn::fail(what, "the padding must be at least 0 and smaller than the kernel");
+  const std::int64_t h = src.h + 2 * padding - kernel_h, w = src.w + 2 * padding - kernel_w;
+  if (h < 0 || w < 0) {
+    onednn::fail(what, "the window must not be larger than the padded source, " +
+                           std::to_string(src.h + 2 * padding) + "x" +
+                           std::to_string(src.w + 2 * padding));
+  }
+  return {src.n, src.c, h / stride + 1, w / stride + 1};
+}
+
+std::size_t pool2d_indices_bytes(const Pool2d& pool, Cpu) {
+  require_consistent("pool2d", pool);
+  return onednn::explained(describe_op("pool2d", pool),
+                           [&] { return describe(pool).forward.workspace_desc().get_size(); });
+}
+
+KernelPtr plan(const Pool2dForward& op, Cpu) {
+  const Pool2d& pool = op.pool;
+  require_consistent("pool2d forward", pool);
+  const std::string name = describe_op("pool2d forward", pool);
+  return onednn::explained(name, [&]() -> KernelPtr {
+    auto pd = describe(pool).forward;
+    if (!op.training) {
+      const Layout layout = onednn::layout_of(pd.src_desc());
+      if (const auto inference = forward_in(pool, layout, dnnl::prop_kind::forward_inference)) {
+        pd = inference;
+      }
+    }
+    auto program = std::make_unique<Program>(name, 3);
+    const auto src_at = Program::argument(0), dst_at = Program::argument(1);
+    const auto indices_at = Program::argument(2);
+    const MemoryDesc src = onednn::describe(pool.src), dst = onednn::describe(pool.dst);
+
+    const auto result = program->write_as(dst_at, dst, pd.dst_desc());
+    std::vector<Program::Operand> operands = {
+        {DNNL_ARG_SRC, pd.src_desc(), program->read_as(src_at, src, pd.src_desc())},
+        {DNNL_ARG_DST, pd.dst_desc(), result}};
+    if (const MemoryDesc indices = pd.workspace_desc(); indices.get_size() > 0)
+      operands.push_back({DNNL_ARG_WORKSPACE, indices, indices_at});
+    program->add(pd, pooling_forward(pd), operands);
+    program->write_back(result, pd.dst_desc(), dst_at, dst);
+    return program;
+  });
+}
+
+KernelPtr plan(const Pool2dBackward& op, Cpu) {
+  const Pool2d& pool = op.pool;
+  require_consistent("pool2d backward", pool);
+  const std::string name = describe_op("pool2d backward", pool);
+  return onednn::explained(name, [&]() -> KernelPtr {
+    const auto pd = describe(pool).backward;
+    auto program = std::make_unique<Program>(name, 3);
+    const auto d_dst_at = Program::argument(0), indices_at = Program::argument(1);
+    const auto d_src_at = Program::argument(2);
+    const MemoryDesc d_src = onednn::describe(pool.src), d_dst = onednn::describe(pool.dst);
+
+    const auto result = program->write_as(d_src_at, d_src, pd.diff_src_desc());
+    std::vector<Program::Operand> operands = {
+        {DNNL_ARG_DIFF_DST, pd.diff_dst_desc(),
+         program->read_as(d_dst_at, d_dst, pd.diff_dst_desc())},
+        {DNNL_ARG_DIFF_SRC, pd.diff_src_desc(), result}};
+    if (const MemoryDesc indices = pd.workspace_desc(); indices.get_size() > 0)
+      operands.push_back({DNNL_ARG_WORKSPACE, indices, indices_at});
+    program->add(pd, pooling_backward(pd), operands);
+    program->write_back(result, pd.diff_src_desc(), d_src_at, d_src);
+    return program;
+  });
+}
+
+}  // namespace stpt::codelets
