@@ -1,0 +1,381 @@
+#include "codelets/conv2d.hpp"
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "tests/codelets/kernel_testing.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+using codelets::Conv2d;
+using codelets::Cpu;
+
+namespace {
+
+struct Case {
+  Shape src;
+  std::int64_t filters;
+  int kernel_h, kernel_w, stride, padding;
+  bool bias;
+};
+
+std::string to_string(const Case& c) {
+  return c.src.to_string() + ", " + std::to_string(c.filters) + " filters " +
+         std::to_string(c.kernel_h) + "x" + std::to_string(c.kernel_w) + "/" +
+         std::to_string(c.stride) + "+" + std::to_string(c.padding) + (c.bias ? ", bias" : "");
+}
+
+Conv2d make_conv(const Case& c, Layout src = Layout::nchw, Layout dst = Layout::nchw) {
+  Conv2d conv;
+  conv.src = spec_of(c.src, src);
+  conv.dst = spec_of(
+      codelets::conv2d_output(c.src, c.filters, c.kernel_h, c.kernel_w, c.stride, c.padding), dst);
+  conv.kernel_h = c.kernel_h, conv.kernel_w = c.kernel_w;
+  conv.stride = c.stride, conv.padding = c.padding, conv.bias = c.bias;
+  return conv;
+}
+
+std::int64_t weight_count(const Case& c) { return c.filters * c.src.c * c.kernel_h * c.kernel_w; }
+
+/// Calls visit(index in src, index in weights, index in dst) for every product in the definition.
+template <typename Visit>
+void for_each_product(const Case& c, const Shape& dst, Visit visit) {
+  for (std::int64_t n = 0; n < dst.n; ++n)
+    for (std::int64_t k = 0; k < dst.c; ++k)
+      for (std::int64_t y = 0; y < dst.h; ++y)
+        for (std::int64_t x = 0; x < dst.w; ++x)
+          for (std::int64_t ch = 0; ch < c.src.c; ++ch)
+            for (int i = 0; i < c.kernel_h; ++i)
+              for (int j = 0; j < c.kernel_w; ++j) {
+                const std::int64_t sy = y * c.stride - c.padding + i;
+                const std::int64_t sx = x * c.stride - c.padding + j;
+                if (sy < 0 || sy >= c.src.h || sx < 0 || sx >= c.src.w) continue;
+                visit(static_cast<std::size_t>(((n * c.src.c + ch) * c.src.h + sy) * c.src.w + sx),
+                      static_cast<std::size_t>(((k * c.src.c + ch) * c.kernel_h + i) * c.kernel_w +
+                                               j),
+                      static_cast<std::size_t>(((n * dst.c + k) * dst.h + y) * dst.w + x));
+              }
+}
+
+/// Inputs, and what the definition makes of them in double precision.
+struct Reference {
+  explicit Reference(const Case& c) {
+    const Shape dst_shape = make_conv(c).dst.shape;
+    src = random_values(c.src.elements(), 1);
+    weights = random_values(weight_count(c), 2);
+    bias = random_values(c.filters, 3);
+    d_dst = random_values(dst_shape.elements(), 4);
+    dst.resize(d_dst.size());
+    d_src.resize(src.size());
+    d_weights.resize(weights.size());
+    d_bias.resize(bias.size());
+    for (std::size_t i = 0; i < dst.size(); ++i) {
+      const std::size_t k = i / static_cast<std::size_t>(dst_shape.spatial()) % bias.size();
+      if (c.bias) dst[i] = static_cast<double>(bias[k]);
+      d_bias[k] += static_cast<double>(d_dst[i]);
+    }
+    for_each_product(c, dst_shape, [&](std::size_t s, std::size_t w, std::size_t d) {
+      dst[d] += static_cast<double>(src[s]) * static_cast<double>(weights[w]);
+      d_src[s] += static_cast<double>(d_dst[d]) * static_cast<double>(weights[w]);
+      d_weights[w] += static_cast<double>(src[s]) * static_cast<double>(d_dst[d]);
+    });
+  }
+
+  std::vector<float> src, weights, bias, d_dst;
+  std::vector<double> dst, d_src, d_weights, d_bias;
+};
+
+std::vector<double> relu(std::vector<double> values) {
+  for (double& value : values) value = value > 0 ? value : 0;
+  return values;
+}
+
+/// The three ops of one convolution, on poisoned outputs.
+class Runner {
+ public:
+  explicit Runner(const Conv2d& conv, bool with_relu = false)
+      : conv_(conv),
+        forward_(codelets::plan(codelets::Conv2dForward{conv, with_relu}, Cpu{})),
+        backward_data_(codelets::plan(codelets::Conv2dBackwardData{conv}, Cpu{})),
+        backward_weights_(codelets::plan(codelets::Conv2dBackwardWeights{conv}, Cpu{})) {}
+
+  Tensor forward(std::span<const float> src, std::span<const float> weights,
+                 std::span<const float> bias) const {
+    Tensor x(conv_.src, src), y(conv_.dst);
+    Flat w(weights), b(bias);
+    if (conv_.bias) {
+      run_kernel(*forward_, {x.pointer(), w.pointer(), b.pointer(), y.pointer()});
+    } else {
+      run_kernel(*forward_, {x.pointer(), w.pointer(), y.pointer()});
+    }
+    return y;
+  }
+
+  Tensor backward_data(std::span<const float> weights, std::span<const float> d_dst) const {
+    Tensor d_y(conv_.dst, d_dst), d_x(conv_.src);
+    Flat w(weights);
+    run_kernel(*backward_data_, {w.pointer(), d_y.pointer(), d_x.pointer()});
+    return d_x;
+  }
+
+  struct WeightGradients {
+    Flat weights, bias;
+  };
+
+  WeightGradients backward_weights(std::span<const float> src, std::span<const float> d_dst) const {
+    Tensor x(conv_.src, src), d_y(conv_.dst, d_dst);
+    WeightGradients d{Flat(conv_.dst.shape.c * conv_.src.shape.c * conv_.kernel_h * conv_.kernel_w),
+                      Flat(conv_.dst.shape.c)};
+    if (conv_.bias) {
+      run_kernel(*backward_weights_,
+                 {x.pointer(), d_y.pointer(), d.weights.pointer(), d.bias.pointer()});
+    } else {
+      run_kernel(*backward_weights_, {x.pointer(), d_y.pointer(), d.weights.pointer()});
+    }
+    return d;
+  }
+
+  const codelets::Kernel& forward_kernel() const { return *forward_; }
+  const codelets::Kernel& backward_data_kernel() const { return *backward_data_; }
+  const codelets::Kernel& backward_weights_kernel() const { return *backward_weights_; }
+
+ private:
+  Conv2d conv_;
+  codelets::KernelPtr forward_, backward_data_, backward_weights_;
+};
+
+// Float sums of up to some thousand products: the rounding error grows with the square root of
+// their number, a few units of 6e-8 of the largest sum.
+constexpr Tolerance rounding{1e-5, 1e-6};
+
+void check_against_definition(const Case& c, const Reference& expected, const Conv2d& conv) {
+  INFO(to_string(c) << ", " << conv.src.to_string() << " -> " << conv.dst.to_string());
+  const Runner runner(conv);
+  require_tensor("dst", runner.forward(expected.src, expected.weights, expected.bias), expected.dst,
+                 rounding);
+  require_tensor("d_src", runner.backward_data(expected.weights, expected.d_dst), expected.d_src,
+                 rounding);
+  const auto d = runner.backward_weights(expected.src, expected.d_dst);
+  require_flat("d_weights", d.weights, expected.d_weights, rounding);
+  if (c.bias) require_flat("d_bias", d.bias, expected.d_bias, rounding);
+
+  const Runner with_relu(conv, true);
+  require_tensor("dst with relu", with_relu.forward(expected.src, expected.weights, expected.bias),
+                 relu(expected.dst), rounding);
+}
+
+const std::vector<Case> small_cases = {
+    {{2, 3, 5, 7}, 16, 3, 3, 1, 1, false},   // first layer
+    {{1, 1, 9, 9}, 6, 5, 5, 1, 2, true},     // LeNet's first
+    {{2, 6, 9, 7}, 16, 5, 5, 1, 0, true},    // LeNet's second
+    {{2, 16, 5, 7}, 16, 3, 3, 1, 1, false},  // residual block
+    {{2, 16, 7, 5}, 32, 3, 3, 2, 1, false},  // its strided form
+    {{2, 16, 7, 6}, 32, 1, 1, 2, 0, false},  // its shortcut
+    {{1, 17, 5, 4}, 18, 3, 3, 1, 1, true},   // a little more than a block
+    {{1, 5, 4, 6}, 7, 2, 3, 2, 1, true},     // kernel not square, padding wider than needed
+    {{3, 8, 6, 5}, 24, 1, 1, 1, 0, true},   {{1, 2, 3, 3}, 3, 3, 3, 3, 2, false},
+    {{2, 4, 1, 1}, 5, 1, 1, 1, 1, true},  // outputs that see only padding
+};
+
+}  // namespace
+
+TEST_CASE("conv2d agrees with its definition in every layout", "[conv2d]") {
+  for (const Case& c : small_cases) {
+    const Reference expected(c);
+    for (const Layout src : all_layouts) {
+      for (const Layout dst : all_layouts) {
+        check_against_definition(c, expected, make_conv(c, src, dst));
+      }
+    }
+  }
+}
+
+TEST_CASE("conv2d agrees with its definition in the layout it chooses", "[conv2d]") {
+  const std::vector<Case> larger = {
+      {{4, 64, 8, 8}, 64, 3, 3, 1, 1, false}, {{3, 32, 15, 17}, 64, 3, 3, 2, 1, false},
+      {{2, 3, 33, 31}, 16, 7, 7, 2, 3, true}, {{2, 32, 16, 16}, 64, 1, 1, 2, 0, false},
+      {{5, 48, 9, 9}, 40, 3, 3, 1, 1, true},
+  };
+  for (const auto& cases : {small_cases, larger}) {
+    for (const Case& c : cases) {
+      const Reference expected(c);
+      for (const Layout src : all_layouts) {
+        Conv2d conv = make_conv(c, src, Layout::any);
+        codelets::choose_layout(conv, Cpu{});
+        REQUIRE(conv.dst.layout != Layout::any);
+        REQUIRE(conv.src.layout == src);
+        check_against_definition(c, expected, conv);
+      }
+    }
+  }
+}
+
+TEST_CASE("conv2d gradients are those of forward", "[conv2d]") {
+  for (const Case& c : small_cases) {
+    INFO(to_string(c));
+    Conv2d conv = make_conv(c, Layout::nchw, Layout::any);
+    codelets::choose_layout(conv, Cpu{});
+    const Runner runner(conv);
+    const auto src = random_values(c.src.elements(), 11);
+    const auto weights = random_values(weight_count(c), 12);
+    const auto bias = random_values(c.filters, 13);
+    const auto d_dst = random_values(conv.dst.shape.elements(), 14);
+    const auto loss = [&](std::span<const float> x, std::span<const float> w,
+                          std::span<const float> b) {
+      return functional(d_dst, runner.forward(x, w, b).values());
+    };
+
+    // Linear in each argument: a step of 1 leaves the rounding of outputs of size 10, times the
+    // root of some hundred outputs.
+    const float step = 1;
+    const Tolerance tolerance{1e-4, 1e-4};
+    require_gradient(
+        "src", [&](auto x) { return loss(x, weights, bias); }, src,
+        runner.backward_data(weights, d_dst).values(), step, tolerance);
+    const auto d = runner.backward_weights(src, d_dst);
+    require_gradient(
+        "weights", [&](auto w) { return loss(src, w, bias); }, weights, d.weights.values(), step,
+        tolerance);
+    if (c.bias) {
+      require_gradient(
+          "bias", [&](auto b) { return loss(src, weights, b); }, bias, d.bias.values(), step,
+          tolerance);
+    }
+  }
+}
+
+TEST_CASE("conv2d agrees with PyTorch", "[conv2d][golden]") {
+  const GoldenFile file = load_golden("conv2d.bin");
+  for (const std::string& name : golden_cases(file)) {
+    const auto values = [&](const char* tensor) { return file.at(name + "/" + tensor).values; };
+    const auto geometry = values("geometry");
+    const Shape src = golden_shape(file.at(name + "/src"));
+    const Case c{src,
+                 golden_shape(file.at(name + "/dst")).c,
+                 static_cast<int>(geometry.at(0)),
+                 static_cast<int>(geometry.at(1)),
+                 static_cast<int>(geometry.at(2)),
+                 static_cast<int>(geometry.at(3)),
+                 file.contains(name + "/bias")};
+    for (const Layout layout : all_layouts) {
+      Conv2d conv = make_conv(c, layout, Layout::any);
+      codelets::choose_layout(conv, Cpu{});
+      REQUIRE(conv.dst.shape == golden_shape(file.at(name + "/dst")));
+      const Runner runner(conv);
+      const auto bias = c.bias ? values("bias") : std::vector<float>{};
+      require_tensor(name + "/dst", runner.forward(values("src"), values("weights"), bias),
+                     values("dst"), rounding);
+      require_tensor(name + "/d_src", runner.backward_data(values("weights"), values("d_dst")),
+                     values("d_src"), rounding);
+      const auto d = runner.backward_weights(values("src"), values("d_dst"));
+      require_flat(name + "/d_weights", d.weights, values("d_weights"), rounding);
+      if (c.bias) require_flat(name + "/d_bias", d.bias, values("d_bias"), rounding);
+    }
+  }
+}
+
+TEST_CASE("conv2d gives the same bits in every thread", "[conv2d]") {
+  for (const Case& c :
+       {Case{{4, 16, 16, 16}, 32, 3, 3, 2, 1, true}, Case{{4, 6, 14, 14}, 16, 5, 5, 1, 0, true}}) {
+    Conv2d conv = make_conv(c, Layout::nchw, Layout::any);
+    codelets::choose_layout(conv, Cpu{});
+    const Runner runner(conv);
+    const auto weights = random_values(weight_count(c), 22), bias = random_values(c.filters, 23);
+    // Each thread has its own data; what one thread alone computes from them is expected.
+    struct Data {
+      Tensor x, d_y, y, d_x;
+      Flat w, b, d_w, d_b;
+    };
+    const auto data = [&](unsigned seed) {
+      return Data{Tensor(conv.src, random_values(c.src.elements(), seed)),
+                  Tensor(conv.dst, random_values(conv.dst.shape.elements(), seed + 1)),
+                  Tensor(conv.dst),
+                  Tensor(conv.src),
+                  Flat(weights),
+                  Flat(bias),
+                  Flat(weight_count(c)),
+                  Flat(c.filters)};
+    };
+    Data one = data(31), two = data(41), alone = data(31), also_alone = data(41);
+    for (Data* d : {&alone, &also_alone}) {
+      run_kernel(runner.forward_kernel(),
+                 {d->x.pointer(), d->w.pointer(), d->b.pointer(), d->y.pointer()});
+      run_kernel(runner.backward_data_kernel(),
+                 {d->w.pointer(), d->d_y.pointer(), d->d_x.pointer()});
+      run_kernel(runner.backward_weights_kernel(),
+                 {d->x.pointer(), d->d_y.pointer(), d->d_w.pointer(), d->d_b.pointer()});
+    }
+    run_in_two_threads(runner.forward_kernel(),
+                       {one.x.pointer(), one.w.pointer(), one.b.pointer(), one.y.pointer()},
+                       {two.x.pointer(), two.w.pointer(), two.b.pointer(), two.y.pointer()});
+    run_in_two_threads(runner.backward_data_kernel(),
+                       {one.w.pointer(), one.d_y.pointer(), one.d_x.pointer()},
+                       {two.w.pointer(), two.d_y.pointer(), two.d_x.pointer()});
+    run_in_two_threads(runner.backward_weights_kernel(),
+                       {one.x.pointer(), one.d_y.pointer(), one.d_w.pointer(), one.d_b.pointer()},
+                       {two.x.pointer(), two.d_y.pointer(), two.d_w.pointer(), two.d_b.pointer()});
+    for (const auto& [threaded, expected] :
+         {std::pair<Data*, Data*>{&one, &alone}, {&two, &also_alone}}) {
+      REQUIRE(same_bits(threaded->y.stored(), expected->y.stored()));
+      REQUIRE(same_bits(threaded->d_x.stored(), expected->d_x.stored()));
+      REQUIRE(same_bits(threaded->d_w.values(), expected->d_w.values()));
+      REQUIRE(same_bits(threaded->d_b.values(), expected->d_b.values()));
+    }
+  }
+}
+
+TEST_CASE("conv2d planned in another thread gives the same bits", "[conv2d]") {
+  const Case c{{3, 16, 9, 9}, 16, 3, 3, 1, 1, false};
+  const Conv2d conv = make_conv(c, Layout::nchw16c, Layout::nchw16c);
+  const Reference inputs(c);
+  const Runner here(conv);
+  const Tensor expected = here.forward(inputs.src, inputs.weights, inputs.bias);
+  bool same = false;
+  std::jthread([&] {
+    const Runner there(conv);
+    same = same_bits(there.forward(inputs.src, inputs.weights, inputs.bias).stored(),
+                     expected.stored());
+  }).join();
+  REQUIRE(same);
+}
+
+TEST_CASE("conv2d says what is wrong with a description", "[conv2d]") {
+  const Case good{{2, 3, 5, 7}, 16, 3, 3, 1, 1, false};
+  const auto message = [](auto&& act) -> std::string {
+    try {
+      act();
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  const auto contains = [](const std::string& text) { return Catch::Matchers::Contains(text); };
+
+  Conv2d conv = make_conv(good);
+  conv.src.type = DataType::bfloat16;
+  CHECK_THAT(message([&] { (void)codelets::plan(codelets::Conv2dForward{conv}, Cpu{}); }),
+             contains("conv2d forward: src 2x3x5x7 bfloat16") && contains("float32"));
+
+  conv = make_conv(good);
+  conv.dst.shape.h = 9;
+  CHECK_THAT(message([&] { (void)codelets::plan(codelets::Conv2dBackwardData{conv}, Cpu{}); }),
+             contains("conv2d backward data") && contains("dst must be 2x16x5x7"));
+
+  conv = make_conv(good, Layout::nchw, Layout::any);
+  CHECK_THAT(message([&] { (void)codelets::plan(codelets::Conv2dBackwardWeights{conv}, Cpu{}); }),
+             contains("the layout must be chosen first"));
+  CHECK_THAT(message([&] {
+               (void)codelets::conv2d_output({1, 1, 3, 3}, 4, 5, 5, 1, 0);
+             }),
+             contains("kernel 5x5") && contains("3x3"));
+  CHECK_THAT(message([&] {
+               (void)codelets::conv2d_output({1, 1, 3, 3}, 4, 3, 3, 0, 0);
+             }),
+             contains("at least 1"));
+
+  const auto kernel = codelets::plan(codelets::Conv2dForward{make_conv(good)}, Cpu{});
+  CHECK_THAT(message([&] { run_kernel(*kernel, {nullptr}); }),
+             contains("1 arguments where 3 are needed"));
+}

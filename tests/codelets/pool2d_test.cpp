@@ -1,0 +1,249 @@
+#include "codelets/pool2d.hpp"
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "tests/codelets/kernel_testing.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+using codelets::Cpu;
+using codelets::Pool2d;
+using codelets::PoolKind;
+
+namespace {
+
+Pool2d make_pool(PoolKind kind, const Shape& src, int kernel_h, int kernel_w, int stride,
+                 int padding, Layout layout = Layout::nchw) {
+  Pool2d pool;
+  pool.kind = kind;
+  pool.src = spec_of(src, layout);
+  pool.dst = spec_of(codelets::pool2d_output(src, kernel_h, kernel_w, stride, padding), layout);
+  pool.kernel_h = kernel_h, pool.kernel_w = kernel_w;
+  pool.stride = stride, pool.padding = padding;
+  return pool;
+}
+
+std::string to_string(const Pool2d& p) {
+  return std::string(p.kind == PoolKind::max ? "max " : "average ") + p.src.to_string() + " " +
+         std::to_string(p.kernel_h) + "x" + std::to_string(p.kernel_w) + "/" +
+         std::to_string(p.stride) + "+" + std::to_string(p.padding);
+}
+
+Pool2d in_layout(Pool2d pool, Layout layout) {
+  pool.src.layout = pool.dst.layout = layout;
+  return pool;
+}
+
+/// What the definition makes of `src` and `d_dst` in double precision. Of equal maxima the first
+/// wins.
+struct Expected {
+  Expected(const Pool2d& p, std::span<const float> src, std::span<const float> d_dst)
+      : dst(d_dst.size()), d_src(src.size()) {
+    const Shape &in = p.src.shape, &out = p.dst.shape;
+    std::size_t d = 0;
+    for (std::int64_t plane = 0; plane < out.n * out.c; ++plane)
+      for (std::int64_t y = 0; y < out.h; ++y)
+        for (std::int64_t x = 0; x < out.w; ++x, ++d) {
+          std::vector<std::size_t> window;
+          for (int i = 0; i < p.kernel_h; ++i)
+            for (int j = 0; j < p.kernel_w; ++j) {
+              const std::int64_t sy = y * p.stride - p.padding + i;
+              const std::int64_t sx = x * p.stride - p.padding + j;
+              if (sy < 0 || sy >= in.h || sx < 0 || sx >= in.w) continue;
+              window.push_back(static_cast<std::size_t>((plane * in.h + sy) * in.w + sx));
+            }
+          if (p.kind == PoolKind::max) {
+            std::size_t winner = window.at(0);
+            for (const std::size_t s : window) {
+              if (src[s] > src[winner]) winner = s;
+            }
+            dst[d] = static_cast<double>(src[winner]);
+            d_src[winner] += static_cast<double>(d_dst[d]);
+          } else {
+            const double share = 1.0 / static_cast<double>(window.size());
+            for (const std::size_t s : window) {
+              dst[d] += static_cast<double>(src[s]) * share;
+              d_src[s] += static_cast<double>(d_dst[d]) * share;
+            }
+          }
+        }
+  }
+  std::vector<double> dst, d_src;
+};
+
+/// Forward and backward of one pooling, on poisoned outputs.
+class Runner {
+ public:
+  explicit Runner(const Pool2d& pool)
+      : pool_(pool),
+        indices_(codelets::pool2d_indices_bytes(pool, Cpu{})),
+        forward_(codelets::plan(codelets::Pool2dForward{pool, true}, Cpu{})),
+        inference_(codelets::plan(codelets::Pool2dForward{pool, false}, Cpu{})),
+        backward_(codelets::plan(codelets::Pool2dBackward{pool}, Cpu{})) {}
+
+  Tensor forward(std::span<const float> src) {
+    Tensor x(pool_.src, src), y(pool_.dst);
+    indices_.poison();
+    run_kernel(*forward_, {x.pointer(), y.pointer(), indices()});
+    REQUIRE(indices_.guard_intact());
+    return y;
+  }
+
+  Tensor inference(std::span<const float> src) const {
+    Tensor x(pool_.src, src), y(pool_.dst);
+    run_kernel(*inference_, {x.pointer(), y.pointer(), nullptr});
+    return y;
+  }
+
+  /// Of the last forward().
+  Tensor backward(std::span<const float> d_dst) {
+    Tensor d_y(pool_.dst, d_dst), d_x(pool_.src);
+    run_kernel(*backward_, {d_y.pointer(), indices(), d_x.pointer()});
+    return d_x;
+  }
+
+  const codelets::Kernel& forward_kernel() const { return *forward_; }
+  const codelets::Kernel& backward_kernel() const { return *backward_; }
+
+ private:
+  void* indices() { return indices_.bytes() > 0 ? indices_.pointer() : nullptr; }
+
+  Pool2d pool_;
+  AlignedBuffer indices_;
+  codelets::KernelPtr forward_, inference_, backward_;
+};
+
+constexpr Tolerance rounding{1e-6, 1e-6};
+
+void check(const Pool2d& pool, std::span<const float> src) {
+  INFO(to_string(pool));
+  const auto d_dst = random_values(pool.dst.shape.elements(), 2);
+  const Expected expected(pool, src, d_dst);
+  Runner runner(pool);
+  require_tensor("dst", runner.forward(src), expected.dst, rounding);
+  require_tensor("d_src", runner.backward(d_dst), expected.d_src, rounding);
+  require_tensor("dst in inference", runner.inference(src), expected.dst, rounding);
+}
+
+std::vector<Pool2d> cases() {
+  return {
+      make_pool(PoolKind::max, {2, 3, 5, 7}, 2, 2, 2, 0),
+      make_pool(PoolKind::max, {2, 16, 8, 8}, 2, 2, 2, 0),
+      make_pool(PoolKind::max, {1, 17, 7, 5}, 3, 3, 2, 1),
+      make_pool(PoolKind::max, {3, 6, 6, 9}, 3, 2, 1, 1),
+      make_pool(PoolKind::max, {1, 32, 9, 9}, 3, 3, 2, 0),
+      make_pool(PoolKind::max, {2, 5, 17, 17}, 17, 17, 1, 0),  // more positions than a byte counts
+      make_pool(PoolKind::average, {2, 3, 5, 7}, 2, 2, 2, 0),
+      make_pool(PoolKind::average, {1, 17, 7, 5}, 3, 3, 2, 1),
+      make_pool(PoolKind::average, {3, 16, 6, 9}, 2, 3, 1, 1),
+      make_pool(PoolKind::average, {4, 64, 8, 8}, 8, 8, 1, 0),  // global
+      make_pool(PoolKind::average, {1, 20, 7, 5}, 7, 5, 1, 0),  // global
+  };
+}
+
+}  // namespace
+
+TEST_CASE("pool2d agrees with its definition in every layout", "[pool2d]") {
+  for (const Pool2d& pool : cases()) {
+    for (const Layout layout : all_layouts) {
+      check(in_layout(pool, layout), spaced_values(pool.src.shape.elements(), 1, 0.01f));
+    }
+  }
+}
+
+TEST_CASE("pool2d takes the first of equal maxima", "[pool2d]") {
+  // After a ReLU many windows hold only zeros; a negative window beside padding must not yield 0.
+  for (const Pool2d& pool : cases()) {
+    if (pool.kind != PoolKind::max) continue;
+    auto rectified = random_values(pool.src.shape.elements(), 5, -3, 1);
+    for (float& value : rectified) value = value > 0 ? value : 0;
+    const auto negative = random_values(pool.src.shape.elements(), 6, -3, -2);
+    for (const Layout layout : all_layouts) {
+      check(in_layout(pool, layout), rectified);
+      check(in_layout(pool, layout), negative);
+    }
+  }
+}
+
+TEST_CASE("pool2d gradients are those of forward", "[pool2d]") {
+  for (const Pool2d& pool : cases()) {
+    for (const Layout layout : {Layout::nchw, Layout::nchw16c}) {
+      Runner runner(in_layout(pool, layout));
+      INFO(to_string(pool));
+      // Values 0.1 apart and a step of 0.04: no maximum changes place, and pooling is linear there.
+      const auto src = spaced_values(pool.src.shape.elements(), 3, 0.1f);
+      const auto d_dst = random_values(pool.dst.shape.elements(), 4);
+      runner.forward(src);
+      const auto gradient = runner.backward(d_dst).values();
+      // Outputs up to 100 (1000 values) rounded to 4e-6, over the step of 0.08.
+      require_gradient(
+          "src", [&](auto x) { return functional(d_dst, runner.inference(x).values()); }, src,
+          gradient, 0.04f, {1e-3, 1e-3}, 20);
+    }
+  }
+}
+
+TEST_CASE("pool2d agrees with PyTorch", "[pool2d][golden]") {
+  const GoldenFile file = load_golden("pool2d.bin");
+  for (const std::string& name : golden_cases(file)) {
+    const auto values = [&](const char* tensor) { return file.at(name + "/" + tensor).values; };
+    const auto geometry = values("geometry");
+    const auto number = [&](std::size_t i) { return static_cast<int>(geometry.at(i)); };
+    for (const Layout layout : all_layouts) {
+      const Pool2d pool = make_pool(number(0) == 0 ? PoolKind::max : PoolKind::average,
+                                    golden_shape(file.at(name + "/src")), number(1), number(2),
+                                    number(3), number(4), layout);
+      REQUIRE(pool.dst.shape == golden_shape(file.at(name + "/dst")));
+      Runner runner(pool);
+      require_tensor(name + "/dst", runner.forward(values("src")), values("dst"), rounding);
+      require_tensor(name + "/d_src", runner.backward(values("d_dst")), values("d_src"), rounding);
+    }
+  }
+}
+
+TEST_CASE("pool2d gives the same bits in every thread", "[pool2d]") {
+  for (const Layout layout : all_layouts) {
+    const Pool2d pool = make_pool(PoolKind::max, {4, 20, 16, 16}, 3, 3, 2, 1, layout);
+    const Runner runner(pool);
+    Tensor x(pool.src, random_values(pool.src.shape.elements(), 1));
+    Tensor d_y(pool.dst, random_values(pool.dst.shape.elements(), 2));
+    struct Outputs {
+      Tensor y, d_x;
+      AlignedBuffer indices;
+    };
+    const auto outputs = [&] {
+      return Outputs{Tensor(pool.dst), Tensor(pool.src),
+                     AlignedBuffer(codelets::pool2d_indices_bytes(pool, Cpu{}))};
+    };
+    Outputs alone = outputs(), one = outputs(), two = outputs();
+    run_kernel(runner.forward_kernel(), {x.pointer(), alone.y.pointer(), alone.indices.pointer()});
+    run_kernel(runner.backward_kernel(),
+               {d_y.pointer(), alone.indices.pointer(), alone.d_x.pointer()});
+    run_in_two_threads(runner.forward_kernel(),
+                       {x.pointer(), one.y.pointer(), one.indices.pointer()},
+                       {x.pointer(), two.y.pointer(), two.indices.pointer()});
+    run_in_two_threads(runner.backward_kernel(),
+                       {d_y.pointer(), one.indices.pointer(), one.d_x.pointer()},
+                       {d_y.pointer(), two.indices.pointer(), two.d_x.pointer()});
+    for (const Outputs* threaded : {&one, &two}) {
+      REQUIRE(same_bits(threaded->y.stored(), alone.y.stored()));
+      REQUIRE(same_bits(threaded->d_x.stored(), alone.d_x.stored()));
+    }
+  }
+}
+
+TEST_CASE("pool2d says what is wrong with a description", "[pool2d]") {
+  REQUIRE_THROWS_WITH(codelets::pool2d_output({1, 1, 4, 4}, 5, 5, 1, 0),
+                      Catch::Matchers::Contains("must not be larger than the padded source, 4x4"));
+  REQUIRE_THROWS_WITH(codelets::pool2d_output({1, 1, 4, 4}, 2, 2, 1, 2),
+                      Catch::Matchers::Contains("smaller than the kernel"));
+  Pool2d pool = make_pool(PoolKind::max, {2, 3, 6, 6}, 2, 2, 2, 0);
+  pool.dst.layout = Layout::nhwc;
+  REQUIRE_THROWS_WITH(codelets::plan(codelets::Pool2dForward{pool}, Cpu{}),
+                      Catch::Matchers::EndsWith("dst must be 2x3x3x3 nchw"));
+  pool = make_pool(PoolKind::max, {2, 3, 6, 6}, 2, 2, 2, 0);
+  pool.dst.type = DataType::bfloat16;
+  REQUIRE_THROWS_AS(codelets::plan(codelets::Pool2dBackward{pool}, Cpu{}), std::invalid_argument);
+}
