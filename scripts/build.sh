@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs what is missing and builds:
+#   scripts/build.sh [--sanitize] [targets]
+# Without targets: ./stpt_starpu, the tests and the benchmarks. The objects are in build/, with
+# --sanitize in build-sanitize/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+build=build
+options=()
+if [[ ${1:-} == --sanitize ]]; then
+  shift
+  build=build-sanitize
+  options=(-DSTPT_SANITIZE=ON -DSTPT_BUILD_BENCHMARKS=OFF)
+fi
+scripts/setup.sh
+[[ -e $build/build.ninja ]] || cmake -S . -B "$build" -G Ninja "${options[@]}" >&2
+cmake --build "$build" ${1:+--target "$@"} >&2

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, runs the tests:
+#   scripts/test.sh [--sanitize] [more options of ctest]
+# --sanitize: with the address and undefined-behaviour sanitizers
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+build=build
+sanitize=()
+if [[ ${1:-} == --sanitize ]]; then
+  shift
+  build=build-sanitize
+  sanitize=(--sanitize)
+fi
+scripts/build.sh "${sanitize[@]}"
+ctest --test-dir "$build" --output-on-failure "$@"
