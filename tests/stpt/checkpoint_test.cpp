@@ -36,11 +36,11 @@ Checkpoint example() {
   checkpoint.base_learning_rate = std::nextafter(0.05, 1.0);
   checkpoint.plateau = {0.91234567890123456, 2, 3};
   checkpoint.wall_seconds = 1e-300;
-  checkpoint.model.parameters = {{1.5F, -0.0F, std::bit_cast<float>(0x7fc12345U)},
-                                 {},
-                                 {std::bit_cast<float>(0xff812345U),  // a signalling NaN
-                                  std::numeric_limits<float>::infinity(),
-                                  std::numeric_limits<float>::denorm_min()}};
+  checkpoint.model.parameters = {
+      {1.5F, -0.0F, std::bit_cast<float>(0x7fc12345U)},
+      {},
+      {std::bit_cast<float>(0xff812345U),  // a signalling NaN
+       std::numeric_limits<float>::infinity(), std::numeric_limits<float>::denorm_min()}};
   checkpoint.model.velocity = {{0.25F, 1e-38F, -3.0F}, {}, {1, 2, 3}};
   checkpoint.model.running = {{0.5F, 0.75F}};
   return checkpoint;
@@ -240,21 +240,17 @@ TEST_CASE("A forged header cannot make it read or allocate beyond the file", "[c
     CHECK(refused(sign(changed)));
   }
   // Sums of bytes that overflow, sizes that lie, kinds that differ.
-  for (const char* sizes :
-       {"[4,0,3]", "[2,0,3]", "[3,0]", "[3,0,3,1]", "[1099511627776,0,3]",
-        "[4611686018427387904,3,0,3]", "[18446744073709551615]", "[-1,0,3]", "[3.5,0,3]", "[null]",
-        "{}", "3", "[\"3\",0,3]"}) {
+  for (const char* sizes : {"[4,0,3]", "[2,0,3]", "[3,0]", "[3,0,3,1]", "[1099511627776,0,3]",
+                            "[4611686018427387904,3,0,3]", "[18446744073709551615]", "[-1,0,3]",
+                            "[3.5,0,3]", "[null]", "{}", "3", "[\"3\",0,3]"}) {
     INFO(sizes);
     CHECK(refused(with_header(bytes, replaced(header, "[3,0,3]", sizes))));
   }
-  for (const auto& [from, to] : {std::pair{"\"epoch\":7", "\"epoch\":1e10"},
-                                 std::pair{"\"epoch\":7", "\"epoch\":\"7\""},
-                                 std::pair{"\"epoch\":7,", ""},
-                                 std::pair{"1e-300", "\"now\""},
-                                 std::pair{"1e-300", "\"nan!\""},
-                                 std::pair{"1e-300", "null"},
-                                 std::pair{"\"plateau\":{", "\"plateau\":[{"},
-                                 std::pair{"\"running\"", "\"walking\""}}) {
+  for (const auto& [from, to] :
+       {std::pair{"\"epoch\":7", "\"epoch\":1e10"}, std::pair{"\"epoch\":7", "\"epoch\":\"7\""},
+        std::pair{"\"epoch\":7,", ""}, std::pair{"1e-300", "\"now\""},
+        std::pair{"1e-300", "\"nan!\""}, std::pair{"1e-300", "null"},
+        std::pair{"\"plateau\":{", "\"plateau\":[{"}, std::pair{"\"running\"", "\"walking\""}}) {
     INFO(from << " -> " << to);
     CHECK(refused(with_header(bytes, replaced(header, from, to))));
   }

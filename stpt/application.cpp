@@ -1,0 +1,434 @@
+#include "stpt/application.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <boost/json/object.hpp>
+#include <boost/json/value.hpp>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <new>
+#include <stdexcept>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "data/dataset.hpp"
+#include "models/zoo.hpp"
+#include "runtime/runtime.hpp"
+#include "stpt/checkpoint.hpp"
+#include "stpt/command_line.hpp"
+#include "stpt/config.hpp"
+#include "stpt/experiment.hpp"
+#include "stpt/json_text.hpp"
+#include "stpt/progress.hpp"
+#include "stpt/run_directory.hpp"
+#include "stpt/trainer.hpp"
+
+namespace stpt {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+constexpr std::string_view checkpoint_name = "checkpoint.bin";
+constexpr std::string_view config_name = "config.json";
+constexpr std::string_view report_name = "report.html";
+
+constexpr int failed = 1;
+constexpr int bad_input = 2;
+
+// ---- Text ------------------------------------------------------------------------------------
+
+template <typename... Values>
+std::string format(const char* pattern, Values... values) {
+  std::array<char, 64> text{};
+  const int length = std::snprintf(text.data(), text.size(), pattern, values...);
+  return {text.data(),
+          static_cast<std::size_t>(std::clamp(length, 0, static_cast<int>(text.size()) - 1))};
+}
+
+std::string percent(double share) { return format("%.2f %%", 100 * share); }
+
+std::string memory_text(std::uint64_t bytes) {
+  const double mebibytes = static_cast<double>(bytes) / (1024.0 * 1024.0);
+  return mebibytes < 1024 ? format("%.0f MiB", mebibytes) : format("%.1f GiB", mebibytes / 1024);
+}
+
+/// Messages quote what a person wrote, which may hold line breaks.
+std::string one_line(std::string text) {
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
+  return text;
+}
+
+std::string message_of(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "out of memory";
+  return one_line(error.what());
+}
+
+void print(const std::string& text) {
+  std::cout << text << std::flush;
+  if (!std::cout) throw std::runtime_error("cannot write to standard output");
+}
+
+void print_error(const std::string& message) {
+  std::cerr << "stpt_starpu: " + message + "\n" << std::flush;
+}
+
+// ---- The run file ----------------------------------------------------------------------------
+
+std::string read_text(const fs::path& path, const std::string& hint) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) throw ConfigError(path.string(), "", "no such file; " + hint);
+  if (fs::is_directory(status)) throw ConfigError(path.string(), "", "is a directory; " + hint);
+  std::ifstream in(path, std::ios::binary);
+  constexpr std::size_t most = std::size_t{1} << 24;
+  std::string text(most, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(most));
+  if (in.bad() || in.gcount() == 0) {
+    if (!in.eof()) throw ConfigError(path.string(), "", "cannot be read; check its permissions");
+  }
+  if (!in.eof()) throw ConfigError(path.string(), "", "is larger than 16 MiB; " + hint);
+  text.resize(static_cast<std::size_t>(in.gcount()));
+  return text;
+}
+
+/// A run keeps its bits when these change: how long it goes on, and where its tasks run.
+bool may_change_on_resume(std::string_view path) {
+  return path == "training.epochs" || path.starts_with("runtime.");
+}
+
+/// The first key whose value differs and may not; both have the same keys.
+std::string find_change(const json::value& before, const json::value& after,
+                        const std::string& path) {
+  const json::object* sections = before.if_object();
+  if (sections == nullptr) return before == after || may_change_on_resume(path) ? "" : path;
+  for (const auto& [key, value] : *sections) {
+    const std::string below = path.empty() ? std::string(key) : path + "." + std::string(key);
+    const std::string change = find_change(value, after.as_object().at(key), below);
+    if (!change.empty()) return change;
+  }
+  return "";
+}
+
+struct RunFile {
+  Config config;
+  std::string name;  ///< for messages
+};
+
+RunFile read_run_file(const CommandLine& line) {
+  if (line.resume) {
+    RunFile file;
+    file.name = (RunDirectory::open(*line.resume).file(config_name)).string();
+    const std::string text = read_text(file.name, "--resume needs the directory of a run");
+    const Config before = parse_config(text, file.name);
+    file.config = parse_config(text, file.name, line.overrides);
+    const std::string change =
+        find_change(read_json(print_config(before)), read_json(print_config(file.config)), "");
+    if (!change.empty()) {
+      throw ConfigError("--set", change,
+                        "cannot change in a run that goes on; only training.epochs and runtime.* "
+                        "can, start a new run for others");
+    }
+    return file;
+  }
+  if (!line.config) return {parse_config("{}", "the defaults", line.overrides), "the defaults"};
+  const std::string text = read_text(*line.config, "--config needs a run file");
+  return {parse_config(text, *line.config, line.overrides), *line.config};
+}
+
+/// What the installed StarPU cannot do; it would only say so once the run has begun.
+void check_runtime(const RunFile& file) {
+  const RuntimeConfig& config = file.config.runtime;
+  if (const int most = runtime::Runtime::most_cpu_workers(); config.cpu_workers > most) {
+    throw ConfigError(file.name, "runtime.cpu_workers",
+                      "is " + std::to_string(config.cpu_workers) +
+                          "; this StarPU was built for at most " + std::to_string(most));
+  }
+  const std::vector<std::string> known = runtime::Runtime::schedulers();
+  if (config.scheduler.empty() || std::ranges::find(known, config.scheduler) != known.end()) return;
+  std::string names;
+  for (const std::string& name : known) {
+    if (!name.starts_with("modular-")) names += name + ", ";
+  }
+  throw ConfigError(file.name, "runtime.scheduler",
+                    "is \"" + config.scheduler + "\"; this StarPU has " + names + "modular-...");
+}
+
+// ---- Signals ---------------------------------------------------------------------------------
+
+std::atomic<bool> stop_requested = false;
+std::atomic<int> stop_signal = 0;
+std::atomic<bool> on_terminal = false;  ///< then the cursor may stand behind a progress line
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+
+extern "C" void stpt_on_stop_signal(int number) {
+  const int saved = errno;
+  stop_signal = number;
+  stop_requested = true;
+  std::string_view text =
+      "\nstpt_starpu: stopping after this step; a second signal ends it at once\n";
+  if (!on_terminal) text.remove_prefix(1);
+  if (write(STDERR_FILENO, text.data(), text.size()) < 0) {
+    // There is nobody to read it.
+  }
+  struct sigaction action {};
+  action.sa_handler = SIG_DFL;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  errno = saved;
+}
+
+/// While it lives the first SIGINT or SIGTERM asks the run to stop; the second one kills.
+class StopSignals {
+ public:
+  StopSignals() {
+    stop_requested = false;
+    on_terminal = isatty(STDERR_FILENO) == 1;
+    struct sigaction action {};
+    action.sa_handler = stpt_on_stop_signal;
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGINT, &action, &interrupt_);
+    sigaction(SIGTERM, &action, &terminate_);
+    // StarPU would put handlers of its own before these. A value from outside wins.
+    setenv("STARPU_CATCH_SIGNALS", "0", 0);
+  }
+  ~StopSignals() {
+    sigaction(SIGINT, &interrupt_, nullptr);
+    sigaction(SIGTERM, &terminate_, nullptr);
+  }
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+ private:
+  struct sigaction interrupt_ {};
+  struct sigaction terminate_ {};
+};
+
+// ---- Training --------------------------------------------------------------------------------
+
+/// "runs/quickstart: test accuracy 91.20 % (best 91.35 % in epoch 9), ..."
+std::string result_line(const RunRecord& run, const RunDirectory& directory) {
+  std::string line = directory.path().string() + ": ";
+  const std::string done = std::to_string(run.epochs.size());
+  if (run.status == "stopped") {
+    line += "stopped after " + done + " of " + std::to_string(run.epochs_planned) + " epochs; ";
+  }
+  if (!run.epochs.empty()) {
+    const EpochRecord& last = run.epochs.back();
+    const EpochRecord& best = *std::ranges::max_element(run.epochs, {}, &EpochRecord::test_top1);
+    line += "test accuracy " + percent(last.test_top1) + " (best " + percent(best.test_top1) +
+            " in epoch " + std::to_string(best.epoch) + "), final learning rate " +
+            format_learning_rate(last.learning_rate) + ", ";
+  }
+  line += format_duration(run.wall_seconds) + "; report: " + directory.file(report_name).string();
+  std::error_code ignored;
+  if (run.status == "stopped" && fs::exists(directory.file(checkpoint_name), ignored)) {
+    line += "; go on: stpt_starpu --resume " + directory.path().string();
+  }
+  return line + "\n";
+}
+
+void write_results(const RunDirectory& directory, const RunRecord& run) {
+  directory.write_summary(run);
+  directory.write_report(run);
+}
+
+/// Keeps what there is; it is the first failure that a person has to know of.
+void write_failure(const RunDirectory& directory, RunRecord run, const std::string& failure) {
+  run.status = "failed";
+  run.failure = failure;
+  try {
+    write_results(directory, run);
+  } catch (const std::exception&) {
+    // The disk is full, most likely: that is what `failure` says.
+  }
+}
+
+/// Trains in a directory that is ready for it.
+int train_in(RunDirectory& directory, Trainer& trainer, const std::string& version) {
+  const auto stamped = [&version](RunRecord run) {
+    run.version = version;
+    return run;
+  };
+  const auto start = std::chrono::steady_clock::now();
+  const double earlier_seconds = trainer.record().wall_seconds;
+  ProgressLine progress(std::cerr, isatty(STDERR_FILENO) == 1);
+  try {
+    directory.begin_metrics(stamped(trainer.record()));
+    write_results(directory, stamped(trainer.record()));
+    progress.message("writing to " + directory.path().string() + "; watch " +
+                     directory.file(report_name).string());
+
+    TrainerObserver observer;
+    observer.progress = [&progress](const ProgressState& state) { progress.update(state); };
+    observer.epoch_done = [&](const RunRecord& run, const Checkpoint* checkpoint) {
+      // The checkpoint comes after the line in the metrics: to resume needs both.
+      directory.append_epoch(run.epochs.back());
+      if (checkpoint != nullptr) save_checkpoint(directory.file(checkpoint_name), *checkpoint);
+      write_results(directory, stamped(run));
+      progress.epoch_done(run.epochs.back());
+    };
+    const RunRecord run = stamped(trainer.run(observer, &stop_requested));
+    progress.finish();
+    write_results(directory, run);
+    print(result_line(run, directory));
+    return run.status == "stopped" ? 128 + stop_signal : 0;
+  } catch (const std::exception& error) {
+    progress.finish();
+    RunRecord run = stamped(trainer.record());
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    run.wall_seconds = earlier_seconds + elapsed.count();
+    const std::string failure = message_of(error);
+    write_failure(directory, std::move(run), failure);
+    print_error(failure);
+    return failed;
+  }
+}
+
+/// The record until the checkpoint. Later epochs are in the metrics if the run ended between the
+/// two; they are done again.
+RunRecord record_until(const Checkpoint& checkpoint, const RunDirectory& directory) {
+  RunRecord run = directory.read_metrics();
+  std::erase_if(run.epochs,
+                [&](const EpochRecord& epoch) { return epoch.epoch > checkpoint.epoch; });
+  if (std::ssize(run.epochs) != checkpoint.epoch) {
+    throw CheckpointError(directory.path().string() + ": metrics.jsonl has " +
+                          std::to_string(run.epochs.size()) + " of the " +
+                          std::to_string(checkpoint.epoch) +
+                          " epochs of the checkpoint; start a new run");
+  }
+  run.wall_seconds = checkpoint.wall_seconds;
+  return run;
+}
+
+int train(const CommandLine& line, const std::string& version) {
+  const RunFile file = read_run_file(line);
+  const fs::path output = line.output.value_or("");
+  if (!line.resume) RunDirectory::check(output);
+  check_runtime(file);
+  Trainer trainer(file.config, file.name);
+  if (line.resume) {
+    RunDirectory directory = RunDirectory::open(*line.resume);
+    Checkpoint checkpoint = load_checkpoint(directory.file(checkpoint_name));
+    const RunRecord record = record_until(checkpoint, directory);
+    trainer.resume(std::move(checkpoint), record);
+    const StopSignals signals;
+    directory.write_config(print_config(file.config));
+    return train_in(directory, trainer, version);
+  }
+  const StopSignals signals;
+  RunDirectory directory = RunDirectory::create(output, file.config.name);
+  directory.write_config(print_config(file.config));
+  return train_in(directory, trainer, version);
+}
+
+// ---- The other actions -----------------------------------------------------------------------
+
+std::string validate_run(const CommandLine& line) {
+  const RunFile file = read_run_file(line);
+  RunDirectory::check(line.output.value_or(""));
+  check_runtime(file);
+  // All that the trainer does before it trains.
+  const Experiment experiment(file.config, file.name);
+  const auto count = [](std::size_t value) { return format_count(static_cast<double>(value)); };
+  return file.name + ": ok\n" + experiment.network.name + ": " +
+         format_count(static_cast<double>(experiment.network.parameter_count())) + " parameters; " +
+         count(experiment.split.training.size()) + " training, " +
+         count(experiment.split.hold_out.size()) + " hold-out and " +
+         count(experiment.data.test->size()) + " test images; " +
+         std::to_string(experiment.iterations_per_epoch) + " iterations per epoch; about " +
+         memory_text(experiment.memory_bytes()) + " of memory\n";
+}
+
+std::string models_table() {
+  constexpr int classes = 10;
+  std::vector<std::array<std::string, 5>> rows = {
+      {"name", "input", "parameters", "MFLOPs", "description"}};
+  for (const models::ModelInfo& info : models::available_models()) {
+    const models::Network network = models::make_network(info.name, info.usual_input, classes);
+    const runtime::Shape& input = info.usual_input;
+    rows.push_back(
+        {info.name,
+         std::to_string(input.c) + "x" + std::to_string(input.h) + "x" + std::to_string(input.w),
+         format_count(static_cast<double>(network.parameter_count())),
+         format("%.2f", network.flops_per_image() / 1e6), info.description});
+  }
+  std::array<std::size_t, 5> widths{};
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string out;
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const std::string padding(widths[i] - row[i].size(), ' ');
+      const bool is_number = i == 2 || i == 3;
+      if (i > 0) out += "  ";
+      out += is_number ? padding + row[i] : row[i] + (i + 1 < row.size() ? padding : "");
+    }
+    out += '\n';
+  }
+  return out +
+         "\nInput: channels x height x width; other sizes do, too. MFLOPs: 10^6 floating-point\n"
+         "operations of the forward pass for one image and 10 classes, 2 per multiply-add.\n";
+}
+
+int perform(const CommandLine& line, const std::string& version) {
+  switch (line.action) {
+    case Action::train:
+      return train(line, version);
+    case Action::validate:
+      print(validate_run(line));
+      break;
+    case Action::print_config:
+      print(print_config(read_run_file(line).config));
+      break;
+    case Action::print_config_docs:
+      print(config_documentation());
+      break;
+    case Action::list_models:
+      print(models_table());
+      break;
+    case Action::help:
+      print(help_text());
+      break;
+    case Action::version:
+      print("stpt_starpu " + version + "\n");
+      break;
+  }
+  return 0;
+}
+
+bool blames_input(const std::exception& error) {
+  return dynamic_cast<const UsageError*>(&error) != nullptr ||
+         dynamic_cast<const ConfigError*>(&error) != nullptr ||
+         dynamic_cast<const data::DataError*>(&error) != nullptr ||
+         dynamic_cast<const OutputError*>(&error) != nullptr ||
+         dynamic_cast<const CheckpointError*>(&error) != nullptr;
+}
+
+}  // namespace
+
+int run_application(int argc, const char* const* argv, const std::string& version) {
+  try {
+    return perform(parse_command_line(argc, argv), version);
+  } catch (const std::exception& error) {
+    print_error(message_of(error));
+    return blames_input(error) ? bad_input : failed;
+  }
+}
+
+}  // namespace stpt
