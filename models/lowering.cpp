@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <stdexcept>
 
 #include "codelets/elementwise.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
@@ -36,8 +37,10 @@ void Lowering::merge_layers() {
     if (layer.kind == LayerKind::relu) {
       Node* node = sole_producer(layer.inputs[0]);
       if (node != nullptr && !node->relu &&
-          (node->layer->kind == LayerKind::convolution || node->layer->kind == LayerKind::batch_norm ||
-           node->layer->kind == LayerKind::fully_connected || node->layer->kind == LayerKind::add)) {
+          (node->layer->kind == LayerKind::convolution ||
+           node->layer->kind == LayerKind::batch_norm ||
+           node->layer->kind == LayerKind::fully_connected ||
+           node->layer->kind == LayerKind::add)) {
         node->relu = true;
         node->output = layer.output;
         producer[layer.output] = static_cast<std::size_t>(node - nodes_.data());
@@ -48,7 +51,9 @@ void Lowering::merge_layers() {
     if (layer.kind == LayerKind::add) {
       for (std::size_t i = 0; i < 2; ++i) {
         Node* norm = sole_producer(layer.inputs[i]);
-        if (norm == nullptr || norm->layer->kind != LayerKind::batch_norm || norm->relu || norm->residual) continue;
+        if (norm == nullptr || norm->layer->kind != LayerKind::batch_norm || norm->relu ||
+            norm->residual)
+          continue;
         // Batch norm moves to where the other summand is known as well.
         norm->live = false;
         fresh.layer = norm->layer;
@@ -62,7 +67,9 @@ void Lowering::merge_layers() {
   std::erase_if(nodes_, [](const Node& node) { return !node.live; });
 }
 
-Shape Lowering::batched(const Shape& shape) const { return {program_.batch(), shape.c, shape.h, shape.w}; }
+Shape Lowering::batched(const Shape& shape) const {
+  return {program_.batch(), shape.c, shape.h, shape.w};
+}
 
 int Lowering::new_buffer(std::size_t bytes) {
   buffers_.push_back({bytes, -1, -1, {}});
@@ -84,7 +91,8 @@ Lowering::Argument Lowering::parameter(int index) const {
 Lowering::Argument Lowering::gradient_of(int index) const {
   const Parameter& parameter = network_.parameters[static_cast<std::size_t>(index)];
   // read_write keeps what other ops put into the bucket, and the zeros between parameters.
-  return {Resource::gradients, parameter.bucket, parameter.offset * sizeof(float), Access::read_write};
+  return {Resource::gradients, parameter.bucket, parameter.offset * sizeof(float),
+          Access::read_write};
 }
 
 Lowering::Argument Lowering::running(int offset, Access access) const {
@@ -95,9 +103,15 @@ Lowering::Argument Lowering::read(Argument argument) {
   argument.access = Access::read;
   return argument;
 }
-Lowering::Argument Lowering::read(int buffer) { return {Resource::activations, buffer, 0, Access::read}; }
-Lowering::Argument Lowering::write(int buffer) { return {Resource::activations, buffer, 0, Access::write}; }
-Lowering::Argument Lowering::update(int buffer) { return {Resource::activations, buffer, 0, Access::read_write}; }
+Lowering::Argument Lowering::read(int buffer) {
+  return {Resource::activations, buffer, 0, Access::read};
+}
+Lowering::Argument Lowering::write(int buffer) {
+  return {Resource::activations, buffer, 0, Access::write};
+}
+Lowering::Argument Lowering::update(int buffer) {
+  return {Resource::activations, buffer, 0, Access::read_write};
+}
 
 template <class Op>
 void Lowering::emit(const Op& op, const std::string& name, std::vector<Argument> arguments) {
@@ -123,6 +137,14 @@ Lowering::Argument Lowering::in_layout(ActivationId id, Layout layout) {
 }
 
 void Lowering::emit_operations() {
+  if (network_.data_type != runtime::DataType::float32) {
+    throw std::invalid_argument(std::string("model.data_type: CPUs compute in float32 only, not ") +
+                                runtime::to_string(network_.data_type));
+  }
+  if (program_.batch() < 1) {
+    throw std::invalid_argument(network_.name + ": a batch of " + std::to_string(program_.batch()) +
+                                " images; at least 1 is needed");
+  }
   merge_layers();
   kept_.resize(nodes_.size());
   value(0).spec = {batched(network_.input()), network_.data_type, Layout::nchw};
@@ -132,7 +154,7 @@ void Lowering::emit_operations() {
   emit_loss();
   if (mode_ != Mode::train) return;
   backward_ = true;
-  value(network_.logits).gradients.push_back(*logits_gradient_);
+  emit_loss_backward();
   for (std::size_t node = nodes_.size(); node-- > 0;) emit_backward(node);
 }
 
@@ -142,13 +164,13 @@ void Lowering::emit_forward(std::size_t index) {
   Kept& kept = kept_[index];
   const ActivationId x = layer.inputs[0];
   const bool keeps = mode_ == Mode::train;
-  const TensorSpec out{batched(network_.activations[static_cast<std::size_t>(node.output)]), network_.data_type,
-                       Layout::any};
+  const TensorSpec out{batched(network_.activations[static_cast<std::size_t>(node.output)]),
+                       network_.data_type, Layout::any};
   block_ = layer.block;
   switch (layer.kind) {
     case LayerKind::convolution: {
       auto& conv = kept.conv;
-      conv = {value(x).spec, out,           layer.kernel_h,   layer.kernel_w,
+      conv = {value(x).spec, out,           layer.kernel_h, layer.kernel_w,
               layer.stride,  layer.padding, layer.bias >= 0};
       codelets::choose_layout(conv, Cpu{});
       std::vector<Argument> arguments{read(value(x).location), parameter(layer.weight)};
@@ -204,7 +226,8 @@ void Lowering::emit_forward(std::size_t index) {
     case LayerKind::max_pool:
     case LayerKind::average_pool: {
       auto& pool = kept.pool;
-      pool.kind = layer.kind == LayerKind::max_pool ? codelets::PoolKind::max : codelets::PoolKind::average;
+      pool.kind =
+          layer.kind == LayerKind::max_pool ? codelets::PoolKind::max : codelets::PoolKind::average;
       pool.src = value(x).spec;
       pool.dst = out;
       pool.dst.layout = pool.src.layout;
@@ -213,7 +236,8 @@ void Lowering::emit_forward(std::size_t index) {
       pool.stride = layer.stride;
       pool.padding = layer.padding;
       Argument indices;
-      if (const std::size_t bytes = codelets::pool2d_indices_bytes(pool, Cpu{}); keeps && bytes > 0) {
+      if (const std::size_t bytes = codelets::pool2d_indices_bytes(pool, Cpu{});
+          keeps && bytes > 0) {
         kept.indices = new_buffer(bytes);
         indices = write(kept.indices);
       }
@@ -235,14 +259,32 @@ void Lowering::emit_forward(std::size_t index) {
 }
 
 void Lowering::emit_loss() {
-  const Value& logits = value(network_.logits);
+  const Argument logits = in_layout(network_.logits, Layout::nchw);
+  TensorSpec spec = value(network_.logits).spec;
+  spec.layout = Layout::nchw;
   Argument d_logits;
   if (mode_ == Mode::train) {
-    logits_gradient_ = Gradient{new_buffer(logits.spec.bytes()), false};
-    d_logits = write(logits_gradient_->buffer);
+    logits_gradient_ = new_buffer(spec.bytes());
+    d_logits = write(logits_gradient_);
   }
-  emit(codelets::SoftmaxCrossEntropy{logits.spec, mode_ == Mode::train}, "loss",
-       {read(logits.location), {Resource::labels, 0, 0, Access::read}, {Resource::scores, 0, 0, Access::write}, d_logits});
+  emit(codelets::SoftmaxCrossEntropy{spec, mode_ == Mode::train}, "loss",
+       {logits,
+        {Resource::labels, 0, 0, Access::read},
+        {Resource::scores, 0, 0, Access::write},
+        d_logits});
+}
+
+void Lowering::emit_loss_backward() {
+  Value& logits = value(network_.logits);
+  TensorSpec spec = logits.spec;
+  spec.layout = Layout::nchw;
+  if (spec != logits.spec) {
+    const int reordered = new_buffer(logits.spec.bytes());
+    emit(codelets::Reorder{spec, logits.spec}, "reorder backward",
+         {read(logits_gradient_), write(reordered)});
+    logits_gradient_ = reordered;
+  }
+  logits.gradients.push_back({logits_gradient_, false});
 }
 
 Lowering::Gradient Lowering::total_gradient(ActivationId id, bool writable) {
@@ -254,12 +296,14 @@ Lowering::Gradient Lowering::total_gradient(ActivationId id, bool writable) {
     Gradient& sum = parts.back();
     const int target = sum.shared ? new_buffer(spec.bytes()) : sum.buffer;
     emit(codelets::Add{spec, false}, "sum of gradients",
-         {read(sum.buffer), read(last.buffer), target == sum.buffer ? update(target) : write(target)});
+         {read(sum.buffer), read(last.buffer),
+          target == sum.buffer ? update(target) : write(target)});
     sum = {target, false};
   }
   if (writable && parts.front().shared) {
     const int copy = new_buffer(spec.bytes());
-    emit(codelets::Reorder{spec, spec}, "copy of gradient", {read(parts.front().buffer), write(copy)});
+    emit(codelets::Reorder{spec, spec}, "copy of gradient",
+         {read(parts.front().buffer), write(copy)});
     parts.front() = {copy, false};
   }
   return parts.front();
@@ -308,9 +352,13 @@ void Lowering::emit_backward(std::size_t index) {
       auto& parts = value(node.output).gradients;
       if (parts.size() > 2) total_gradient(node.output, false);
       const bool two = parts.size() == 2;
-      std::vector<Argument> arguments{input,           output,
-                                      parameter(layer.weight), parameter(layer.bias),
-                                      read(kept.mean), read(kept.inverse_stddev),
+      const bool reads_output = kept.norm.relu && kept.norm.residual;
+      std::vector<Argument> arguments{input,
+                                      reads_output ? output : Argument{},
+                                      parameter(layer.weight),
+                                      parameter(layer.bias),
+                                      read(kept.mean),
+                                      read(kept.inverse_stddev),
                                       read(parts[0].buffer)};
       if (two) arguments.push_back(read(parts[1].buffer));
       arguments.push_back(write(contribute(x)));
@@ -334,8 +382,10 @@ void Lowering::emit_backward(std::size_t index) {
       break;
     }
     case LayerKind::relu: {
+      if (!input_needs_gradient) break;
       const Gradient gradient = total_gradient(node.output, false);
-      emit(codelets::ReluBackward{value(x).spec}, name, {output, read(gradient.buffer), write(contribute(x))});
+      emit(codelets::ReluBackward{value(x).spec}, name,
+           {output, read(gradient.buffer), write(contribute(x))});
       break;
     }
     case LayerKind::add: {
@@ -352,9 +402,11 @@ void Lowering::emit_backward(std::size_t index) {
     }
     case LayerKind::max_pool:
     case LayerKind::average_pool: {
+      if (!input_needs_gradient) break;
       const Gradient gradient = total_gradient(node.output, false);
       emit(codelets::Pool2dBackward{kept.pool}, name,
-           {read(gradient.buffer), kept.indices >= 0 ? read(kept.indices) : Argument{}, write(contribute(x))});
+           {read(gradient.buffer), kept.indices >= 0 ? read(kept.indices) : Argument{},
+            write(contribute(x))});
       break;
     }
     case LayerKind::fully_connected: {
@@ -400,7 +452,8 @@ void Lowering::cut(Grain grain) {
     }
   }
 
-  // Buffers of one segment alone lie in its scratch memory; others in the group of those with the same segments.
+  // Buffers of one segment alone lie in its scratch memory; others in the group of those with the
+  // same segments.
   struct Home {
     Resource resource = Resource::none;
     int index = 0;
@@ -422,7 +475,8 @@ void Lowering::cut(Grain grain) {
     const bool local = used_by.size() == 1;
     for (std::size_t i = 0; i < members.size(); ++i) {
       homes[members[i]] = {local ? Resource::scratch : Resource::activations,
-                           local ? 0 : static_cast<int>(program_.group_bytes_.size()), packing.offsets[i]};
+                           local ? 0 : static_cast<int>(program_.group_bytes_.size()),
+                           packing.offsets[i]};
     }
     if (local) {
       local_bytes[static_cast<std::size_t>(*used_by.begin())] = packing.bytes;
@@ -458,7 +512,8 @@ void Lowering::cut(Grain grain) {
           Access access = argument.access;
           if (home.resource == Resource::scratch) {
             access = Access::scratch;
-          } else if (first_segment_of_group[static_cast<std::size_t>(home.index)] == static_cast<int>(number)) {
+          } else if (first_segment_of_group[static_cast<std::size_t>(home.index)] ==
+                     static_cast<int>(number)) {
             access = Access::write;
           } else if (access == Access::write) {
             access = Access::read_write;  // other members of the group keep their values

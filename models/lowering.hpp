@@ -72,6 +72,7 @@ class Lowering {
   void merge_layers();
   void emit_forward(std::size_t node);
   void emit_loss();
+  void emit_loss_backward();
   void emit_backward(std::size_t node);
 
   int new_buffer(std::size_t bytes);
@@ -105,7 +106,7 @@ class Lowering {
   std::vector<Emitted> emitted_;
   int block_ = 0;
   bool backward_ = false;
-  std::optional<Gradient> logits_gradient_;
+  int logits_gradient_ = -1;  ///< buffer
 };
 
 }  // namespace stpt::models

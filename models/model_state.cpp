@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 #include "runtime/task.hpp"
 
@@ -41,10 +42,20 @@ std::vector<std::vector<float>> read_all(const std::vector<Tensor>& tensors) {
   return values;
 }
 
+void check_sizes(const std::vector<Tensor>& tensors,
+                 const std::vector<std::vector<float>>& values) {
+  bool fits = tensors.size() == values.size();
+  for (std::size_t i = 0; fits && i < tensors.size(); ++i) {
+    fits = tensors[i].bytes() == values[i].size() * sizeof(float);
+  }
+  if (!fits) throw std::invalid_argument("ModelState: the values are those of another network");
+}
+
 void write_all(const std::vector<Tensor>& tensors, const std::vector<std::vector<float>>& values) {
+  check_sizes(tensors, values);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const HostView view(tensors[i], Access::write);
-    std::copy(values.at(i).begin(), values.at(i).end(), view.as<float>().begin());
+    std::copy(values[i].begin(), values[i].end(), view.as<float>().begin());
   }
 }
 
@@ -59,12 +70,16 @@ ModelState::ModelState(const Network& network, int workers, const std::string& n
   }
   if (!network.has_batch_norm()) return;
   for (int worker = 0; worker < workers; ++worker) {
-    running.emplace_back(vector_spec(network.running_statistics), name + ".running." + std::to_string(worker),
-                         Home::host);
+    running.emplace_back(vector_spec(network.running_statistics),
+                         name + ".running." + std::to_string(worker), Home::host);
   }
 }
 
 void ModelState::copy_from(const ModelState& other) {
+  if (this == &other) return;
+  if (parameters.size() != other.parameters.size() || running.size() != other.running.size()) {
+    throw std::logic_error("ModelState: cannot copy between different networks or worker counts");
+  }
   for (std::size_t i = 0; i < parameters.size(); ++i) copy(other.parameters[i], parameters[i]);
   for (std::size_t i = 0; i < velocity.size(); ++i) copy(other.velocity[i], velocity[i]);
   for (std::size_t i = 0; i < running.size(); ++i) copy(other.running[i], running[i]);
@@ -143,26 +158,30 @@ Optimizer::Optimizer(const Network& network, const codelets::SgdSettings& settin
   }
 }
 
-void Optimizer::step(ModelState& state, std::size_t bucket, const Tensor& gradient, float gradient_scale,
-                     float learning_rate, int worker, int priority) const {
+void Optimizer::step(ModelState& state, std::size_t bucket, const Tensor& gradient,
+                     float gradient_scale, float learning_rate, int worker, int priority) const {
   static const Codelet codelet("update", {WorkerKind::cpu});
   const auto& ranges = ranges_[bucket];
   if (ranges.empty()) return;
-  runtime::submit(
-      codelet,
-      {{state.parameters[bucket], Access::read_write},
-       {state.velocity[bucket], Access::read_write},
-       {gradient, Access::read}},
-      [&ranges, settings = settings_, gradient_scale, learning_rate](const runtime::TaskContext& task) {
-        for (const Range& range : ranges) {
-          codelets::SgdSettings effective = settings;
-          if (!range.decay) effective.weight_decay = 0;
-          codelets::sgd_step(range.count, task.buffer<float>(0) + range.offset,
-                             task.buffer<float>(1) + range.offset, task.buffer<float>(2) + range.offset,
-                             gradient_scale, learning_rate, effective, codelets::Cpu{}, task.stream);
-        }
-      },
-      {.worker = worker, .priority = priority, .footprint = static_cast<std::uint32_t>(gradient.bytes()), .name = nullptr});
+  runtime::submit(codelet,
+                  {{state.parameters[bucket], Access::read_write},
+                   {state.velocity[bucket], Access::read_write},
+                   {gradient, Access::read}},
+                  [&ranges, settings = settings_, gradient_scale,
+                   learning_rate](const runtime::TaskContext& task) {
+                    for (const Range& range : ranges) {
+                      codelets::SgdSettings effective = settings;
+                      if (!range.decay) effective.weight_decay = 0;
+                      codelets::sgd_step(range.count, task.buffer<float>(0) + range.offset,
+                                         task.buffer<float>(1) + range.offset,
+                                         task.buffer<float>(2) + range.offset, gradient_scale,
+                                         learning_rate, effective, codelets::Cpu{}, task.stream);
+                    }
+                  },
+                  {.worker = worker,
+                   .priority = priority,
+                   .footprint = static_cast<std::uint32_t>(gradient.bytes()),
+                   .name = nullptr});
 }
 
 }  // namespace stpt::models

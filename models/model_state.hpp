@@ -11,14 +11,15 @@
 
 namespace stpt::models {
 
-/// Tensors of one model. Replicas that train data-parallel share the buckets; each logical worker has running
-/// statistics of its own.
+/// Tensors of one model. Replicas that train data-parallel share the buckets; each logical worker
+/// has running statistics of its own.
 struct ModelState {
   ModelState(const Network& network, int workers, const std::string& name);
 
   /// Asynchronous; the tensors' dependencies order it with training steps.
   void copy_from(const ModelState& other);
-  /// The first `trained` workers' running statistics go to the others in turn: worker i gets those of i mod trained.
+  /// The first `trained` workers' running statistics go to the others in turn: worker i gets those
+  /// of i mod trained.
   void spread_running_statistics(std::size_t trained);
   /// velocity = 0
   void reset_velocity();
@@ -41,17 +42,20 @@ struct ModelValues {
 [[nodiscard]] ModelValues read(const ModelState& state);
 void write(ModelState& state, const ModelValues& values);
 
-/// destination = mean over the workers' running statistics, summed in the workers' order. Asynchronous.
-void average_running_statistics(std::span<const runtime::Tensor> running, const runtime::Tensor& destination);
+/// destination = mean over the workers' running statistics, summed in the workers' order.
+/// Asynchronous.
+void average_running_statistics(std::span<const runtime::Tensor> running,
+                                const runtime::Tensor& destination);
 
 /// Which stretches of a bucket weight decay applies to, and the step itself.
 class Optimizer {
  public:
   Optimizer(const Network& network, const codelets::SgdSettings& settings, bool decay_all);
 
-  /// Updates bucket `bucket` of the state from the sum of gradients times `gradient_scale`. Asynchronous.
-  void step(ModelState& state, std::size_t bucket, const runtime::Tensor& gradient, float gradient_scale,
-            float learning_rate, int worker = -1, int priority = 0) const;
+  /// Updates bucket `bucket` of the state from the sum of gradients times `gradient_scale`.
+  /// Asynchronous.
+  void step(ModelState& state, std::size_t bucket, const runtime::Tensor& gradient,
+            float gradient_scale, float learning_rate, int worker = -1, int priority = 0) const;
 
  private:
   struct Range {

@@ -47,7 +47,8 @@ std::vector<std::vector<float>> Network::initial_parameters(std::uint64_t seed) 
     if (parameter.initialisation != Initialisation::he_normal) continue;
     const double stddev = std::sqrt(2.0 / static_cast<double>(parameter.fan_in));
     runtime::Random random(seed, runtime::stream_id("weights", index));
-    for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<float>(stddev * random.normal());
+    for (std::size_t i = 0; i < count; ++i)
+      values[i] = static_cast<float>(stddev * random.normal());
   }
   return buckets;
 }
@@ -74,8 +75,8 @@ const Shape& NetworkBuilder::shape(ActivationId x) const {
   return network_.activations.at(static_cast<std::size_t>(x));
 }
 
-Layer& NetworkBuilder::append(LayerKind kind, const std::string& name, std::vector<ActivationId> inputs,
-                              const Shape& output) {
+Layer& NetworkBuilder::append(LayerKind kind, const std::string& name,
+                              std::vector<ActivationId> inputs, const Shape& output) {
   if (network_.blocks.empty()) begin_block(name);
   Layer layer;
   layer.kind = kind;
@@ -88,8 +89,8 @@ Layer& NetworkBuilder::append(LayerKind kind, const std::string& name, std::vect
   return network_.layers.back();
 }
 
-int NetworkBuilder::parameter(const std::string& name, const Shape& shape, Initialisation initialisation,
-                              std::int64_t fan_in, bool decay) {
+int NetworkBuilder::parameter(const std::string& name, const Shape& shape,
+                              Initialisation initialisation, std::int64_t fan_in, bool decay) {
   Block& block = network_.blocks.back();
   network_.parameters.push_back({name, shape, initialisation, fan_in, decay,
                                  static_cast<int>(network_.blocks.size()) - 1, block.parameters});
@@ -97,8 +98,8 @@ int NetworkBuilder::parameter(const std::string& name, const Shape& shape, Initi
   return static_cast<int>(network_.parameters.size()) - 1;
 }
 
-ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x, int filters, int kernel, int stride,
-                                         int padding, bool bias) {
+ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x, int filters,
+                                         int kernel, int stride, int padding, bool bias) {
   const Shape in = shape(x);
   Shape out;
   try {
@@ -111,8 +112,10 @@ ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x
   layer.stride = stride;
   layer.padding = padding;
   const std::int64_t fan_in = in.c * kernel * kernel;
-  layer.weight = parameter(name + ".weight", {filters, in.c, kernel, kernel}, Initialisation::he_normal, fan_in, true);
-  if (bias) layer.bias = parameter(name + ".bias", {1, filters, 1, 1}, Initialisation::zero, fan_in, false);
+  layer.weight = parameter(name + ".weight", {filters, in.c, kernel, kernel},
+                           Initialisation::he_normal, fan_in, true);
+  if (bias)
+    layer.bias = parameter(name + ".bias", {1, filters, 1, 1}, Initialisation::zero, fan_in, false);
   return layer.output;
 }
 
@@ -127,7 +130,9 @@ ActivationId NetworkBuilder::batch_norm(const std::string& name, ActivationId x)
   return layer.output;
 }
 
-ActivationId NetworkBuilder::relu(ActivationId x) { return append(LayerKind::relu, "relu", {x}, shape(x)).output; }
+ActivationId NetworkBuilder::relu(ActivationId x) {
+  return append(LayerKind::relu, "relu", {x}, shape(x)).output;
+}
 
 ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {
   if (shape(a) != shape(b)) {
@@ -139,7 +144,8 @@ ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {
 
 namespace {
 
-Shape pooled(const std::string& network, const Shape& in, int kernel_h, int kernel_w, int stride, int padding) {
+Shape pooled(const std::string& network, const Shape& in, int kernel_h, int kernel_w, int stride,
+             int padding) {
   try {
     return codelets::pool2d_output(in, kernel_h, kernel_w, stride, padding);
   } catch (const std::invalid_argument& error) {
@@ -179,7 +185,8 @@ ActivationId NetworkBuilder::fully_connected(const std::string& name, Activation
   const Shape in = shape(x);
   const std::int64_t inputs = in.c * in.h * in.w;
   Layer& layer = append(LayerKind::fully_connected, name, {x}, {1, outputs, 1, 1});
-  layer.weight = parameter(name + ".weight", {outputs, inputs, 1, 1}, Initialisation::he_normal, inputs, true);
+  layer.weight =
+      parameter(name + ".weight", {outputs, inputs, 1, 1}, Initialisation::he_normal, inputs, true);
   layer.bias = parameter(name + ".bias", {1, outputs, 1, 1}, Initialisation::zero, inputs, false);
   return layer.output;
 }
@@ -187,8 +194,9 @@ ActivationId NetworkBuilder::fully_connected(const std::string& name, Activation
 Network NetworkBuilder::build(ActivationId logits) {
   const Shape expected{1, network_.classes, 1, 1};
   if (shape(logits) != expected) {
-    throw std::invalid_argument(network_.name + ": the output is " + shape(logits).to_string() + ", not one number for each of " +
-                                std::to_string(network_.classes) + " classes");
+    throw std::invalid_argument(network_.name + ": the output is " + shape(logits).to_string() +
+                                ", not one number for each of " + std::to_string(network_.classes) +
+                                " classes");
   }
   network_.logits = logits;
   return std::move(network_);

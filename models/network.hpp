@@ -1,4 +1,5 @@
-// A network as a graph of layers with shapes and parameters, independent of device, batch size and data layout.
+// A network as a graph of layers with shapes and parameters, independent of device, batch size and
+// data layout.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,8 @@ enum class LayerKind {
 
 enum class Initialisation { he_normal, one, zero };
 
-/// Shapes as the ops want them: convolution k x c x kh x kw, fully connected k x inputs, vectors 1 x c.
+/// Shapes as the ops want them: convolution k x c x kh x kw, fully connected k x inputs, vectors 1
+/// x c.
 struct Parameter {
   std::string name;  ///< torch-like: "stage1.block1.conv1.weight"
   Shape shape;
@@ -45,9 +47,10 @@ struct Layer {
   ActivationId output = 0;
   int block = 0;
   int kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
-  int weight = -1;        ///< parameter index; for BatchNorm gamma
-  int bias = -1;          ///< parameter index or -1; for BatchNorm beta
-  int running_mean = -1;  ///< BatchNorm: offset of the mean in the running statistics; the variance follows it
+  int weight = -1;  ///< parameter index; for BatchNorm gamma
+  int bias = -1;    ///< parameter index or -1; for BatchNorm beta
+  int running_mean =
+      -1;  ///< BatchNorm: offset of the mean in the running statistics; the variance follows it
   int running_variance = -1;
 };
 
@@ -71,20 +74,20 @@ struct Network {
   [[nodiscard]] Shape input() const { return activations.front(); }
   /// Trainable numbers, padding not counted.
   [[nodiscard]] std::int64_t parameter_count() const;
-  /// Floating-point operations of a forward pass for one image: 2 per multiply-add of convolutions and fully
-  /// connected layers (He et al. count multiply-adds, half of this).
+  /// Floating-point operations of a forward pass for one image: 2 per multiply-add of convolutions
+  /// and fully connected layers (He et al. count multiply-adds, half of this).
   [[nodiscard]] double flops_per_image() const;
   [[nodiscard]] bool has_batch_norm() const { return running_statistics > 0; }
 
-  /// He et al. 2015, "Delving deep into rectifiers", eq. 10: weights ~ N(0, 2/fan_in); gamma = 1, the rest 0.
-  /// One bucket per block. Depends on the seed and the parameter's index alone.
+  /// He et al. 2015, "Delving deep into rectifiers", eq. 10: weights ~ N(0, 2/fan_in); gamma = 1,
+  /// the rest 0. One bucket per block. Depends on the seed and the parameter's index alone.
   [[nodiscard]] std::vector<std::vector<float>> initial_parameters(std::uint64_t seed) const;
   /// Means 0, variances 1.
   [[nodiscard]] std::vector<float> initial_running_statistics() const;
 };
 
-/// Adds layers one by one; each returns its output. Layers that do not fit throw std::invalid_argument naming the
-/// layer and the shapes.
+/// Adds layers one by one; each returns its output. Layers that do not fit throw
+/// std::invalid_argument naming the layer and the shapes.
 class NetworkBuilder {
  public:
   NetworkBuilder(std::string name, const Shape& input, int classes);
@@ -92,8 +95,8 @@ class NetworkBuilder {
   /// Layers from here on belong to this block.
   void begin_block(const std::string& name);
   [[nodiscard]] ActivationId input() const { return 0; }
-  ActivationId convolution(const std::string& name, ActivationId x, int filters, int kernel, int stride, int padding,
-                           bool bias = false);
+  ActivationId convolution(const std::string& name, ActivationId x, int filters, int kernel,
+                           int stride, int padding, bool bias = false);
   ActivationId batch_norm(const std::string& name, ActivationId x);
   ActivationId relu(ActivationId x);
   ActivationId add(ActivationId a, ActivationId b);
@@ -107,9 +110,10 @@ class NetworkBuilder {
   [[nodiscard]] Network build(ActivationId logits);
 
  private:
-  Layer& append(LayerKind kind, const std::string& name, std::vector<ActivationId> inputs, const Shape& output);
-  int parameter(const std::string& name, const Shape& shape, Initialisation initialisation, std::int64_t fan_in,
-                bool decay);
+  Layer& append(LayerKind kind, const std::string& name, std::vector<ActivationId> inputs,
+                const Shape& output);
+  int parameter(const std::string& name, const Shape& shape, Initialisation initialisation,
+                std::int64_t fan_in, bool decay);
 
   Network network_;
 };

@@ -11,11 +11,13 @@ namespace stpt::models {
 using runtime::Access;
 using runtime::Tensor;
 
-Program::Program(const Network& network, int batch, Mode mode, Grain grain) : batch_(batch), mode_(mode) {
+Program::Program(const Network& network, int batch, Mode mode, Grain grain)
+    : batch_(batch), mode_(mode) {
   Lowering lowering(network, mode, *this);
   lowering.emit_operations();
   lowering.cut(grain);
-  if (scratch_bytes_ > 0) scratch_ = Tensor(runtime::bytes_spec(scratch_bytes_), network.name + ".scratch");
+  if (scratch_bytes_ > 0)
+    scratch_ = Tensor(runtime::bytes_spec(scratch_bytes_), network.name + ".scratch");
 }
 
 std::size_t Program::lane_bytes() const {
@@ -57,22 +59,26 @@ const Tensor& Program::resolve(const Binding& binding, const ProgramInputs& inpu
   throw std::logic_error("Program: unbound resource");
 }
 
-void Program::run_segment(const Segment& segment, std::span<void* const> buffers, codelets::Stream stream) const {
+void Program::run_segment(const Segment& segment, std::span<void* const> buffers,
+                          codelets::Stream stream) const {
   constexpr std::size_t most_operands = 16;
   std::array<void*, most_operands> pointers;
   std::byte* workspace = nullptr;
   if (segment.scratch_binding >= 0) {
-    workspace = static_cast<std::byte*>(buffers[static_cast<std::size_t>(segment.scratch_binding)]) +
-                segment.workspace_offset;
+    workspace =
+        static_cast<std::byte*>(buffers[static_cast<std::size_t>(segment.scratch_binding)]) +
+        segment.workspace_offset;
   }
   for (std::size_t op = segment.first; op < segment.last; ++op) {
     const Operation& operation = operations_[op];
     const std::size_t count = operation.operands.size();
     for (std::size_t i = 0; i < count; ++i) {
       const Operand& operand = operation.operands[i];
-      pointers[i] = operand.binding < 0
-                        ? nullptr
-                        : static_cast<std::byte*>(buffers[static_cast<std::size_t>(operand.binding)]) + operand.offset;
+      pointers[i] =
+          operand.binding < 0
+              ? nullptr
+              : static_cast<std::byte*>(buffers[static_cast<std::size_t>(operand.binding)]) +
+                    operand.offset;
     }
     operation.kernel->run({pointers.data(), count}, workspace, stream);
   }
@@ -85,11 +91,16 @@ void Program::submit(const ProgramInputs& inputs, int worker, int priority) cons
   std::vector<runtime::Use> uses;
   for (const Segment& segment : segments_) {
     uses.clear();
-    for (const Binding& binding : segment.bindings) uses.push_back({resolve(binding, inputs), binding.access});
-    runtime::submit(
-        codelet, uses,
-        [this, &segment](const runtime::TaskContext& task) { run_segment(segment, task.buffers, task.stream); },
-        {.worker = worker, .priority = priority, .footprint = segment.footprint, .name = segment.name.c_str()});
+    for (const Binding& binding : segment.bindings)
+      uses.push_back({resolve(binding, inputs), binding.access});
+    runtime::submit(codelet, uses,
+                    [this, &segment](const runtime::TaskContext& task) {
+                      run_segment(segment, task.buffers, task.stream);
+                    },
+                    {.worker = worker,
+                     .priority = priority,
+                     .footprint = segment.footprint,
+                     .name = segment.name.c_str()});
   }
 }
 
@@ -106,8 +117,10 @@ void Program::run_here(const ProgramInputs& inputs, std::span<std::byte> scratch
       const Tensor& tensor = resolve(binding, inputs);
       auto& view = views[&tensor];
       if (!view) {
-        const bool fresh = binding.resource == Resource::activations || binding.resource == Resource::scores;
-        view = std::make_unique<runtime::HostView>(tensor, fresh ? Access::write : Access::read_write);
+        const bool fresh =
+            binding.resource == Resource::activations || binding.resource == Resource::scores;
+        view =
+            std::make_unique<runtime::HostView>(tensor, fresh ? Access::write : Access::read_write);
       }
       pointers.push_back(view->as<std::byte>().data());
     }

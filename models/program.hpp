@@ -1,10 +1,11 @@
-// A network lowered for one batch size on one kind of device: a list of planned kernels, cut into segments. A
-// segment is what one task runs.
+// A network lowered for one batch size on one kind of device: a list of planned kernels, cut into
+// segments. A segment is what one task runs.
 //
-// Lowering: (1) batch norm + add + ReLU, convolution + ReLU and fully connected + ReLU are merged into one op;
-// (2) layouts are chosen by the convolutions and kept by what follows; (3) backward ops are appended in reverse
-// order; (4) the list is cut by `fusion`; (5) buffers that live inside one segment go to its scratch memory, the others
-// are gathered into groups that the same segments use, each group one StarPU handle.
+// Lowering: (1) batch norm + add + ReLU, convolution + ReLU and fully connected + ReLU are merged
+// into one op; (2) layouts are chosen by the convolutions and kept by what follows; (3) backward
+// ops are appended in reverse order; (4) the list is cut by `fusion`; (5) buffers that live inside
+// one segment go to its scratch memory, the others are gathered into groups that the same segments
+// use, each group one StarPU handle.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,8 @@
 
 namespace stpt::models {
 
-/// How many ops one task runs: each op alone, a block's forward or backward part, or the whole step.
+/// How many ops one task runs: each op alone, a block's forward or backward part, or the whole
+/// step.
 enum class Grain { op, block, step };
 
 enum class Mode {
@@ -32,36 +34,37 @@ enum class Mode {
 
 /// What a segment's task gets a handle for.
 enum class Resource : std::uint8_t {
-  images,      ///< batch x c x h x w float32 nchw
-  labels,      ///< batch int32
-  scores,      ///< batch codelets::SampleScore
-  parameters,  ///< bucket `index` of the ModelState
-  gradients,   ///< bucket `index` of the worker's gradients
-  running,     ///< the worker's running statistics
-  activations, ///< group `index` of the lane
-  scratch,     ///< memory of the task's duration
-  none,        ///< a null pointer
+  images,       ///< batch x c x h x w float32 nchw
+  labels,       ///< batch int32
+  scores,       ///< batch codelets::SampleScore
+  parameters,   ///< bucket `index` of the ModelState
+  gradients,    ///< bucket `index` of the worker's gradients
+  running,      ///< the worker's running statistics
+  activations,  ///< group `index` of the lane
+  scratch,      ///< memory of the task's duration
+  none,         ///< a null pointer
 };
 
-/// Memory for the activations that pass between segments. One chain of segments uses a lane at a time; the tensors'
-/// dependencies see to that.
+/// Memory for the activations that pass between segments. One chain of segments uses a lane at a
+/// time; the tensors' dependencies see to that.
 using Lane = std::vector<runtime::Tensor>;
 
 /// The tensors that one execution of a program works on.
 struct ProgramInputs {
   const runtime::Tensor* images = nullptr;
   const runtime::Tensor* labels = nullptr;
-  const runtime::Tensor* scores = nullptr;                 ///< written
+  const runtime::Tensor* scores = nullptr;  ///< written
   const std::vector<runtime::Tensor>* parameters = nullptr;
-  const std::vector<runtime::Tensor>* gradients = nullptr; ///< written; train only
+  /// Written, with Home::host; train only. What lies between the parameters stays.
+  const std::vector<runtime::Tensor>* gradients = nullptr;
   const runtime::Tensor* running = nullptr;
   const Lane* lane = nullptr;
 };
 
 class Program {
  public:
-  /// Throws std::invalid_argument where an op cannot be planned (data type, shape). The program refers to nothing
-  /// of `network` afterwards.
+  /// Throws std::invalid_argument where an op cannot be planned (data type, shape). The program
+  /// refers to nothing of `network` afterwards.
   Program(const Network& network, int batch, Mode mode, Grain grain);
   Program(const Program&) = delete;  // its tasks refer to it
   Program& operator=(const Program&) = delete;
@@ -78,8 +81,9 @@ class Program {
   /// One task per segment.
   void submit(const ProgramInputs& inputs, int worker = -1, int priority = 0) const;
 
-  /// The same kernels on plain memory in the calling thread, without tasks: what the runtime's overhead is measured
-  /// against. The tensors of `inputs` are acquired for the duration; `scratch` has scratch_bytes(), aligned.
+  /// The same kernels on plain memory in the calling thread, without tasks: what the runtime's
+  /// overhead is measured against. The tensors of `inputs` are acquired for the duration; `scratch`
+  /// has scratch_bytes(), aligned.
   void run_here(const ProgramInputs& inputs, std::span<std::byte> scratch) const;
 
  private:
@@ -108,8 +112,10 @@ class Program {
     std::uint32_t footprint = 0;
   };
 
-  [[nodiscard]] const runtime::Tensor& resolve(const Binding& binding, const ProgramInputs& inputs) const;
-  void run_segment(const Segment& segment, std::span<void* const> buffers, codelets::Stream stream) const;
+  [[nodiscard]] const runtime::Tensor& resolve(const Binding& binding,
+                                               const ProgramInputs& inputs) const;
+  void run_segment(const Segment& segment, std::span<void* const> buffers,
+                   codelets::Stream stream) const;
 
   int batch_;
   Mode mode_;

@@ -1,6 +1,7 @@
 #include "models/zoo.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 
 namespace stpt::models {
@@ -23,7 +24,8 @@ Network lenet5(const std::string& name, const Shape& input, int classes) {
   // The original pads 28x28 digits to 32x32.
   const int padding = input.h < 32 ? 2 : 0;
   net.begin_block("conv1");
-  ActivationId x = net.max_pool(net.relu(net.convolution("conv1", net.input(), 6, 5, 1, padding, true)), 2, 2);
+  ActivationId x =
+      net.max_pool(net.relu(net.convolution("conv1", net.input(), 6, 5, 1, padding, true)), 2, 2);
   net.begin_block("conv2");
   x = net.max_pool(net.relu(net.convolution("conv2", x, 16, 5, 1, 0, true)), 2, 2);
   net.begin_block("classifier");
@@ -32,12 +34,14 @@ Network lenet5(const std::string& name, const Shape& input, int classes) {
   return net.build(net.fully_connected("fc3", x, classes));
 }
 
-/// He et al. 2016, section 4.2: 6n+2 layers, three stages of n basic blocks with 16, 32 and 64 filters. Where the
-/// shape changes the shortcut is a 1x1 convolution with BatchNorm (option B).
-Network cifar_resnet(const std::string& name, const Shape& input, int classes, int blocks_per_stage) {
+/// He et al. 2016, section 4.2: 6n+2 layers, three stages of n basic blocks with 16, 32 and 64
+/// filters. Where the shape changes the shortcut is a 1x1 convolution with BatchNorm (option B).
+Network cifar_resnet(const std::string& name, const Shape& input, int classes,
+                     int blocks_per_stage) {
   NetworkBuilder net(name, input, classes);
   net.begin_block("stem");
-  ActivationId x = net.relu(net.batch_norm("bn", net.convolution("conv", net.input(), 16, 3, 1, 1)));
+  ActivationId x =
+      net.relu(net.batch_norm("bn", net.convolution("conv", net.input(), 16, 3, 1, 1)));
   for (int stage = 1; stage <= 3; ++stage) {
     const int filters = 8 << stage;
     for (int index = 1; index <= blocks_per_stage; ++index) {
@@ -80,6 +84,21 @@ const std::vector<Entry>& entries() {
   return table;
 }
 
+/// Characters to insert, remove or replace.
+std::size_t edits(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (const char left : a) {
+    std::size_t diagonal = row[0]++;
+    for (std::size_t i = 0; i < b.size(); ++i) {
+      const std::size_t replaced = diagonal + (left == b[i] ? 0 : 1);
+      diagonal = row[i + 1];
+      row[i + 1] = std::min({replaced, row[i] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
 }  // namespace
 
 const std::vector<ModelInfo>& available_models() {
@@ -92,12 +111,28 @@ const std::vector<ModelInfo>& available_models() {
 }
 
 Network make_network(const std::string& name, const Shape& input, int classes) {
+  if (input.c < 1 || input.h < 1 || input.w < 1) {
+    throw std::invalid_argument(name + ": images of " + input.to_string() + " have no pixels");
+  }
+  if (classes < 2) {
+    throw std::invalid_argument(name + ": " + std::to_string(classes) +
+                                " classes; at least 2 are needed");
+  }
   for (const Entry& entry : entries()) {
     if (entry.info.name == name) return entry.make(name, input, classes);
   }
-  std::string known;
-  for (const ModelInfo& model : available_models()) known += (known.empty() ? "" : ", ") + model.name;
-  throw std::invalid_argument("unknown model \"" + name + "\"; known: " + known);
+  std::string known, nearest;
+  std::size_t least = name.size();
+  for (const ModelInfo& model : available_models()) {
+    known += (known.empty() ? "" : ", ") + model.name;
+    if (const std::size_t distance = edits(name, model.name); distance < least) {
+      least = distance;
+      nearest = model.name;
+    }
+  }
+  throw std::invalid_argument("unknown model \"" + name + "\"" +
+                              (least <= 2 ? ", perhaps \"" + nearest + "\"?" : "") +
+                              " (known: " + known + ")");
 }
 
 }  // namespace stpt::models

@@ -16,7 +16,8 @@ struct ModelInfo {
 
 [[nodiscard]] const std::vector<ModelInfo>& available_models();
 
-/// Throws std::invalid_argument if the name is unknown (naming the nearest) or the network does not fit the input.
+/// Throws std::invalid_argument if the name is unknown (naming the nearest) or the network does not
+/// fit the input.
 [[nodiscard]] Network make_network(const std::string& name, const Shape& input, int classes);
 
 }  // namespace stpt::models
