@@ -1,0 +1,723 @@
+// The program as people start it: exit status, what it says and what it leaves behind.
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/value.hpp>
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runtime/machine.hpp"
+#include "runtime/runtime.hpp"
+#include "stpt/checkpoint.hpp"
+#include "stpt/config.hpp"
+#include "stpt/json_text.hpp"
+#include "stpt/record_json.hpp"
+#include "tests/catch.hpp"
+#include "tests/data/testing.hpp"
+
+namespace stpt {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+using data::testing::TemporaryFolder;
+using Arguments = std::vector<std::string>;
+
+std::string read_file(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+void write_file(const fs::path& file, const std::string& bytes) {
+  fs::create_directories(file.parent_path());
+  std::ofstream out(file, std::ios::binary | std::ios::trunc);
+  out << bytes;
+  REQUIRE(out.good());
+}
+
+std::size_t lines_in(const std::string& text) {
+  return static_cast<std::size_t>(std::ranges::count(text, '\n'));
+}
+
+struct Outcome {
+  int status = -1;  ///< of the exit; 1000 + the signal that killed it
+  std::string out, err;
+};
+
+/// The program in a folder of its own.
+class Program {
+ public:
+  [[nodiscard]] const fs::path& folder() const { return work_.path(); }
+
+  void start(Arguments arguments) {
+    arguments.insert(arguments.begin(), STPT_EXECUTABLE);
+    std::vector<char*> pointers;
+    for (std::string& argument : arguments) pointers.push_back(argument.data());
+    pointers.push_back(nullptr);
+    const std::string out = (logs_.path() / "out").string();
+    const std::string err = (logs_.path() / "err").string();
+    child_ = fork();
+    REQUIRE(child_ >= 0);
+    if (child_ > 0) return;
+    // A shell that starts the tests in the background has SIGINT ignored.
+    std::signal(SIGINT, SIG_DFL);
+    const int out_file = open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    const int err_file = open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (chdir(work_.path().c_str()) != 0 || dup2(out_file, 1) < 0 || dup2(err_file, 2) < 0) {
+      _exit(99);
+    }
+    execv(pointers[0], pointers.data());
+    _exit(99);
+  }
+
+  void send(int signal) const { REQUIRE(kill(child_, signal) == 0); }
+
+  Outcome wait() {
+    int status = 0;
+    REQUIRE(waitpid(child_, &status, 0) == child_);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status),
+            read_file(logs_.path() / "out"), read_file(logs_.path() / "err")};
+  }
+
+  Outcome run(Arguments arguments) {
+    start(std::move(arguments));
+    return wait();
+  }
+
+  [[nodiscard]] bool ended() const {
+    siginfo_t info{};
+    return waitid(P_PID, static_cast<id_t>(child_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == child_;
+  }
+
+ private:
+  TemporaryFolder work_, logs_;
+  pid_t child_ = -1;
+};
+
+/// Every file below the folder with its contents.
+std::map<std::string, std::string> snapshot(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
+    files[entry.path().string()] = entry.is_regular_file() ? read_file(entry.path()) : "";
+  }
+  return files;
+}
+
+/// 4 classes of 12x12 images; 18 iterations an epoch, in a fraction of a second.
+constexpr const char* small_run = R"({
+  "name": "small",
+  "model": {"name": "mlp"},
+  "data": {"format": "synthetic", "hold_out": 64,
+           "synthetic": {"classes": 4, "channels": 1, "height": 12, "width": 12,
+                         "train_images": 640, "test_images": 128}},
+  "training": {"epochs": 2, "workers": 2, "batch_per_worker": 16,
+               "learning_rate": {"initial": 0.05}},
+  "stpt": {"alpha": 3, "candidates": [2, 1, 0.5]}
+})";
+
+std::string idx(std::uint32_t magic, const std::vector<std::uint32_t>& dimensions,
+                const std::string& payload) {
+  std::string bytes;
+  const auto append = [&bytes](std::uint32_t value) {
+    for (unsigned shift = 32; shift > 0; shift -= 8) {
+      bytes += static_cast<char>(value >> (shift - 8) & 0xffU);
+    }
+  };
+  append(magic);
+  for (const std::uint32_t dimension : dimensions) append(dimension);
+  return bytes + payload;
+}
+
+/// Images of 12x12 and labels 0 to 3 in turn.
+void write_idx(const fs::path& folder, const std::string& set, std::uint32_t count) {
+  std::string labels;
+  for (std::uint32_t i = 0; i < count; ++i) labels += static_cast<char>(i % 4);
+  write_file(folder / (set + "-images-idx3-ubyte"),
+             idx(0x803, {count, 12, 12}, std::string(std::size_t{count} * 144, '\x40')));
+  write_file(folder / (set + "-labels-idx1-ubyte"), idx(0x801, {count}, labels));
+}
+
+json::object summary_of(const fs::path& run) {
+  return parse_exactly(read_file(run / "summary.json")).as_object();
+}
+
+std::string text_of(const json::object& object, const char* key) {
+  const json::value& value = object.at(key);
+  return value.is_string() ? std::string(value.as_string()) : to_text(value);
+}
+
+/// Waits until the run has come so far, or has ended, or a minute has passed.
+void wait_until(const Program& program, const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (!condition() && !program.ended() && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+// ---- Bad input -------------------------------------------------------------------------------
+
+TEST_CASE("Bad input ends with status 2, one line and nothing written", "[executable]") {
+  Program program;
+  const fs::path folder = program.folder();
+  write_file(folder / "run.json", small_run);
+  Arguments arguments = {"--config", "run.json", "--output", "out"};
+  const auto set = [&arguments](const std::string& override) {
+    arguments.insert(arguments.end(), {"--set", override});
+  };
+  std::string expected;  // how the line starts after the program's name
+
+  SECTION("unknown option") {
+    arguments.emplace_back("--ouput=x");
+    expected = "--ouput: unknown option; did you mean --output?";
+  }
+  SECTION("no run file") {
+    arguments = {};
+    expected = "no run file is given; ";
+  }
+  SECTION("missing run file") {
+    arguments[1] = "none.json";
+    expected = "none.json: no such file; ";
+  }
+  SECTION("a folder as run file") {
+    arguments[1] = ".";
+    expected = ".: is a directory; ";
+  }
+  SECTION("not JSON") {
+    write_file(folder / "run.json", "{\"name\": }");
+    expected = "run.json:1:10: ";
+  }
+  SECTION("empty run file") {
+    write_file(folder / "run.json", "");
+    expected = "run.json:1:1: the text is empty; ";
+  }
+  SECTION("unknown key in the file") {
+    write_file(folder / "run.json", R"({"training": {"epoch": 3}})");
+    expected = "run.json: training.epoch: unknown key; did you mean training.epochs?";
+  }
+  SECTION("unknown key on the command line, with a line break in it") {
+    set("training\n.epoch=3");
+    expected = "--set: training?.epoch: unknown key; ";
+  }
+  SECTION("wrong type") {
+    write_file(folder / "run.json", R"({"training": {"epochs": "three"}})");
+    expected = "run.json: training.epochs: is \"three\"; must be a whole number ";
+  }
+  SECTION("out of range") {
+    set("stpt.alpha=0");
+    expected = "--set: stpt.alpha: is 0; must be ";
+  }
+  SECTION("unknown model") {
+    set("model.name=resnet9");
+    expected = "run.json: model.name: unknown model \"resnet9\"";
+  }
+  SECTION("a model that does not fit the images") {
+    set("model.name=lenet5");
+    set("data.synthetic.height=4");
+    set("data.synthetic.width=4");
+    expected = "run.json: model.name: lenet5: layer conv2: ";
+  }
+  SECTION("unknown scheduler") {
+    set("runtime.scheduler=swift");
+    expected = "run.json: runtime.scheduler: is \"swift\"; this StarPU has ";
+  }
+  SECTION("more CPU workers than StarPU has room for") {
+    set("runtime.cpu_workers=4096");
+    if (runtime::Runtime::most_cpu_workers() >= 4096) return;
+    expected = "run.json: runtime.cpu_workers: is 4096; this StarPU was built for at most ";
+  }
+  SECTION("empty hold-out with a policy that scores on it") {
+    set("data.hold_out=0");
+    expected = "--set: data.hold_out: is 0, but policy stpt scores candidates on the hold-out";
+  }
+  SECTION("a hold-out that leaves nothing to train on") {
+    set("data.hold_out=640");
+    expected = "--set: data.hold_out: ";
+  }
+  SECTION("Pre-train longer than an epoch") {
+    set("stpt.alpha=19");
+    expected = "--set: stpt.alpha: is 19; must be at most the iterations of an epoch, 18";
+  }
+  SECTION("more candidates than memory allows") {
+    // 0.5 GiB for each of 1024 candidates.
+    if (runtime::Machine::detect().available_bytes > std::uint64_t{500} << 30) return;
+    std::string candidates = "[1";
+    for (int i = 1; i < 1024; ++i) candidates += ",1";
+    set("stpt.candidates=" + candidates + "]");
+    for (const char* override :
+         {"data.synthetic.height=512", "data.synthetic.width=512", "data.synthetic.train_images=16",
+          "data.synthetic.test_images=4", "data.hold_out=4", "training.workers=1",
+          "training.batch_per_worker=4", "runtime.steps_in_flight=1", "runtime.cpu_workers=1"}) {
+      set(override);
+    }
+    expected = "run.json: stpt.candidates: 1024 candidates need about ";
+  }
+  SECTION("more candidates than workers where that is refused") {
+    set("stpt.many_candidates=reject");
+    expected = "run.json: stpt.candidates: has 3 candidates; must have at most training.workers, 2";
+  }
+  SECTION("output into a folder that is not empty") {
+    write_file(folder / "out" / "precious.txt", "keep me");
+    expected = "out: exists and is not empty; ";
+  }
+  SECTION("output into a file") {
+    write_file(folder / "out", "keep me");
+    expected = "out: is a file; ";
+  }
+  SECTION("output below a file") {
+    arguments[3] = "run.json/out";
+    expected = "run.json/out: ";
+  }
+  SECTION("resume without a run") {
+    arguments = {"--resume", "none"};
+    expected = "none: no such directory; ";
+  }
+  SECTION("resume in a folder that holds no run") {
+    arguments = {"--resume", "."};
+    expected = ".: holds no run ";
+  }
+  SECTION("the same with --validate") {
+    arguments.emplace_back("--validate");
+    set("data.hold_out=640");
+    expected = "--set: data.hold_out: ";
+  }
+
+  const auto before = snapshot(folder);
+  const Outcome outcome = program.run(arguments);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.out.empty());
+  CHECK(lines_in(outcome.err) == 1);
+  CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("stpt_starpu: " + expected));
+  CHECK(snapshot(folder) == before);
+}
+
+TEST_CASE("Bad data end with status 2, one line and nothing written", "[executable]") {
+  Program program;
+  const fs::path folder = program.folder();
+  const fs::path images = folder / "data";
+  write_idx(images, "train", 640);
+  write_idx(images, "t10k", 128);
+  write_file(folder / "run.json", small_run);
+  Arguments arguments = {"--config", "run.json",        "--output", "out",
+                         "--set",    "data.format=idx", "--set",    "data.path=data"};
+  std::string expected;
+  const fs::path train_images = images / "train-images-idx3-ubyte";
+  const fs::path train_labels = images / "train-labels-idx1-ubyte";
+
+  SECTION("missing folder") {
+    arguments.back() = "data.path=none";
+    expected = "none: no such folder; ";
+  }
+  SECTION("missing file") {
+    fs::remove(train_labels);
+    expected = "data/train-labels";
+  }
+  SECTION("truncated images") {
+    fs::resize_file(train_images, 5000);
+    expected = "data/train-images-idx3-ubyte: truncated";
+  }
+  SECTION("truncated header") {
+    fs::resize_file(train_images, 7);
+    expected = "data/train-images-idx3-ubyte: truncated header";
+  }
+  SECTION("corrupt images") {
+    write_file(train_images, "<html>404 Not Found</html>");
+    expected = "data/train-images-idx3-ubyte: magic number ";
+  }
+  SECTION("corrupt gzip") {
+    fs::remove(train_images);
+    write_file(images / "train-images-idx3-ubyte.gz", "\x1f\x8b\x08 but no more than that");
+    expected = "data/train-images-idx3-ubyte.gz: corrupt gzip file";
+  }
+  SECTION("labels for other images") {
+    write_file(train_labels, idx(0x801, {639}, std::string(639, '\1')));
+    expected = "data/train-labels-idx1-ubyte: 639 labels for the 640 images";
+  }
+  SECTION("label out of range") {
+    write_file(images / "t10k-labels-idx1-ubyte", idx(0x801, {128}, std::string(128, '\4')));
+    expected = "data/t10k-labels-idx1-ubyte: label 4 ";
+  }
+  SECTION("more images asked for than there are") {
+    arguments.insert(arguments.end(), {"--set", "data.limit=641"});
+    expected = "data.limit: 641, but d";
+  }
+  SECTION("too few images for the hold-out") {
+    arguments.insert(arguments.end(), {"--set", "data.hold_out=640"});
+    expected = "data.hold_out: 640 of 640";
+  }
+
+  const auto before = snapshot(folder);
+  const Outcome outcome = program.run(arguments);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.out.empty());
+  CHECK(lines_in(outcome.err) == 1);
+  CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("stpt_starpu: " + expected));
+  CHECK(snapshot(folder) == before);
+}
+
+// ---- Actions that do not train ---------------------------------------------------------------
+
+TEST_CASE("Help, version, models and keys go to stdout", "[executable]") {
+  Program program;
+  const auto output_of = [&program](const Arguments& arguments) {
+    const Outcome outcome = program.run(arguments);
+    CHECK(outcome.status == 0);
+    CHECK(outcome.err.empty());
+    return outcome.out;
+  };
+  CHECK_THAT(output_of({"--help"}), Catch::Matchers::Contains("usage: stpt_starpu --config FILE"));
+  const std::string version = output_of({"--version"});
+  CHECK_THAT(version, Catch::Matchers::StartsWith("stpt_starpu "));
+  CHECK(lines_in(version) == 1);
+
+  const std::string models = output_of({"--list-models"});
+  for (const char* name : {"mlp ", "lenet5 ", "resnet8 ", "resnet20 ", "resnet56 "}) {
+    CHECK_THAT(models, Catch::Matchers::Contains(std::string("\n") + name));
+  }
+  // The columns stand below one another.
+  const std::string header = models.substr(0, models.find('\n'));
+  const std::string row = models.substr(header.size() + 1, models.find('\n', header.size() + 1));
+  CHECK(row.substr(header.find("description") - 1, 1) == " ");
+  CHECK(row.substr(header.find("description"), 1) != " ");
+
+  CHECK(output_of({"--print-config-docs"}) ==
+        read_file(fs::path(STPT_SOURCE_DIR) / "docs" / "config.md"));
+  CHECK(fs::is_empty(program.folder()));
+}
+
+TEST_CASE("The printed config is a run file that prints itself", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Outcome printed =
+      program.run({"--print-config", "--config", "run.json", "--set", "stpt.candidates=narrow"});
+  CHECK(printed.status == 0);
+  CHECK(parse_config(printed.out, "printed") ==
+        parse_config(small_run, "run.json", {"stpt.candidates=narrow"}));
+  write_file(program.folder() / "printed.json", printed.out);
+  CHECK(program.run({"--print-config", "--config", "printed.json"}).out == printed.out);
+  CHECK(program.run({"--print-config"}).out == print_config(Config{}));
+}
+
+TEST_CASE("--validate checks a run and writes nothing", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const auto before = snapshot(program.folder());
+  const Outcome outcome = program.run({"--validate", "--config", "run.json"});
+  CHECK(outcome.status == 0);
+  CHECK(outcome.err.empty());
+  CHECK_THAT(outcome.out, Catch::Matchers::StartsWith("run.json: ok\nmlp: "));
+  CHECK_THAT(outcome.out,
+             Catch::Matchers::Contains("576 training, 64 hold-out and 128 test images; "
+                                       "18 iterations per epoch; about "));
+  CHECK(snapshot(program.folder()) == before);
+}
+
+TEST_CASE("Output that cannot be written is a failure", "[executable]") {
+  Program program;
+  program.start({"--help"});
+  CHECK(program.wait().status == 0);
+  // A shell makes stdout the device that is always full.
+  const std::string command =
+      std::string("\"") + STPT_EXECUTABLE + "\" --help >/dev/full 2>/dev/null";
+  const int status = std::system(command.c_str());
+  CHECK(WEXITSTATUS(status) == 1);
+}
+
+// ---- Training --------------------------------------------------------------------------------
+
+TEST_CASE("A run leaves all its files and says how it went", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  std::string changed = "model.name=mlp";
+  SECTION("of an MLP") {}
+  SECTION("of a ResNet") { changed = "model.name=resnet8"; }
+  SECTION("into an empty folder") { fs::create_directories(run); }
+  write_file(program.folder() / "run.json", small_run);
+
+  const Outcome outcome =
+      program.run({"--config", "run.json", "--output", "out", "--set", changed});
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  CHECK(lines_in(outcome.out) == 1);
+  CHECK_THAT(outcome.out, Catch::Matchers::StartsWith("out: test accuracy "));
+  CHECK_THAT(outcome.out, Catch::Matchers::Contains("final learning rate "));
+  CHECK_THAT(outcome.out, Catch::Matchers::Contains("report: out/report.html"));
+  CHECK_THAT(outcome.err, Catch::Matchers::Contains("epoch 2/2  lr "));
+
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(run)) names.push_back(entry.path().filename());
+  std::ranges::sort(names);
+  CHECK(names == std::vector<std::string>{"checkpoint.bin", "config.json", "metrics.jsonl",
+                                          "report.html", "summary.json"});
+  CHECK(parse_config(read_file(run / "config.json"), "config.json") ==
+        parse_config(small_run, "run.json", {changed}));
+  CHECK(lines_in(read_file(run / "metrics.jsonl")) == 3);
+  CHECK_THAT(read_file(run / "report.html"), Catch::Matchers::Contains("</html>"));
+  CHECK(load_checkpoint(run / "checkpoint.bin").epoch == 2);
+
+  const json::object summary = summary_of(run);
+  CHECK(text_of(summary, "status") == "complete");
+  CHECK(text_of(summary, "epochs") == "2");
+  CHECK(text_of(summary, "model_digest").size() == 64);
+  CHECK("stpt_starpu " + text_of(summary, "version") + "\n" == program.run({"--version"}).out);
+  for (const char* key : {"test_top1", "best_test_top1", "final_lr", "wall_seconds",
+                          "images_per_second", "samples_total", "samples_discarded"}) {
+    INFO(key);
+    CHECK(summary.at(key).to_number<double>() > 0);
+  }
+  // 2 epochs of 15 iterations and 3 candidates' Pre-train of 3, 32 images each.
+  CHECK(text_of(summary, "samples_total") == std::to_string(2 * (15 + 3 * 3) * 32));
+  CHECK(text_of(summary, "samples_discarded") == std::to_string(2 * 2 * 3 * 32));
+}
+
+TEST_CASE("Without --output a run gets a folder of its own", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Arguments arguments = {"--config", "run.json", "--set", "training.epochs=1"};
+  REQUIRE(program.run(arguments).status == 0);
+  REQUIRE(program.run(arguments).status == 0);
+  std::size_t runs = 0;
+  for (const auto& entry : fs::directory_iterator(program.folder() / "runs")) {
+    CHECK_THAT(entry.path().filename().string(), Catch::Matchers::StartsWith("small-20"));
+    CHECK(fs::exists(entry.path() / "summary.json"));
+    ++runs;
+  }
+  CHECK(runs == 2);
+}
+
+TEST_CASE("A run without checkpoints cannot go on", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  REQUIRE(
+      program.run({"--config", "run.json", "--output", "out", "--set", "runtime.checkpoint=false"})
+          .status == 0);
+  CHECK_FALSE(fs::exists(program.folder() / "out" / "checkpoint.bin"));
+  const auto before = snapshot(program.folder());
+  const Outcome outcome = program.run({"--resume", "out"});
+  CHECK(outcome.status == 2);
+  CHECK_THAT(outcome.err,
+             Catch::Matchers::StartsWith("stpt_starpu: out/checkpoint.bin: no such file; "));
+  CHECK(lines_in(outcome.err) == 1);
+  CHECK(snapshot(program.folder()) == before);
+}
+
+// ---- Going on --------------------------------------------------------------------------------
+
+TEST_CASE("A resumed run ends with the bits of one that was not interrupted", "[executable]") {
+  Program program;
+  std::string model = "model.name=mlp";
+  SECTION("of an MLP") {}
+  SECTION("of a ResNet") { model = "model.name=resnet8"; }
+  write_file(program.folder() / "run.json", small_run);
+  const Arguments fresh = {"--config", "run.json", "--set", model};
+  const auto with = [](Arguments arguments, const Arguments& more) {
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  REQUIRE(program.run(with(fresh, {"--output", "whole", "--set", "training.epochs=4"})).status ==
+          0);
+  REQUIRE(program.run(with(fresh, {"--output", "parts"})).status == 0);
+  // As if it had ended between the metrics and the checkpoint of an epoch, and within a line.
+  std::ofstream(program.folder() / "parts" / "metrics.jsonl", std::ios::app)
+      << "{\"kind\":\"epoch\",\"epoch\":3}\n{\"kind\":\"ep";
+  const Outcome outcome = program.run({"--resume", "parts", "--set", "training.epochs=4", "--set",
+                                       "runtime.scheduler=eager", "--set", "runtime.fusion=op"});
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+
+  const json::object whole = summary_of(program.folder() / "whole");
+  const json::object parts = summary_of(program.folder() / "parts");
+  for (const char* key : {"model_digest", "status", "epochs", "test_top1", "best_test_top1",
+                          "test_loss", "final_lr", "samples_total", "samples_discarded"}) {
+    INFO(key);
+    CHECK(text_of(whole, key) == text_of(parts, key));
+  }
+  CHECK(lines_in(read_file(program.folder() / "parts" / "metrics.jsonl")) == 5);
+  const Config config =
+      parse_config(read_file(program.folder() / "parts" / "config.json"), "config.json");
+  CHECK(config.training.epochs == 4);
+  CHECK(config.runtime.scheduler == "eager");
+}
+
+TEST_CASE("What a run that goes on refuses", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  REQUIRE(program.run({"--config", "run.json", "--output", "out"}).status == 0);
+  Arguments arguments = {"--resume", "out", "--set", "training.epochs=3"};
+  const fs::path checkpoint = program.folder() / "out" / "checkpoint.bin";
+  std::string expected;
+
+  SECTION("nothing to do") {
+    arguments.resize(2);
+    expected = "checkpoint: it has completed epoch 2 of 2";
+  }
+  SECTION("another seed") {
+    arguments.insert(arguments.end(), {"--set", "training.seed=2"});
+    expected = "--set: training.seed: cannot change in a run that goes on";
+  }
+  SECTION("other candidates") {
+    arguments.insert(arguments.end(), {"--set", "stpt.candidates=narrow"});
+    expected = "--set: stpt.candidates: cannot change in a run that goes on";
+  }
+  SECTION("an unknown key") {
+    arguments.insert(arguments.end(), {"--set", "stpt.beta=1"});
+    expected = "--set: stpt.beta: unknown key";
+  }
+  SECTION("a truncated checkpoint") {
+    fs::resize_file(checkpoint, fs::file_size(checkpoint) / 2);
+    expected = "out/checkpoint.bin: is cut short";
+  }
+  SECTION("a damaged checkpoint") {
+    std::string bytes = read_file(checkpoint);
+    bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+    write_file(checkpoint, bytes);
+    expected = "out/checkpoint.bin: is damaged";
+  }
+  SECTION("the checkpoint of another model") {
+    REQUIRE(
+        program.run({"--config", "run.json", "--output", "other", "--set", "model.name=resnet8"})
+            .status == 0);
+    fs::copy_file(program.folder() / "other" / "checkpoint.bin", checkpoint,
+                  fs::copy_options::overwrite_existing);
+    expected = "checkpoint: its tensors are not those of model mlp";
+  }
+  SECTION("no config") {
+    fs::remove(program.folder() / "out" / "config.json");
+    expected = "out/config.json: no such file";
+  }
+  SECTION("metrics that end before the checkpoint") {
+    std::string metrics = read_file(program.folder() / "out" / "metrics.jsonl");
+    metrics.erase(metrics.rfind('\n', metrics.size() - 2) + 1);
+    write_file(program.folder() / "out" / "metrics.jsonl", metrics);
+    expected = "out: metrics.jsonl has 1 of the 2 epochs";
+  }
+
+  const auto before = snapshot(program.folder());
+  const Outcome outcome = program.run(arguments);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.out.empty());
+  CHECK(lines_in(outcome.err) == 1);
+  CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("stpt_starpu: " + expected));
+  CHECK(snapshot(program.folder()) == before);
+}
+
+TEST_CASE("The same values may be set again when a run goes on", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  REQUIRE(program.run({"--config", "run.json", "--output", "out"}).status == 0);
+  const Outcome outcome = program.run({"--resume", "out", "--set", "training.epochs=3", "--set",
+                                       "training.seed=1", "--set", "stpt.alpha=3"});
+  CHECK(outcome.status == 0);
+  CHECK(text_of(summary_of(program.folder() / "out"), "epochs") == "3");
+}
+
+TEST_CASE("A signal stops a run that can then go on", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  int signal = SIGINT;
+  SECTION("SIGINT") {}
+  SECTION("SIGTERM") { signal = SIGTERM; }
+  program.start({"--config", "run.json", "--output", "out", "--set", "training.epochs=100000"});
+  wait_until(program, [&] { return fs::exists(run / "checkpoint.bin"); });
+  program.send(signal);
+  const Outcome outcome = program.wait();
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 128 + signal);
+  CHECK_THAT(outcome.out, Catch::Matchers::StartsWith("out: stopped after "));
+  CHECK_THAT(outcome.out, Catch::Matchers::EndsWith("go on: stpt_starpu --resume out\n"));
+  CHECK_THAT(outcome.err, Catch::Matchers::Contains("stopping after this step"));
+  CHECK_THAT(read_file(run / "report.html"), Catch::Matchers::Contains("</html>"));
+  const json::object summary = summary_of(run);
+  CHECK(text_of(summary, "status") == "stopped");
+  const int done = load_checkpoint(run / "checkpoint.bin").epoch;
+  CHECK(done >= 1);
+  CHECK(text_of(summary, "epochs") == std::to_string(done));
+
+  const std::string epochs = "training.epochs=" + std::to_string(done + 1);
+  REQUIRE(program.run({"--resume", "out", "--set", epochs}).status == 0);
+  REQUIRE(program.run({"--config", "run.json", "--output", "whole", "--set", epochs}).status == 0);
+  CHECK(text_of(summary_of(run), "status") == "complete");
+  CHECK(text_of(summary_of(run), "model_digest") ==
+        text_of(summary_of(program.folder() / "whole"), "model_digest"));
+}
+
+TEST_CASE("A killed run can go on from its last checkpoint", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  program.start({"--config", "run.json", "--output", "out", "--set", "training.epochs=100000"});
+  wait_until(program, [&] { return fs::exists(run / "checkpoint.bin"); });
+  program.send(SIGKILL);
+  REQUIRE(program.wait().status == 1000 + SIGKILL);
+  const int done = load_checkpoint(run / "checkpoint.bin").epoch;
+  const std::string epochs = "training.epochs=" + std::to_string(done + 1);
+  const Outcome outcome = program.run({"--resume", "out", "--set", epochs});
+  INFO(outcome.err);
+  CHECK(outcome.status == 0);
+  CHECK(text_of(summary_of(run), "epochs") == std::to_string(done + 1));
+}
+
+// ---- Failures --------------------------------------------------------------------------------
+
+TEST_CASE("A run in which every candidate diverges fails in one line", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  Arguments arguments = {"--config", "run.json", "--output", "out", "--set"};
+  int done = 0;
+  SECTION("from the start") { arguments.emplace_back("training.learning_rate.initial=1e30"); }
+  SECTION("later, with the checkpoint kept") {
+    arguments.emplace_back(R"(stpt.schedule=[{"from_epoch": 2, "candidates": [1e30, 1e35]}])");
+    done = 1;
+  }
+  const Outcome outcome = program.run(arguments);
+  INFO(outcome.err);
+  CHECK(outcome.status == 1);
+  CHECK(outcome.out.empty());
+  // After a line that says where, and one for each epoch.
+  CHECK(lines_in(outcome.err) == static_cast<std::size_t>(2 + done));
+  const std::string failure = "epoch " + std::to_string(done + 1) + ": all ";
+  CHECK_THAT(outcome.err, Catch::Matchers::Contains("\nstpt_starpu: " + failure));
+  const json::object summary = summary_of(run);
+  CHECK(text_of(summary, "status") == "failed");
+  CHECK_THAT(text_of(summary, "failure"), Catch::Matchers::StartsWith(failure));
+  CHECK(text_of(summary, "epochs") == std::to_string(done));
+  CHECK_THAT(read_file(run / "report.html"), Catch::Matchers::Contains("candidates diverged"));
+  CHECK(fs::exists(run / "checkpoint.bin") == (done > 0));
+  if (done > 0) CHECK(load_checkpoint(run / "checkpoint.bin").epoch == done);
+}
+
+TEST_CASE("A run whose directory goes away fails in one line", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  program.start({"--config", "run.json", "--output", "out", "--set", "training.epochs=100000"});
+  wait_until(program, [&] { return fs::exists(run / "checkpoint.bin"); });
+  fs::rename(run, program.folder() / "gone");
+  const Outcome outcome = program.wait();
+  CHECK(outcome.status == 1);
+  const std::string last = outcome.err.substr(outcome.err.rfind('\n', outcome.err.size() - 2) + 1);
+  CHECK_THAT(last, Catch::Matchers::StartsWith("stpt_starpu: out/"));
+  CHECK_NOTHROW(load_checkpoint(program.folder() / "gone" / "checkpoint.bin"));
+  CHECK_FALSE(fs::exists(run));
+}
+
+}  // namespace
+}  // namespace stpt
