@@ -142,4 +142,8 @@ IterationMark::IterationMark(std::int64_t number) {
 
 IterationMark::~IterationMark() { starpu_iteration_pop(); }
 
+WorkersPaused::WorkersPaused() { starpu_pause(); }
+
+WorkersPaused::~WorkersPaused() { starpu_resume(); }
+
 }  // namespace stpt::runtime

@@ -67,4 +67,13 @@ class IterationMark {
   IterationMark& operator=(const IterationMark&) = delete;
 };
 
+/// Workers sleep during its life; without tasks they would poll, and take cycles from what is measured beside them.
+class WorkersPaused {
+ public:
+  WorkersPaused();
+  ~WorkersPaused();
+  WorkersPaused(const WorkersPaused&) = delete;
+  WorkersPaused& operator=(const WorkersPaused&) = delete;
+};
+
 }  // namespace stpt::runtime
