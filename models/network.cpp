@@ -183,6 +183,10 @@ ActivationId NetworkBuilder::global_average_pool(ActivationId x) {
 
 ActivationId NetworkBuilder::fully_connected(const std::string& name, ActivationId x, int outputs) {
   const Shape in = shape(x);
+  if (outputs < 1) {
+    throw std::invalid_argument(network_.name + ": layer " + name + ": " + std::to_string(outputs) +
+                                " outputs; at least 1 is needed");
+  }
   const std::int64_t inputs = in.c * in.h * in.w;
   Layer& layer = append(LayerKind::fully_connected, name, {x}, {1, outputs, 1, 1});
   layer.weight =
@@ -197,6 +201,15 @@ Network NetworkBuilder::build(ActivationId logits) {
     throw std::invalid_argument(network_.name + ": the output is " + shape(logits).to_string() +
                                 ", not one number for each of " + std::to_string(network_.classes) +
                                 " classes");
+  }
+  std::vector<bool> used(network_.activations.size());
+  used[static_cast<std::size_t>(logits)] = true;
+  for (const Layer& layer : network_.layers) {
+    for (const ActivationId input : layer.inputs) used[static_cast<std::size_t>(input)] = true;
+  }
+  for (const Layer& layer : network_.layers) {
+    if (used[static_cast<std::size_t>(layer.output)]) continue;
+    throw std::invalid_argument(network_.name + ": nothing uses the output of layer " + layer.name);
   }
   network_.logits = logits;
   return std::move(network_);

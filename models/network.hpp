@@ -106,7 +106,7 @@ class NetworkBuilder {
   ActivationId fully_connected(const std::string& name, ActivationId x, int outputs);
   [[nodiscard]] const Shape& shape(ActivationId x) const;
 
-  /// `logits` must be a vector of one element per class.
+  /// `logits` must be a vector of one element per class, and all other outputs be used.
   [[nodiscard]] Network build(ActivationId logits);
 
  private:

@@ -1,0 +1,201 @@
+#include "models/network.hpp"
+
+#include <cmath>
+#include <set>
+#include <stdexcept>
+
+#include "models/zoo.hpp"
+#include "runtime/tensor.hpp"
+#include "tests/catch.hpp"
+#include "tests/runtime/runtime_testing.hpp"
+
+namespace stpt::models {
+namespace {
+
+using testing::contains;
+using testing::message_of;
+
+template <class Act>
+std::string refusal(Act&& act) {
+  return message_of<std::invalid_argument>(std::forward<Act>(act));
+}
+
+TEST_CASE("parameter counts are those of the papers", "[zoo]") {
+  // LeNet-5 with full connections between its convolutions: the well-known 61,706.
+  CHECK(make_network("lenet5", {1, 1, 28, 28}, 10).parameter_count() == 61706);
+  CHECK(make_network("lenet5", {1, 1, 32, 32}, 10).parameter_count() == 61706);
+  // He et al. 2015, table 6: 0.27M and 0.85M; with the 1x1 shortcuts of option B 2752 more each.
+  CHECK(make_network("resnet20", {1, 3, 32, 32}, 10).parameter_count() == 269722 + 2752);
+  CHECK(make_network("resnet56", {1, 3, 32, 32}, 10).parameter_count() == 853018 + 2752);
+  CHECK(make_network("mlp", {1, 1, 28, 28}, 10).parameter_count() ==
+        (784 + 1) * 256 + (256 + 1) * 256 + (256 + 1) * 10);
+}
+
+TEST_CASE("operations are counted as 2 per multiply-add", "[zoo]") {
+  // ResNet-20: 40.55 million multiply-adds without shortcuts, 2 * 131072 for the two of option B.
+  constexpr double stem = 3 * 16 * 9 * 1024.0, stage1 = 6 * 16 * 16 * 9 * 1024.0;
+  constexpr double stage2 = (16 + 5 * 32) * 32 * 9 * 256.0, stage3 = (32 + 5 * 64) * 64 * 9 * 64.0;
+  constexpr double shortcuts = 16 * 32 * 256.0 + 32 * 64 * 64.0, dense = 64 * 10;
+  constexpr double all = stem + stage1 + stage2 + stage3 + shortcuts + dense;
+  CHECK(make_network("resnet20", {1, 3, 32, 32}, 10).flops_per_image() == 2 * all);
+  CHECK(all == Approx(40.55e6 + 2 * 131072).epsilon(1e-3));
+  CHECK(make_network("mlp", {1, 1, 28, 28}, 10).flops_per_image() ==
+        2.0 * (784 * 256 + 256 * 256 + 256 * 10));
+  CHECK(make_network("lenet5", {1, 1, 28, 28}, 10).flops_per_image() ==
+        2.0 * (6 * 25 * 784 + 16 * 6 * 25 * 100 + 400 * 120 + 120 * 84 + 84 * 10));
+}
+
+TEST_CASE("every model fits its usual images and others", "[zoo]") {
+  for (const ModelInfo& info : available_models()) {
+    INFO(info.name);
+    for (const Shape& input :
+         {info.usual_input, Shape{1, 3, 32, 32}, Shape{1, 1, 28, 28}, Shape{1, 3, 40, 24}}) {
+      const Network network = make_network(info.name, input, 7);
+      CHECK(network.name == info.name);
+      CHECK(network.classes == 7);
+      CHECK(network.input() == input);
+      CHECK(network.activations[static_cast<std::size_t>(network.logits)] == Shape{1, 7, 1, 1});
+    }
+    CHECK_FALSE(info.description.empty());
+  }
+}
+
+TEST_CASE("parameters lie aligned in the buckets, without overlap, each with its own name",
+          "[network]") {
+  for (const ModelInfo& info : available_models()) {
+    const Network network = make_network(info.name, info.usual_input, 10);
+    std::set<std::string> names;
+    std::vector<std::size_t> ends(network.blocks.size(), 0);
+    std::int64_t count = 0;
+    for (const Parameter& parameter : network.parameters) {
+      auto& end = ends[static_cast<std::size_t>(parameter.bucket)];
+      CHECK(parameter.offset >= end);
+      CHECK(parameter.offset * sizeof(float) % runtime::tensor_alignment == 0);
+      end = parameter.offset + static_cast<std::size_t>(parameter.shape.elements());
+      names.insert(parameter.name);
+      count += parameter.shape.elements();
+      const bool is_weight = parameter.initialisation == Initialisation::he_normal;
+      CHECK(parameter.decay == is_weight);
+    }
+    for (std::size_t i = 0; i < ends.size(); ++i) CHECK(ends[i] <= network.blocks[i].parameters);
+    CHECK(names.size() == network.parameters.size());
+    CHECK(count == network.parameter_count());
+  }
+}
+
+TEST_CASE("weights start as He et al. have it", "[network]") {
+  const Network network = make_network("resnet20", {1, 3, 32, 32}, 10);
+  const auto buckets = network.initial_parameters(42);
+  REQUIRE(buckets.size() == network.blocks.size());
+  for (const Parameter& parameter : network.parameters) {
+    const auto count = static_cast<std::size_t>(parameter.shape.elements());
+    const float* values =
+        buckets[static_cast<std::size_t>(parameter.bucket)].data() + parameter.offset;
+    INFO(parameter.name);
+    if (parameter.initialisation != Initialisation::he_normal) {
+      const float expected = parameter.initialisation == Initialisation::one ? 1.0f : 0.0f;
+      CHECK(std::all_of(values, values + count, [expected](float v) { return v == expected; }));
+      continue;
+    }
+    CHECK(parameter.fan_in == parameter.shape.elements() / parameter.shape.n);
+    double mean = 0, variance = 0;
+    for (std::size_t i = 0; i < count; ++i)
+      mean += static_cast<double>(values[i]) / static_cast<double>(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      variance += std::pow(static_cast<double>(values[i]) - mean, 2) / static_cast<double>(count);
+    }
+    const double stddev = std::sqrt(2.0 / static_cast<double>(parameter.fan_in));
+    // 4.5 standard errors: one wrong alarm in 150,000 draws, and the seed is fixed.
+    const double error = 4.5 / std::sqrt(static_cast<double>(count));
+    CHECK(std::abs(mean) < error * stddev);
+    CHECK(std::abs(std::sqrt(variance) / stddev - 1) < error / std::sqrt(2.0));
+  }
+}
+
+TEST_CASE("initial values depend on the seed and on nothing else", "[network]") {
+  const Network network = make_network("resnet8", {1, 3, 32, 32}, 10);
+  CHECK(network.initial_parameters(1) == network.initial_parameters(1));
+  CHECK(network.initial_parameters(1) != network.initial_parameters(2));
+  // The same parameters in other company: of all images, and beside more classes.
+  const Network other = make_network("resnet8", {1, 3, 16, 16}, 100);
+  const auto a = network.initial_parameters(5), b = other.initial_parameters(5);
+  for (std::size_t bucket = 0; bucket + 1 < a.size(); ++bucket) CHECK(a[bucket] == b[bucket]);
+  // No two weight tensors share their numbers.
+  std::set<float> firsts;
+  std::size_t weights = 0;
+  for (const Parameter& parameter : network.parameters) {
+    if (parameter.initialisation != Initialisation::he_normal) continue;
+    const double scale = std::sqrt(static_cast<double>(parameter.fan_in));
+    const float first = a[static_cast<std::size_t>(parameter.bucket)][parameter.offset];
+    firsts.insert(static_cast<float>(static_cast<double>(first) * scale));
+    ++weights;
+  }
+  CHECK(firsts.size() == weights);
+}
+
+TEST_CASE("running statistics start as mean 0 and variance 1", "[network]") {
+  const Network network = make_network("resnet8", {1, 3, 32, 32}, 10);
+  REQUIRE(network.has_batch_norm());
+  const auto values = network.initial_running_statistics();
+  CHECK(values.size() == network.running_statistics);
+  double ones = 0, channels = 0;
+  for (const Layer& layer : network.layers) {
+    if (layer.kind != LayerKind::batch_norm) continue;
+    channels += static_cast<double>(network.activations[static_cast<std::size_t>(layer.output)].c);
+    CHECK(values[static_cast<std::size_t>(layer.running_mean)] == 0);
+    CHECK(values[static_cast<std::size_t>(layer.running_variance)] == 1);
+  }
+  for (const float value : values) ones += static_cast<double>(value);
+  CHECK(ones == channels);
+  CHECK_FALSE(make_network("lenet5", {1, 1, 28, 28}, 10).has_batch_norm());
+}
+
+TEST_CASE("layers that do not fit are errors that name the layer and the shapes", "[network]") {
+  NetworkBuilder net("net", {1, 3, 8, 8}, 10);
+  const ActivationId x = net.convolution("conv1", net.input(), 4, 3, 1, 1);
+  const ActivationId small = net.convolution("conv2", x, 4, 3, 2, 1);
+  const std::string sum = refusal([&] { net.add(x, small); });
+  CHECK(contains(sum, "net: cannot add"));
+  CHECK(contains(sum, "1x4x8x8"));
+  CHECK(contains(sum, "1x4x4x4"));
+  const std::string convolution = refusal([&] { net.convolution("conv3", x, 4, 11, 1, 0); });
+  CHECK(contains(convolution, "net: layer conv3"));
+  CHECK(contains(convolution, "8x8"));
+  CHECK_FALSE(refusal([&] { net.convolution("conv4", x, 0, 3, 1, 1); }).empty());
+  CHECK_FALSE(refusal([&] { net.convolution("conv5", x, 4, 3, 0, 1); }).empty());
+  CHECK(contains(refusal([&] { net.max_pool(x, 9, 1); }), "net: pooling"));
+  CHECK(contains(refusal([&] { net.average_pool(x, 3, 0); }), "net: pooling"));
+  CHECK(contains(refusal([&] { net.fully_connected("fc0", x, 0); }), "net: layer fc0"));
+  CHECK_THROWS_AS(net.relu(99), std::out_of_range);
+  CHECK_THROWS_AS(net.relu(-1), std::out_of_range);
+}
+
+TEST_CASE("outputs that are no logits, and layers for nothing, are errors", "[network]") {
+  {
+    NetworkBuilder net("net", {1, 3, 8, 8}, 10);
+    const ActivationId x = net.fully_connected("fc", net.input(), 9);
+    const std::string message = refusal([&] { (void)net.build(x); });
+    CHECK(contains(message, "1x9x1x1"));
+    CHECK(contains(message, "10 classes"));
+  }
+  NetworkBuilder net("net", {1, 3, 8, 8}, 10);
+  const ActivationId x = net.fully_connected("fc", net.input(), 10);
+  net.convolution("lonely", net.input(), 4, 3, 1, 1);
+  CHECK(contains(refusal([&] { (void)net.build(x); }), "lonely"));
+}
+
+TEST_CASE("a model that cannot be made is an error that says what would do", "[zoo]") {
+  const std::string unknown = refusal([] { (void)make_network("resnet21", {1, 3, 32, 32}, 10); });
+  CHECK(contains(unknown, "\"resnet21\""));
+  CHECK(contains(unknown, "perhaps \"resnet20\"?"));
+  CHECK(contains(unknown, "lenet5"));
+  const std::string far = refusal([] { (void)make_network("transformer", {1, 3, 32, 32}, 10); });
+  CHECK_FALSE(contains(far, "perhaps"));
+  CHECK(contains(far, "resnet56"));
+  CHECK(contains(refusal([] { (void)make_network("lenet5", {1, 1, 4, 4}, 10); }), "lenet5"));
+  CHECK(contains(refusal([] { (void)make_network("mlp", {1, 1, 0, 4}, 10); }), "1x1x0x4"));
+  CHECK(contains(refusal([] { (void)make_network("mlp", {1, 1, 4, 4}, 1); }), "1 classes"));
+}
+
+}  // namespace
+}  // namespace stpt::models

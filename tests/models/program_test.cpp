@@ -1,0 +1,480 @@
+#include "models/program.hpp"
+
+#include <functional>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+#include "models/zoo.hpp"
+#include "tests/catch.hpp"
+#include "tests/models/program_testing.hpp"
+#include "tests/models/reference.hpp"
+#include "tests/runtime/runtime_testing.hpp"
+
+namespace stpt::testing {
+namespace {
+
+using models::ActivationId;
+using models::make_network;
+using models::NetworkBuilder;
+using runtime::Runtime;
+
+constexpr int classes = 5;
+
+/// Networks that each need something else of the lowering.
+struct Form {
+  std::string name;
+  Shape input;
+  std::function<ActivationId(NetworkBuilder&)> layers;
+
+  [[nodiscard]] Network network() const {
+    NetworkBuilder net(name, input, classes);
+    net.begin_block("first");
+    const ActivationId logits = layers(net);
+    return net.build(logits);
+  }
+};
+
+ActivationId classifier(NetworkBuilder& net, ActivationId x) {
+  net.begin_block("classifier");
+  return net.fully_connected("fc", x, classes);
+}
+
+const std::vector<Form>& forms() {
+  static const std::vector<Form> all = {
+      {"sum of two convolutions",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.relu(net.convolution("conv1", net.input(), 8, 3, 1, 1, true));
+         net.begin_block("second");
+         const ActivationId a = net.convolution("conv2", x, 8, 3, 1, 1);
+         const ActivationId b = net.relu(net.convolution("conv3", x, 8, 1, 1, 0, true));
+         return classifier(net, net.relu(net.add(a, b)));
+       }},
+      {"three readers",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.convolution("conv1", net.input(), 16, 3, 1, 1);
+         net.begin_block("second");
+         const ActivationId a = net.convolution("conv2", x, 16, 3, 1, 1);
+         const ActivationId b = net.batch_norm("bn", net.convolution("conv3", x, 16, 3, 1, 1));
+         return classifier(net, net.relu(net.add(net.add(a, b), x)));
+       }},
+      {"batch norm with three readers",
+       {1, 3, 6, 6},
+       [](NetworkBuilder& net) {
+         const ActivationId x =
+             net.relu(net.batch_norm("bn", net.convolution("conv1", net.input(), 8, 3, 1, 1)));
+         net.begin_block("second");
+         const ActivationId a = net.convolution("conv2", x, 8, 3, 1, 1);
+         const ActivationId b = net.convolution("conv3", x, 8, 3, 1, 1);
+         const ActivationId c = net.convolution("conv4", x, 8, 1, 1, 0);
+         return classifier(net, net.add(net.add(a, b), c));
+       }},
+      {"images as the shortcut",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId x =
+             net.batch_norm("bn", net.convolution("conv1", net.input(), 3, 3, 1, 1));
+         return classifier(net, net.relu(net.add(net.input(), x)));
+       }},
+      {"images plus a convolution",
+       {1, 16, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.convolution("conv1", net.input(), 16, 3, 1, 1);
+         const ActivationId sum = net.add(net.input(), x);
+         net.begin_block("second");
+         return classifier(net, net.add(net.convolution("conv2", x, 16, 3, 1, 1), sum));
+       }},
+      {"shortcut from another layout",
+       {1, 16, 8, 8},
+       [](NetworkBuilder& net) {
+         // Pooled images stay in the images' layout; the convolution chooses its own.
+         const ActivationId pooled = net.max_pool(net.batch_norm("bn1", net.input()), 2, 2);
+         const ActivationId x =
+             net.batch_norm("bn2", net.convolution("conv1", pooled, 16, 3, 1, 1));
+         return classifier(net, net.relu(net.add(x, pooled)));
+       }},
+      {"batch norm on the images",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.batch_norm("bn", net.input());
+         return classifier(net, net.relu(net.convolution("conv", x, 8, 3, 2, 1)));
+       }},
+      {"relu after pooling",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         ActivationId x = net.convolution("conv", net.input(), 8, 3, 1, 1);
+         x = net.relu(net.max_pool(x, 3, 2, 1));
+         x = net.relu(net.average_pool(net.batch_norm("bn", x), 2, 1, 1));
+         return classifier(net, x);
+       }},
+      {"pooled and rectified images",
+       {1, 3, 9, 7},
+       [](NetworkBuilder& net) {
+         const ActivationId a = net.relu(net.input());
+         const ActivationId b = net.average_pool(net.input(), 3, 1, 1);
+         return classifier(net, net.convolution("conv", net.add(a, b), 8, 3, 1, 0));
+       }},
+      {"relu that is not alone",
+       {1, 3, 6, 6},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.convolution("conv", net.input(), 8, 3, 1, 1);
+         return classifier(net, net.add(net.relu(x), x));
+       }},
+      {"twice the same",
+       {1, 3, 6, 6},
+       [](NetworkBuilder& net) {
+         const ActivationId x =
+             net.batch_norm("bn", net.convolution("conv", net.input(), 8, 3, 1, 1));
+         return classifier(net, net.relu(net.add(x, x)));
+       }},
+      {"sum of two batch norms",
+       {1, 3, 6, 6},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.relu(net.convolution("conv1", net.input(), 16, 3, 1, 1));
+         const ActivationId a = net.batch_norm("bn1", net.convolution("conv2", x, 32, 3, 2, 1));
+         net.begin_block("second");
+         const ActivationId b = net.batch_norm("bn2", net.convolution("conv3", x, 32, 1, 2, 0));
+         return classifier(net, net.relu(net.add(a, b)));
+       }},
+      {"no convolution after the last sum",
+       {1, 3, 6, 6},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.convolution("conv1", net.input(), classes, 3, 1, 1, true);
+         const ActivationId y = net.batch_norm("bn", net.convolution("conv2", x, classes, 3, 1, 1));
+         return net.global_average_pool(net.relu(net.add(x, y)));
+       }},
+      {"logits of a convolution",
+       {1, 3, 5, 4},
+       [](NetworkBuilder& net) {
+         const ActivationId x =
+             net.global_average_pool(net.convolution("conv1", net.input(), 24, 3, 1, 1));
+         return net.convolution("conv2", net.relu(x), classes, 1, 1, 0, true);
+       }},
+      {"dense layers with a shortcut",
+       {1, 2, 3, 4},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.relu(net.fully_connected("fc1", net.input(), 20));
+         net.begin_block("second");
+         const ActivationId y = net.relu(net.fully_connected("fc2", x, 20));
+         return classifier(net, net.add(x, y));
+       }},
+      {"batch norm of dense layers",
+       {1, 2, 3, 4},
+       [](NetworkBuilder& net) {
+         const ActivationId x =
+             net.relu(net.batch_norm("bn", net.fully_connected("fc1", net.input(), 20)));
+         return classifier(net, x);
+       }},
+      {"logits read twice",
+       {1, 2, 3, 4},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.fully_connected("fc1", net.input(), classes);
+         return net.add(net.relu(x), net.fully_connected("fc2", x, classes));
+       }},
+      {"a block without parameters",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.convolution("conv", net.input(), 8, 3, 1, 1);
+         net.begin_block("empty");
+         const ActivationId y = net.relu(net.max_pool(x, 2, 2));
+         return classifier(net, y);
+       }},
+  };
+  return all;
+}
+
+/// A network of random layers over random earlier outputs; all outputs take part in the logits.
+Network random_network(unsigned seed) {
+  std::mt19937 generator(seed);
+  const auto below = [&](std::size_t n) { return static_cast<std::size_t>(generator() % n); };
+  NetworkBuilder net("random " + std::to_string(seed),
+                     {1, static_cast<std::int64_t>(1 + below(4)), 7, 6}, classes);
+  net.begin_block("block0");
+  std::vector<ActivationId> outputs{net.input()};
+  std::vector<int> readers{0};
+  const auto take = [&](std::size_t index) {
+    ++readers[index];
+    return outputs[index];
+  };
+  const std::size_t count = 4 + below(9);
+  for (std::size_t layer = 0; layer < count; ++layer) {
+    const std::string number = std::to_string(layer);
+    if (below(3) == 0) net.begin_block("block" + number);
+    // Mostly the newest output, so that layers follow each other.
+    const std::size_t from = below(3) == 0 ? below(outputs.size()) : outputs.size() - 1;
+    const Shape shape = net.shape(outputs[from]);
+    ActivationId made = 0;
+    std::size_t kind = below(10);
+    if (kind >= 7) {  // a sum, if there is something of the same shape
+      std::vector<std::size_t> alike;
+      for (std::size_t i = 0; i < outputs.size(); ++i) {
+        if (net.shape(outputs[i]) == shape) alike.push_back(i);
+      }
+      if (alike.size() > 1) {
+        const std::size_t other = alike[below(alike.size())];
+        made = net.add(take(from), take(other));
+      } else {
+        kind = below(7);
+      }
+    }
+    constexpr std::array<int, 4> filters = {5, 8, 16, 19};
+    if (made != 0) {
+    } else if (kind <= 2) {
+      const int kernel = below(2) == 0 ? 3 : 1;
+      made = net.convolution("conv" + number, take(from), filters[below(4)], kernel, 1, kernel / 2,
+                             below(2) == 0);
+    } else if (kind == 3) {
+      made = net.batch_norm("bn" + number, take(from));
+    } else if (kind <= 5) {
+      made = net.relu(take(from));
+    } else if (below(2) == 0) {
+      made = net.max_pool(take(from), 3, 1, 1);
+    } else {
+      made = net.average_pool(take(from), 3, 1, 1);
+    }
+    outputs.push_back(made);
+    readers.push_back(0);
+  }
+  net.begin_block("end");
+  ActivationId logits = -1;
+  for (std::size_t i = 1; i < outputs.size(); ++i) {
+    if (readers[i] > 0) continue;
+    const ActivationId part = net.fully_connected("fc" + std::to_string(i), outputs[i], classes);
+    logits = logits < 0 ? part : net.add(logits, part);
+  }
+  return net.build(logits);
+}
+
+Reference reference_of(const Problem& problem) {
+  Reference reference(problem.network, problem.batch, problem.images, problem.labels);
+  for (const auto& bucket : problem.values.parameters) {
+    reference.parameters.emplace_back(bucket.begin(), bucket.end());
+  }
+  if (!problem.values.running.empty()) {
+    reference.running.assign(problem.values.running[0].begin(), problem.values.running[0].end());
+  }
+  return reference;
+}
+
+/// Losses and running statistics of all modes, and some of all gradients, against the reference in
+/// double. Rounding to float32 (6e-8) grows with the depth and where batch norm divides by a small
+/// deviation; what goes wrong in a lowering is wrong in the first digit.
+void check_against_reference(const Problem& problem, Grain grain) {
+  INFO(problem.network.name << ", grain " << static_cast<int>(grain));
+  const Tolerance forward{1e-4, 1e-5};
+  for (const Mode mode :
+       {Mode::train, Mode::batch_statistics, Mode::inference, Mode::calibration}) {
+    INFO("mode " << static_cast<int>(mode));
+    const Outcome outcome = execute(problem, mode, grain);
+    Reference reference = reference_of(problem);
+    const auto losses = reference.losses(mode);
+    if (mode != Mode::calibration) {
+      std::vector<float> actual;
+      for (const SampleScore& score : outcome.scores) actual.push_back(score.loss);
+      require_close("losses", actual, losses, forward);
+    }
+    REQUIRE(same(outcome.values.parameters, problem.values.parameters));
+    if (problem.network.has_batch_norm()) {
+      require_close("running statistics", outcome.values.running[0], reference.running, forward);
+    }
+    if (mode == Mode::batch_statistics || mode == Mode::inference) {
+      REQUIRE(same(outcome.values.running, problem.values.running));
+    }
+    if (mode != Mode::train) continue;
+
+    // Central differences in double: truncation 1e-10, and no rounding to speak of.
+    for (const models::Parameter& parameter : problem.network.parameters) {
+      const auto gradient = outcome.gradient(parameter);
+      std::vector<double> numerical, analytical;
+      auto& bucket = reference.parameters[static_cast<std::size_t>(parameter.bucket)];
+      const std::size_t places = std::min<std::size_t>(gradient.size(), 4);
+      for (std::size_t i = 0; i < places; ++i) {
+        const std::size_t place = i * (gradient.size() - 1) / std::max<std::size_t>(places - 1, 1);
+        double& value = bucket[parameter.offset + place];
+        const double before = value, step = 1e-6;
+        value = before + step;
+        const double above = reference.mean_loss(mode);
+        value = before - step;
+        const double below = reference.mean_loss(mode);
+        value = before;
+        numerical.push_back((above - below) / (2 * step));
+        analytical.push_back(static_cast<double>(gradient[place]));
+      }
+      double largest = 0;
+      for (const float g : gradient) largest = std::max(largest, std::abs(static_cast<double>(g)));
+      REQUIRE(std::isfinite(largest));
+      require_close(parameter.name + " gradient", analytical, numerical,
+                    {0, 1e-3 * largest + 1e-5});
+    }
+    // What lies between the parameters has stayed 0.
+    std::size_t padding = 0, zeros = 0;
+    for (std::size_t b = 0; b < outcome.gradients.size(); ++b) {
+      std::vector<bool> used(outcome.gradients[b].size());
+      for (const models::Parameter& parameter : problem.network.parameters) {
+        if (parameter.bucket != static_cast<int>(b)) continue;
+        std::fill_n(used.begin() + static_cast<std::ptrdiff_t>(parameter.offset),
+                    parameter.shape.elements(), true);
+      }
+      for (std::size_t i = 0; i < used.size(); ++i) {
+        if (used[i]) continue;
+        ++padding;
+        zeros += outcome.gradients[b][i] == 0 ? 1 : 0;
+      }
+    }
+    REQUIRE(padding == zeros);
+  }
+}
+
+constexpr std::array<Grain, 3> grains = {Grain::op, Grain::block, Grain::step};
+
+TEST_CASE("networks of all forms compute what they say", "[program]") {
+  Runtime runtime({.cpu_workers = 2, .scheduler = {}});
+  for (const Form& form : forms()) {
+    SECTION(form.name) {
+      for (const Grain grain : grains)
+        check_against_reference(Problem(form.network(), 3, 7), grain);
+    }
+  }
+}
+
+TEST_CASE("the models of the zoo compute what they say", "[program]") {
+  Runtime runtime({.cpu_workers = 2, .scheduler = {}});
+  check_against_reference(Problem(make_network("lenet5", {1, 1, 28, 28}, 10), 2, 3), Grain::block);
+  check_against_reference(Problem(make_network("mlp", {1, 1, 6, 6}, 10), 3, 4), Grain::op);
+  check_against_reference(Problem(make_network("resnet8", {1, 3, 12, 12}, 10), 2, 5), Grain::step);
+}
+
+TEST_CASE("random networks compute what they say", "[program]") {
+  Runtime runtime({.cpu_workers = 2, .scheduler = {}});
+  for (unsigned seed = 1; seed <= 40; ++seed) {
+    check_against_reference(Problem(random_network(seed), 3, seed), grains[seed % 3]);
+  }
+}
+
+TEST_CASE("the grain changes no bit", "[program]") {
+  Runtime runtime({.cpu_workers = 2, .scheduler = {}});
+  for (unsigned seed = 0; seed <= 12; ++seed) {
+    const Problem problem(
+        seed == 0 ? make_network("resnet8", {1, 3, 16, 16}, 10) : random_network(100 + seed), 4,
+        seed);
+    const Optimizer optimizer(problem.network, {.momentum = 0.9f, .weight_decay = 1e-3f}, false);
+    const Outcome one = execute(problem, Mode::train, Grain::step, How::here, &optimizer, 3);
+    INFO(problem.network.name);
+    for (const Grain grain : grains) {
+      CHECK(same(execute(problem, Mode::train, grain, How::tasks, &optimizer, 3), one));
+      CHECK(same(execute(problem, Mode::train, grain, How::here, &optimizer, 3), one));
+    }
+  }
+}
+
+TEST_CASE("workers and scheduler change no bit", "[program]") {
+  const Problem problem(make_network("resnet8", {1, 3, 16, 16}, 10), 4, 9);
+  const Optimizer optimizer(problem.network, {.momentum = 0.9f, .weight_decay = 1e-3f}, false);
+  const auto train = [&](int workers, const std::string& scheduler, Grain grain) {
+    Runtime runtime({.cpu_workers = workers_up_to(workers), .scheduler = scheduler});
+    return execute(problem, Mode::train, grain, How::tasks, &optimizer, 3);
+  };
+  const Outcome one = train(1, "eager", Grain::step);
+  for (const char* scheduler : {"eager", "lws", "dmda"}) {
+    for (const int workers : {1, 2, 8}) {
+      for (const Grain grain : {Grain::op, Grain::block}) {
+        INFO(scheduler << ", " << workers << " workers");
+        CHECK(same(train(workers, scheduler, grain), one));
+      }
+    }
+  }
+}
+
+TEST_CASE("chains in flight on few lanes do not disturb each other", "[program]") {
+  const int workers = GENERATE(1, 2, 8);
+  const std::size_t lanes = GENERATE(1U, 2U, 3U);
+  const Grain grain = GENERATE(Grain::op, Grain::block, Grain::step);
+  Runtime runtime({.cpu_workers = workers_up_to(workers), .scheduler = "lws"});
+  std::vector<Problem> problems;
+  std::vector<Outcome> alone;
+  for (unsigned seed = 1; seed <= 6; ++seed) {
+    problems.emplace_back(make_network("resnet8", {1, 3, 8, 8}, classes), 2, seed);
+    alone.push_back(execute(problems.back(), Mode::train, grain));
+  }
+  const Program program(problems[0].network, 2, Mode::train, grain);
+  std::vector<Lane> memory;
+  for (std::size_t lane = 0; lane < lanes; ++lane) memory.push_back(program.make_lane());
+  std::vector<ModelState> states;
+  std::vector<Buffers> buffers;
+  for (const Problem& problem : problems) {
+    models::write(states.emplace_back(problem.network, 1, "state"), problem.values);
+    buffers.emplace_back(problem);
+  }
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    program.submit(buffers[i].inputs(states[i], memory[i % lanes]));
+  }
+  runtime.wait_for_all();
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    CHECK(same(Outcome::of(buffers[i], states[i], Mode::train), alone[i]));
+  }
+}
+
+TEST_CASE("a program pinned to a worker computes the same", "[program]") {
+  Runtime runtime({.cpu_workers = 2, .scheduler = "lws"});
+  const Problem problem(make_network("lenet5", {1, 1, 28, 28}, 10), 2, 1);
+  const Outcome anywhere = execute(problem, Mode::train, Grain::block);
+  for (const runtime::Worker& worker : runtime.workers()) {
+    const Program program(problem.network, 2, Mode::train, Grain::block);
+    ModelState state(problem.network, 1, "state");
+    models::write(state, problem.values);
+    const Buffers buffers(problem);
+    const Lane lane = program.make_lane();
+    program.submit(buffers.inputs(state, lane), worker.id, 1);
+    runtime.wait_for_all();
+    CHECK(same(Outcome::of(buffers, state, Mode::train), anywhere));
+  }
+}
+
+TEST_CASE("the coarser the grain, the fewer the segments and the less passes between them",
+          "[program]") {
+  Runtime runtime({.cpu_workers = 1, .scheduler = {}});
+  const Network network = make_network("resnet20", {1, 3, 32, 32}, 10);
+  const Program op(network, 8, Mode::train, Grain::op),
+      block(network, 8, Mode::train, Grain::block), step(network, 8, Mode::train, Grain::step),
+      inference(network, 8, Mode::inference, Grain::block);
+  CHECK(op.segments() == op.operations());
+  CHECK(op.operations() == step.operations());
+  CHECK(block.segments() == 2 * network.blocks.size());
+  CHECK(step.segments() == 1);
+  CHECK(inference.segments() == network.blocks.size());
+  // Convolutions and batch norms of 19 layers and 2 shortcuts; pool, dense layer and loss.
+  CHECK(inference.operations() == 2 * (19 + 2) + 3);
+  CHECK(step.lane_bytes() == 0);
+  CHECK(block.lane_bytes() < op.lane_bytes());
+  CHECK(inference.lane_bytes() + inference.scratch_bytes() < block.lane_bytes());
+}
+
+TEST_CASE("programs that CPUs cannot run are errors that say what to change", "[program]") {
+  Runtime runtime({.cpu_workers = 1, .scheduler = {}});
+  Network network = make_network("lenet5", {1, 1, 28, 28}, 10);
+  const auto refused = [&](int batch) {
+    return message_of<std::invalid_argument>(
+        [&] { Program(network, batch, Mode::train, Grain::op); });
+  };
+  CHECK(contains(refused(0), "a batch of 0"));
+  network.data_type = runtime::DataType::bfloat16;
+  const std::string message = refused(1);
+  CHECK(contains(message, "model.data_type"));
+  CHECK(contains(message, "bfloat16"));
+  CHECK(contains(message, "float32"));
+}
+
+TEST_CASE("batch statistics of a single value are an error", "[program]") {
+  Runtime runtime({.cpu_workers = 1, .scheduler = {}});
+  NetworkBuilder net("single", {1, 3, 1, 1}, classes);
+  const Network network =
+      net.build(net.fully_connected("fc", net.batch_norm("bn", net.input()), classes));
+  CHECK_THROWS_AS(Program(network, 1, Mode::train, Grain::op), std::invalid_argument);
+  CHECK_NOTHROW(Program(network, 2, Mode::train, Grain::op));
+  CHECK_NOTHROW(Program(network, 1, Mode::inference, Grain::op));
+}
+
+}  // namespace
+}  // namespace stpt::testing
