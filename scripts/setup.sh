@@ -14,7 +14,7 @@ starpu_version=1.4.10
 patches=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/patches
 cache=${STPT_STARPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stpt_starpu}
 
-trap 'say "failed in line $LINENO: $BASH_COMMAND"' ERR
+trap 'say "stopped at line $LINENO"' ERR
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
@@ -175,11 +175,15 @@ build_starpu() (
   say "StarPU stands in $prefix"
 )
 
-if [[ ${ID:-} == debian ]]; then
-  log=$(mktemp "${TMPDIR:-/tmp}/stpt_setup.XXXXXX.log")
-  trap '[[ -n ${keep_log:-} ]] || rm -f "$log"' EXIT
-  install_debian_packages
-  have_own_starpu || [[ -e $prefix ]] || build_starpu
-else
-  check_elsewhere
-fi
+# In braces with an exit, so that an update of this file does not disturb a run of it.
+{
+  if [[ ${ID:-} == debian ]]; then
+    log=$(mktemp "${TMPDIR:-/tmp}/stpt_setup.XXXXXX.log")
+    trap '[[ -n ${keep_log:-} ]] || rm -f "$log"' EXIT
+    install_debian_packages
+    have_own_starpu || [[ -e $prefix ]] || build_starpu
+  else
+    check_elsewhere
+  fi
+  exit
+}
