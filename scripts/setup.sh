@@ -11,6 +11,7 @@
 set -Eeuo pipefail
 
 starpu_version=1.4.10
+max_cpus=128  # cores StarPU can use; its own default is those of the machine that builds it
 patches=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/patches
 cache=${STPT_STARPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stpt_starpu}
 
@@ -35,7 +36,7 @@ flavour=cpu
 if [[ -n $cuda ]]; then
   flavour=cuda$("$cuda/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
 fi
-prefix=$cache/starpu-$starpu_version-$flavour
+prefix=$cache/starpu-$starpu_version-$flavour-cpus$max_cpus
 
 have_own_starpu() { pkg-config --exists starpu-1.4 2>/dev/null; }
 
@@ -126,7 +127,7 @@ fetch_starpu() {
   local mirror keyring version options
   mirror=$(apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
     awk -v codename="${VERSION_CODENAME:-}" '$1 == codename && !mirror++ { print $2 }')
-  mirror=${mirror:-http://deb.debian.org/debian}
+  [[ -n $mirror ]] || die "apt knows no mirror of Debian ${VERSION_CODENAME:-}; add one to its sources"
   keyring=/usr/share/keyrings/debian-archive-keyring.gpg
   mkdir -p apt/lists/partial apt/cache/archives/partial
   echo "deb-src [signed-by=$keyring] $mirror forky main" >apt/sources.list
@@ -166,6 +167,7 @@ build_starpu() (
   fi
   say "building StarPU $starpu_version ($flavour) for $prefix; this takes a few minutes"
   logged ./configure --prefix="$prefix" "${options[@]}" --enable-mpi --with-fxt \
+    --enable-maxcpus="$max_cpus" \
     --disable-starpufft --disable-socl --disable-opencl --disable-hip --disable-build-doc \
     --disable-build-examples --disable-build-tests --disable-static --disable-mpi-check \
     CFLAGS=-O2 CXXFLAGS=-O2 LDFLAGS="-Wl,-rpath,$rpath"
