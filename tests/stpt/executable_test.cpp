@@ -82,6 +82,9 @@ class Program {
     if (chdir(work_.path().c_str()) != 0 || dup2(out_file, 1) < 0 || dup2(err_file, 2) < 0) {
       _exit(99);
     }
+    // hwloc's plugins (PCI, OpenCL, X11) leak as they are unloaded: a sanitized program would say
+    // so.
+    setenv("HWLOC_PLUGINS_PATH", "/", 0);
     execv(pointers[0], pointers.data());
     _exit(99);
   }
@@ -714,7 +717,7 @@ TEST_CASE("A run whose directory goes away fails in one line", "[executable]") {
   const Outcome outcome = program.wait();
   CHECK(outcome.status == 1);
   const std::string last = outcome.err.substr(outcome.err.rfind('\n', outcome.err.size() - 2) + 1);
-  CHECK_THAT(last, Catch::Matchers::StartsWith("stpt_starpu: out/"));
+  CHECK_THAT(last, Catch::Matchers::StartsWith("stpt_starpu: out"));
   CHECK_NOTHROW(load_checkpoint(program.folder() / "gone" / "checkpoint.bin"));
   CHECK_FALSE(fs::exists(run));
 }
