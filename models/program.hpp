@@ -64,7 +64,7 @@ struct ProgramInputs {
 class Program {
  public:
   /// Throws std::invalid_argument where an op cannot be planned (data type, shape). The program
-  /// refers to nothing of `network` afterwards.
+  /// refers to nothing of `network` afterwards. Wait for its tasks before it goes.
   Program(const Network& network, int batch, Mode mode, Grain grain);
   Program(const Program&) = delete;  // its tasks refer to it
   Program& operator=(const Program&) = delete;

@@ -67,7 +67,8 @@ class IterationMark {
   IterationMark& operator=(const IterationMark&) = delete;
 };
 
-/// Workers sleep during its life; without tasks they would poll, and take cycles from what is measured beside them.
+/// Workers sleep during its life; without tasks they would poll, and take cycles from what is
+/// measured beside them.
 class WorkersPaused {
  public:
   WorkersPaused();

@@ -1,5 +1,7 @@
 #include "runtime/runtime.hpp"
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <stdexcept>
 #include <thread>
@@ -111,6 +113,23 @@ TEST_CASE("iterations can be marked and nested", "[runtime]") {
     }
   }
   CHECK_NOTHROW(runtime.wait_for_all());
+}
+
+TEST_CASE("paused workers leave tasks alone until they resume", "[runtime]") {
+  static const Codelet codelet("paused", {WorkerKind::cpu});
+  Runtime runtime({.cpu_workers = 2, .scheduler = {}});
+  const Tensor tensor(vector_spec(1), "tensor", Home::host);
+  std::atomic<int> done = 0;
+  {
+    const WorkersPaused paused;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    for (int i = 0; i < 10; ++i) submit(codelet, {}, [&done](const TaskContext&) { ++done; });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    CHECK(done == 0);
+    CHECK(HostView(tensor, Access::read).as<float>()[0] == 0);  // host data stay within reach
+  }
+  runtime.wait_for_all();
+  CHECK(done == 10);
 }
 
 TEST_CASE("the machine is plausible", "[machine]") {
