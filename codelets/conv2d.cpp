@@ -1,6 +1,8 @@
 #include "codelets/conv2d.hpp"
 
+#include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -61,10 +63,10 @@ struct Problem {
     if (conv.bias) bias = {{dst.c}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::a};
   }
 
-  [[nodiscard]] convolution_forward::primitive_desc forward(Layouts in, bool relu = false) const {
+  [[nodiscard]] convolution_forward::primitive_desc forward(Layouts in) const {
     return {{dnnl::prop_kind::forward_training, algorithm, onednn::describe(src, in.src), weights,
              bias, onednn::describe(dst, in.dst), strides, padding, padding},
-            onednn::user_scratchpad_and_relu(relu),
+            onednn::user_scratchpad(),
             onednn::engine(),
             /*allow_empty=*/true};
   }
@@ -154,7 +156,7 @@ KernelPtr plan(const Conv2dForward& op, Cpu) {
   return onednn::explained(name, [&]() -> KernelPtr {
     const Problem problem(conv);
     const auto [pd, computed] =
-        cheapest(conv, problem, [&](const Layouts& in) { return problem.forward(in, op.relu); });
+        cheapest(conv, problem, [&](const Layouts& in) { return problem.forward(in); });
     auto program = std::make_unique<Program>(name, conv.bias ? 4 : 3);
     const auto src_at = Program::argument(0), weights_at = Program::argument(1);
     const auto bias_at = Program::argument(2), dst_at = Program::argument(conv.bias ? 3 : 2);
@@ -169,6 +171,12 @@ KernelPtr plan(const Conv2dForward& op, Cpu) {
     if (conv.bias) operands.push_back({DNNL_ARG_BIAS, pd.bias_desc(), bias_at});
     program->add(pd, convolution_forward(pd), operands);
     program->write_back(result, pd.dst_desc(), dst_at, dst);
+    if (op.relu) {
+      const auto count = static_cast<std::size_t>(conv.dst.stored_elements());
+      program->finish_with([at = dst_at.at, count](std::span<void* const> args) {
+        onednn::rectify({static_cast<float*>(args[at]), count});
+      });
+    }
     return program;
   });
 }

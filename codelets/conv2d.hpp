@@ -1,5 +1,6 @@
-// 2-D convolution (cross-correlation), optionally with bias and a fused ReLU.
-//   dst[n,k,y,x] = act(bias[k] + sum_{c,i,j} src[n,c, y*stride-padding+i, x*stride-padding+j] * weights[k,c,i,j])
+// 2-D convolution (cross-correlation), optionally with bias and a fused ReLU, which keeps NaN.
+//   dst[n,k,y,x] = act(bias[k] + sum_{c,i,j} weights[k,c,i,j] * src[n,c,sy,sx])
+//   where sy = y*stride - padding + i and sx = x*stride - padding + j; outside the source is zero.
 #pragma once
 
 #include "codelets/kernel.hpp"
@@ -9,8 +10,8 @@ namespace stpt::codelets {
 
 using runtime::TensorSpec;
 
-/// Geometry shared by the three convolution ops. Weights are always kept as k x c x kernel_h x kernel_w
-/// (row-major, float32), whatever layout the device computes with.
+/// Geometry shared by the three convolution ops. Weights are always kept as k x c x kernel_h x
+/// kernel_w (row-major, float32), whatever layout the device computes with.
 struct Conv2d {
   TensorSpec src;  ///< n x c x h x w
   TensorSpec dst;  ///< n x k x oh x ow; layout `any` until choose_layout()
@@ -20,9 +21,10 @@ struct Conv2d {
   bool bias = false;
 };
 
-/// Output shape for a source of shape `src`; throws std::invalid_argument if the kernel does not fit.
-[[nodiscard]] runtime::Shape conv2d_output(const runtime::Shape& src, std::int64_t filters, int kernel_h,
-                                           int kernel_w, int stride, int padding);
+/// Output shape for a source of shape `src`; throws std::invalid_argument if the kernel does not
+/// fit.
+[[nodiscard]] runtime::Shape conv2d_output(const runtime::Shape& src, std::int64_t filters,
+                                           int kernel_h, int kernel_w, int stride, int padding);
 
 /// Fills conv.dst.layout with the layout the implementation computes fastest.
 void choose_layout(Conv2d& conv, Cpu);

@@ -1,6 +1,8 @@
 #include "codelets/fully_connected.hpp"
 
+#include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "codelets/onednn.hpp"
@@ -52,9 +54,9 @@ struct Problem {
     dst = {{n, outputs}, type, rows};
   }
 
-  [[nodiscard]] inner_product_forward::primitive_desc forward(bool relu = false) const {
+  [[nodiscard]] inner_product_forward::primitive_desc forward() const {
     return {{dnnl::prop_kind::forward_training, src, weights, bias, dst},
-            onednn::user_scratchpad_and_relu(relu),
+            onednn::user_scratchpad(),
             onednn::engine()};
   }
 
@@ -69,7 +71,7 @@ KernelPtr plan(const FullyConnectedForward& op, Cpu) {
   const std::string name = describe_op("fully connected forward", op.fc);
   return onednn::explained(name, [&]() -> KernelPtr {
     const Problem problem(op.fc);
-    const auto pd = problem.forward(op.relu);
+    const auto pd = problem.forward();
     auto program = std::make_unique<Program>(name, 4);
     const auto src = program->read_as(Program::argument(0), problem.stored_src, problem.plain_src);
     program->add(pd, inner_product_forward(pd),
@@ -77,6 +79,12 @@ KernelPtr plan(const FullyConnectedForward& op, Cpu) {
                   {DNNL_ARG_WEIGHTS, problem.weights, Program::argument(1)},
                   {DNNL_ARG_BIAS, problem.bias, Program::argument(2)},
                   {DNNL_ARG_DST, problem.dst, Program::argument(3)}});
+    if (op.relu) {
+      const auto count = static_cast<std::size_t>(op.fc.dst.shape.elements());
+      program->finish_with([count](std::span<void* const> args) {
+        onednn::rectify({static_cast<float*>(args[3]), count});
+      });
+    }
     return program;
   });
 }

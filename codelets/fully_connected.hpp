@@ -1,5 +1,5 @@
-// Fully connected layer: dst[n,k] = act(bias[k] + sum_i src[n,i] * weights[k,i]), where i runs over the source's
-// c, h, w in row-major order whatever its layout in memory.
+// Fully connected layer: dst[n,k] = act(bias[k] + sum_i src[n,i] * weights[k,i]), where i runs over
+// the source's c, h, w in row-major order whatever its layout in memory. The ReLU keeps NaN.
 #pragma once
 
 #include "codelets/kernel.hpp"

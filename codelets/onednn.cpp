@@ -2,7 +2,6 @@
 
 #include <omp.h>
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <utility>
@@ -61,14 +60,8 @@ dnnl::primitive_attr user_scratchpad() {
   return attributes;
 }
 
-dnnl::primitive_attr user_scratchpad_and_relu(bool relu) {
-  dnnl::primitive_attr attributes = user_scratchpad();
-  if (relu) {
-    dnnl::post_ops after;
-    after.append_eltwise(1.0f, dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
-    attributes.set_post_ops(after);
-  }
-  return attributes;
+void rectify(std::span<float> x) {
+  for (float& value : x) value = value < 0 ? 0 : value;
 }
 
 MemoryDesc describe(const Shape& shape, Layout layout) {
@@ -182,6 +175,7 @@ void Program::run(std::span<void* const> args, void* workspace, Stream) const {
       throw std::runtime_error(name_ + ": oneDNN: execution failed with status " +
                                std::to_string(status));
   }
+  if (finish_) finish_(args);
 }
 
 }  // namespace stpt::codelets::onednn

@@ -7,6 +7,8 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
+#include <functional>
 #include <initializer_list>
 #include <limits>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -15,6 +17,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "codelets/kernel.hpp"
@@ -35,8 +38,9 @@ using MemoryDesc = dnnl::memory::desc;
 /// several threads at once.
 [[nodiscard]] dnnl::primitive_attr user_scratchpad();
 
-/// The same with a ReLU applied to what the primitive computes.
-[[nodiscard]] dnnl::primitive_attr user_scratchpad_and_relu(bool relu);
+/// x = max(x, 0), where NaN stays NaN. oneDNN's own ReLU, fused or not, makes 0 of NaN, which would
+/// hide that a run diverges.
+void rectify(std::span<float> x);
 
 /// A 4-D float32 tensor; Layout::any leaves the choice to the primitive.
 [[nodiscard]] MemoryDesc describe(const Shape& shape, Layout layout);
@@ -96,6 +100,11 @@ class Program final : public Kernel {
   [[nodiscard]] Place write_as(Place place, const MemoryDesc& stored, const MemoryDesc& computed);
   void write_back(Place from, const MemoryDesc& computed, Place place, const MemoryDesc& stored);
 
+  /// What to do with the arguments after the primitives.
+  void finish_with(std::function<void(std::span<void* const>)> finish) {
+    finish_ = std::move(finish);
+  }
+
   void run(std::span<void* const> args, void* workspace, Stream stream) const override;
 
  private:
@@ -112,6 +121,7 @@ class Program final : public Kernel {
   std::string name_;
   std::size_t arguments_;
   std::vector<Step> steps_;
+  std::function<void(std::span<void* const>)> finish_;
 };
 
 /// How good an implementation is, and what it costs to bring `reorders` tensors into its layouts.

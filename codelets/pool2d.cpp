@@ -1,6 +1,12 @@
 #include "codelets/pool2d.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,6 +42,46 @@ void require_consistent(const char* op, const Pool2d& pool) {
   if (pool.dst.shape != expected || pool.dst.layout != pool.src.layout) {
     onednn::fail(describe_op(op, pool),
                  "dst must be " + expected.to_string() + " " + runtime::to_string(pool.src.layout));
+  }
+}
+
+/// oneDNN's maximum passes over a NaN, which would hide that a run diverges: makes every maximum
+/// whose window holds one NaN.
+void spread_nan(const Pool2d& pool, std::span<const float> src, std::span<float> dst) {
+  // Almost always there is none, and this loop is all that is done.
+  int found = 0;
+  for (const float x : src) found |= x != x;
+  if (found == 0) return;
+
+  const auto offset = [](const runtime::TensorSpec& spec, std::int64_t n, std::int64_t c,
+                         std::int64_t h, std::int64_t w) {
+    const Shape& s = spec.shape;
+    const std::int64_t block = runtime::channel_block(spec.layout, s.c);
+    const std::int64_t blocks = (s.c + block - 1) / block;
+    return static_cast<std::size_t>((((n * blocks + c / block) * s.h + h) * s.w + w) * block +
+                                    c % block);
+  };
+  const Shape &in = pool.src.shape, &out = pool.dst.shape;
+  const auto window_has_nan = [&](std::int64_t n, std::int64_t c, std::int64_t y, std::int64_t x) {
+    const std::int64_t top = y * pool.stride - pool.padding, left = x * pool.stride - pool.padding;
+    for (auto h = std::max<std::int64_t>(top, 0); h < std::min(top + pool.kernel_h, in.h); ++h) {
+      for (auto w = std::max<std::int64_t>(left, 0); w < std::min(left + pool.kernel_w, in.w);
+           ++w) {
+        if (std::isnan(src[offset(pool.src, n, c, h, w)])) return true;
+      }
+    }
+    return false;
+  };
+  for (std::int64_t n = 0; n < out.n; ++n) {
+    for (std::int64_t c = 0; c < out.c; ++c) {
+      for (std::int64_t y = 0; y < out.h; ++y) {
+        for (std::int64_t x = 0; x < out.w; ++x) {
+          if (window_has_nan(n, c, y, x)) {
+            dst[offset(pool.dst, n, c, y, x)] = std::numeric_limits<float>::quiet_NaN();
+          }
+        }
+      }
+    }
   }
 }
 
@@ -142,6 +188,14 @@ KernelPtr plan(const Pool2dForward& op, Cpu) {
       operands.push_back({DNNL_ARG_WORKSPACE, indices, indices_at});
     program->add(pd, pooling_forward(pd), operands);
     program->write_back(result, pd.dst_desc(), dst_at, dst);
+    if (pool.kind == PoolKind::max) {
+      const auto src_count = static_cast<std::size_t>(pool.src.stored_elements());
+      const auto dst_count = static_cast<std::size_t>(pool.dst.stored_elements());
+      program->finish_with([pool, src_count, dst_count](std::span<void* const> args) {
+        spread_nan(pool, {static_cast<const float*>(args[0]), src_count},
+                   {static_cast<float*>(args[1]), dst_count});
+      });
+    }
     return program;
   });
 }

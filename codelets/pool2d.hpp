@@ -1,4 +1,5 @@
 // Max and average pooling. Padded positions never win a maximum and are not counted in an average.
+// The maximum with a NaN is NaN; of equal maxima the first (in rows) takes the gradient.
 #pragma once
 
 #include "codelets/kernel.hpp"
@@ -21,13 +22,14 @@ struct Pool2d {
 };
 
 /// Throws std::invalid_argument if the window does not fit.
-[[nodiscard]] runtime::Shape pool2d_output(const runtime::Shape& src, int kernel_h, int kernel_w, int stride,
-                                           int padding);
+[[nodiscard]] runtime::Shape pool2d_output(const runtime::Shape& src, int kernel_h, int kernel_w,
+                                           int stride, int padding);
 
 /// Bytes that forward leaves for backward (the winners' positions of max pooling), 0 where none.
 [[nodiscard]] std::size_t pool2d_indices_bytes(const Pool2d& pool, Cpu);
 
-/// run(src, dst, indices): indices may be nullptr when pool2d_indices_bytes() is 0 or `training` is false.
+/// run(src, dst, indices): indices may be nullptr when pool2d_indices_bytes() is 0 or `training` is
+/// false.
 struct Pool2dForward {
   Pool2d pool;
   bool training = true;

@@ -1,5 +1,7 @@
 #include "codelets/fully_connected.hpp"
 
+#include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -202,6 +204,15 @@ TEST_CASE("fully connected gives the same bits in every thread", "[fully_connect
     REQUIRE(same_bits(threaded->d_w.values(), alone.d_w.values()));
     REQUIRE(same_bits(threaded->d_b.values(), alone.d_b.values()));
   }
+}
+
+TEST_CASE("fully connected shows a NaN in its source", "[fully_connected]") {
+  const FullyConnected fc = make_fc({2, 6, 1, 1}, 20);
+  auto src = random_values(12, 1);
+  src[0] = std::numeric_limits<float>::quiet_NaN();
+  const auto y =
+      Runner(fc, true).forward(src, random_values(120, 2), random_values(20, 3)).values();
+  for (std::size_t i = 0; i < y.size(); ++i) REQUIRE(std::isnan(y[i]) == (i < 20));
 }
 
 TEST_CASE("fully connected says what is wrong with a description", "[fully_connected]") {

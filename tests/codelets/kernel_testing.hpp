@@ -320,6 +320,27 @@ inline bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
+/// The message of the std::invalid_argument that `act` throws, empty if it throws none.
+template <typename Act>
+std::string complaint(Act act) {
+  try {
+    act();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return {};
+}
+
+/// Requires that `act` throws std::invalid_argument with these parts in its message.
+template <typename Act>
+void require_complaint(Act act, std::initializer_list<std::string_view> parts) {
+  const std::string message = complaint(act);
+  for (const std::string_view part : parts) {
+    INFO('"' << message << "\" should contain \"" << part << '"');
+    REQUIRE(message.find(part) != std::string::npos);
+  }
+}
+
 // ---- Gradients --------------------------------------------------------------------------------
 
 /// sum(weights * values): the linear functional whose gradient the backward ops are asked for when
