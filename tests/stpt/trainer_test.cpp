@@ -1,0 +1,371 @@
+// Whole trainings on small synthetic data: the rules of STPT, and the same bits wherever tasks run.
+#include "stpt/trainer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "stpt/config.hpp"
+#include "tests/catch.hpp"
+
+namespace {
+
+using namespace stpt;
+
+using Overrides = std::vector<std::string>;
+
+/// 4 classes of 1x12x12 images, 8 workers x 8 images: 6 iterations an epoch.
+const Overrides small = {
+    "data.format=synthetic",         "data.synthetic.channels=1",      "data.synthetic.height=12",
+    "data.synthetic.width=12",       "data.synthetic.classes=4",       "data.synthetic.train_images=448",
+    "data.synthetic.test_images=64", "data.hold_out=64",               "training.batch_per_worker=8",
+    "training.epochs=2",             "training.optimizer.momentum=0.9", "stpt.alpha=3",
+    "model.name=mlp",                "training.learning_rate.initial=0.05"};
+
+/// 32 iterations an epoch, 20 of them to tell learning rates apart.
+const Overrides longer = {"data.synthetic.train_images=2112", "stpt.alpha=20"};
+
+Overrides operator+(Overrides first, const Overrides& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
+struct Outcome {
+  RunRecord record;
+  models::ModelValues model;
+};
+
+Outcome train(const Overrides& overrides) {
+  Trainer trainer(parse_config("{}", "test", overrides), "test");
+  Outcome outcome;
+  outcome.record = trainer.run({});
+  outcome.model = trainer.model();
+  return outcome;
+}
+
+const CandidateRecord& winner(const EpochRecord& epoch) {
+  const auto found = std::find_if(epoch.candidates.begin(), epoch.candidates.end(),
+                                  [](const CandidateRecord& candidate) { return candidate.winner; });
+  REQUIRE(found != epoch.candidates.end());
+  return *found;
+}
+
+bool same_bits(const models::ModelValues& a, const models::ModelValues& b) {
+  const auto same = [](const std::vector<std::vector<float>>& x, const std::vector<std::vector<float>>& y) {
+    return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const auto& p, const auto& q) {
+      return p.size() == q.size() && std::memcmp(p.data(), q.data(), p.size() * sizeof(float)) == 0;
+    });
+  };
+  return same(a.parameters, b.parameters) && same(a.velocity, b.velocity) && same(a.running, b.running);
+}
+
+const std::string fixed = "training.learning_rate.policy=fixed";
+
+}  // namespace
+
+TEST_CASE("Pre-train finds the learning rate that learns") {
+  // At 5e-7 nothing moves, at 5e4 everything breaks; 0.05 learns these patterns within an epoch.
+  const Outcome outcome = train(small + longer + Overrides{"stpt.candidates=[1e6, 1, 1e-5]", "training.epochs=1"});
+  const EpochRecord& epoch = outcome.record.epochs.at(0);
+  CHECK(winner(epoch).factor == 1.0);
+  CHECK(epoch.phase == "stpt");
+  CHECK(epoch.candidates.size() == 3);
+  CHECK(winner(epoch).score_top1 > epoch.candidates[2].score_top1 + 0.2);
+  CHECK(epoch.test_top1 > 0.8);
+}
+
+TEST_CASE("the base learning rate moves by the chosen factor from epoch to epoch") {
+  const Outcome outcome = train(small + longer + Overrides{"stpt.candidates=[10, 1]", "training.epochs=3",
+                                                  "training.learning_rate.initial=0.0005", "stpt.tie_rule=none",
+                                                  "training.optimizer.weight_decay=0"});
+  double base = 0.0005;
+  for (const EpochRecord& epoch : outcome.record.epochs) {
+    CHECK(epoch.base_learning_rate == Approx(base).epsilon(1e-12));
+    for (const CandidateRecord& candidate : epoch.candidates) {
+      CHECK(candidate.learning_rate == Approx(base * candidate.factor).epsilon(1e-12));
+    }
+    base = winner(epoch).learning_rate;
+    CHECK(epoch.learning_rate == Approx(base).epsilon(1e-12));
+  }
+  // From so small a rate the first choice is the larger one.
+  CHECK(winner(outcome.record.epochs.at(0)).factor == 10.0);
+}
+
+TEST_CASE("one candidate of 1.0 is plain training bit for bit") {
+  for (const char* model : {"model.name=mlp", "model.name=resnet8"}) {
+    INFO(model);
+    const Outcome plain = train(small + Overrides{fixed, model});
+    const Outcome stpt = train(small + Overrides{"stpt.candidates=[1.0]", model});
+    CHECK(same_bits(plain.model, stpt.model));
+    CHECK(plain.record.model_digest == stpt.record.model_digest);
+    CHECK(plain.record.epochs.at(1).test_loss == stpt.record.epochs.at(1).test_loss);
+    CHECK(plain.record.model_digest.size() == 64);
+  }
+}
+
+TEST_CASE("losers leave no trace in the winner") {
+  // always_one takes the unchanged candidate whatever the others score.
+  const Outcome plain = train(small + Overrides{fixed, "model.name=resnet8"});
+  const Outcome contest = train(small + Overrides{"training.learning_rate.policy=always_one", "model.name=resnet8",
+                                                  "stpt.candidates=[4, 1, 0.01, 1e30]"});
+  CHECK(same_bits(plain.model, contest.model));
+  CHECK(contest.record.epochs.at(0).samples_discarded > 0);
+}
+
+TEST_CASE("the same bits on 1, 2 and 8 StarPU workers under every scheduler") {
+  const Overrides run = small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]"};
+  const Outcome reference = train(run + Overrides{"runtime.cpu_workers=1", "runtime.scheduler=eager"});
+  for (const char* workers : {"1", "2", "8"}) {
+    for (const char* scheduler : {"eager", "lws", "dmda"}) {
+      INFO(workers << " workers, " << scheduler);
+      const Outcome other = train(run + Overrides{std::string("runtime.cpu_workers=") + workers,
+                                                  std::string("runtime.scheduler=") + scheduler});
+      CHECK(same_bits(reference.model, other.model));
+      CHECK(reference.record.model_digest == other.record.model_digest);
+    }
+  }
+}
+
+TEST_CASE("the same bits at every grain of tasks") {
+  const Overrides run = small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1]"};
+  const Outcome reference = train(run + Overrides{"runtime.fusion=step"});
+  for (const char* fusion : {"runtime.fusion=block", "runtime.fusion=op"}) {
+    INFO(fusion);
+    CHECK(same_bits(reference.model, train(run + Overrides{fusion, "runtime.steps_in_flight=1"}).model));
+  }
+}
+
+TEST_CASE("n workers are one worker with the n-fold batch where there is no BatchNorm") {
+  const Overrides run = small + Overrides{fixed, "training.epochs=1"};
+  const Outcome many = train(run);
+  const Outcome one = train(run + Overrides{"training.workers=1", "training.batch_per_worker=64"});
+  REQUIRE(many.model.parameters.size() == one.model.parameters.size());
+  for (std::size_t bucket = 0; bucket < one.model.parameters.size(); ++bucket) {
+    const auto& a = many.model.parameters[bucket];
+    const auto& b = one.model.parameters[bucket];
+    double difference = 0, size = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      difference = std::max(difference, std::abs(static_cast<double>(a[i]) - b[i]));
+      size = std::max(size, std::abs(static_cast<double>(b[i])));
+    }
+    // Sums of 64 in another order differ by some units of 2^-24; six steps with a ReLU in between let that grow a little.
+    CHECK(difference < 1e-4 * size);
+  }
+  CHECK_FALSE(same_bits(many.model, train(run + Overrides{"training.seed=2"}).model));
+}
+
+TEST_CASE("a candidate that diverges is out, and costs only what it ran") {
+  const Outcome outcome = train(small + Overrides{"stpt.candidates=[1, 1e30]", "training.epochs=1"});
+  const EpochRecord& epoch = outcome.record.epochs.at(0);
+  CHECK_FALSE(epoch.candidates[0].diverged);
+  CHECK(epoch.candidates[1].diverged);
+  CHECK(winner(epoch).factor == 1.0);
+  CHECK(epoch.samples_winner == 6 * 64);
+  // The first step's loss is still the initial one; the second is not finite and the last.
+  CHECK(epoch.samples_discarded == 2 * 64);
+  CHECK(std::isfinite(epoch.test_loss));
+}
+
+TEST_CASE("a loss that explodes ends a candidate where a factor says so") {
+  const Outcome outcome = train(small + Overrides{"stpt.candidates=[1, 300]", "stpt.divergence_factor=3",
+                                                  "training.epochs=1"});
+  CHECK(outcome.record.epochs.at(0).candidates[1].diverged);
+  CHECK(winner(outcome.record.epochs[0]).factor == 1.0);
+}
+
+TEST_CASE("when all candidates diverge the base is halved until one lives") {
+  const Outcome outcome = train(small + Overrides{"stpt.candidates=[1]", "training.learning_rate.initial=1e12",
+                                                  "stpt.divergence_factor=100", "stpt.max_retries=60",
+                                                  "training.epochs=1", "stpt.clamp_low=1e-20"});
+  const EpochRecord& epoch = outcome.record.epochs.at(0);
+  CHECK(epoch.retries > 0);
+  CHECK(epoch.base_learning_rate == Approx(1e12 * std::pow(0.5, epoch.retries)).epsilon(1e-12));
+  CHECK(winner(epoch).learning_rate == epoch.base_learning_rate);
+}
+
+TEST_CASE("when nothing helps the run ends with one clear line") {
+  Trainer trainer(parse_config("{}", "test", small + Overrides{"stpt.candidates=[2, 1]", "stpt.max_retries=2",
+                                                               "training.learning_rate.initial=1e30"}),
+                  "test");
+  try {
+    trainer.run({});
+    FAIL("must throw");
+  } catch (const TrainingError& error) {
+    const std::string line = error.what();
+    INFO(line);
+    CHECK(line.find("epoch 1: all 2 candidates diverged") != std::string::npos);
+    CHECK(line.find("2 times") != std::string::npos);
+    CHECK(line.find('\n') == std::string::npos);
+  }
+}
+
+TEST_CASE("fewer candidates than workers share them, more run in waves") {
+  SECTION("worker batch, groups: 8 workers for 2 candidates make groups of 4") {
+    const Outcome outcome = train(small + Overrides{"stpt.pretrain_batch=worker", "stpt.candidates=[1, 0.5]",
+                                                    "training.epochs=1"});
+    const EpochRecord& epoch = outcome.record.epochs.at(0);
+    CHECK(epoch.samples_discarded == 3 * 4 * 8);
+    CHECK(epoch.samples_winner == 3 * 4 * 8 + 3 * 64);
+  }
+  SECTION("worker batch, idle: each has one worker") {
+    const Outcome outcome = train(small + Overrides{"stpt.pretrain_batch=worker", "stpt.candidates=[1, 0.5]",
+                                                    "stpt.few_candidates=idle", "training.epochs=1"});
+    CHECK(outcome.record.epochs.at(0).samples_discarded == 3 * 8);
+  }
+  SECTION("global batch: every candidate sees the whole batch") {
+    const Outcome outcome = train(small + Overrides{"stpt.candidates=[1, 0.5]", "training.epochs=1"});
+    CHECK(outcome.record.epochs.at(0).samples_discarded == 3 * 64);
+  }
+  SECTION("more than workers: waves give each candidate the same chance") {
+    const Overrides run = small + Overrides{"training.epochs=1", "training.workers=2", "training.batch_per_worker=32",
+                                            "stpt.candidates=[4, 2, 1, 0.5, 0.25]"};
+    const Outcome waves = train(run);
+    CHECK(waves.record.epochs.at(0).candidates.size() == 5);
+    // A candidate's result does not depend on its wave: in another order the same factors score the same.
+    const Outcome reversed = train(run + Overrides{"stpt.candidates=[0.25, 0.5, 1, 2, 4]"});
+    for (std::size_t k = 0; k < 5; ++k) {
+      CHECK(waves.record.epochs[0].candidates[k].score_loss == reversed.record.epochs[0].candidates[4 - k].score_loss);
+    }
+  }
+  SECTION("more than workers can be refused") {
+    CHECK_THROWS_AS(train(small + Overrides{"training.workers=2", "stpt.many_candidates=reject",
+                                            "stpt.candidates=[4, 2, 1]"}),
+                    ConfigError);
+  }
+}
+
+TEST_CASE("warm-up, schedule and anneal take their epochs") {
+  const Outcome outcome = train(
+      small + Overrides{"training.epochs=6", "training.learning_rate.warmup.epochs=2",
+                        "training.learning_rate.warmup.start=0.005", "training.learning_rate.anneal.form=linear",
+                        "training.learning_rate.anneal.fraction=0.34",
+                        R"(stpt.schedule=[{"from_epoch":3,"candidates":"narrow"},{"from_epoch":4,"candidates":[1]}])"});
+  const auto& epochs = outcome.record.epochs;
+  REQUIRE(epochs.size() == 6);
+  CHECK(epochs[0].phase == "warmup");
+  CHECK(epochs[1].phase == "warmup");
+  CHECK(epochs[0].candidates.empty());
+  CHECK(epochs[0].curve.front().learning_rate == Approx(0.005));
+  CHECK(epochs[1].learning_rate < 0.05);
+  CHECK(epochs[2].phase == "stpt");
+  CHECK(epochs[2].candidate_set == "narrow");
+  CHECK(epochs[3].candidate_set == "custom");
+  CHECK(epochs[5].phase == "scheduled");
+  CHECK(epochs[5].learning_rate < epochs[4].learning_rate);
+  CHECK(epochs[5].learning_rate > 0);
+}
+
+TEST_CASE("every option of Pre-train runs and does what it says") {
+  const Overrides run = small + Overrides{"model.name=resnet8", "training.epochs=1", "stpt.candidates=[1, 0.25]"};
+  const Outcome plain = train(run);
+  SECTION("discarded progress trains the whole epoch from the snapshot") {
+    const Outcome other = train(run + Overrides{"stpt.winner_progress=discarded"});
+    const EpochRecord& epoch = other.record.epochs.at(0);
+    CHECK(epoch.samples_discarded == 2 * 3 * 64);
+    CHECK(epoch.samples_winner == 6 * 64);
+    const Outcome fixed_run = train(small + Overrides{"model.name=resnet8", "training.epochs=1", fixed,
+                                                      "training.learning_rate.initial=" +
+                                                          std::to_string(winner(epoch).learning_rate)});
+    CHECK(same_bits(other.model, fixed_run.model));
+  }
+  SECTION("reset momentum changes what follows") {
+    CHECK_FALSE(same_bits(plain.model, train(run + Overrides{"stpt.momentum=reset"}).model));
+  }
+  SECTION("disjoint data give the replicas different batches") {
+    const Outcome other = train(run + Overrides{"stpt.replica_data=disjoint"});
+    CHECK(other.record.epochs.at(0).candidates[1].curve.front().loss !=
+          plain.record.epochs.at(0).candidates[1].curve.front().loss);
+    CHECK(plain.record.epochs[0].candidates[0].curve.front().loss ==
+          plain.record.epochs[0].candidates[1].curve.front().loss);
+  }
+  for (const char* option : {"stpt.score=training_window", "stpt.score=validation", "stpt.score_statistics=running",
+                             "stpt.running_statistics=recalibrate", "stpt.score_metric=loss"}) {
+    SECTION(option) {
+      const Outcome other = train(run + Overrides{option, "stpt.score_window=2"});
+      const EpochRecord& epoch = other.record.epochs.at(0);
+      CHECK(epoch.candidates.at(0).curve.front().loss == plain.record.epochs[0].candidates[0].curve.front().loss);
+      CHECK(std::isfinite(epoch.test_loss));
+      CHECK(winner(epoch).score_loss > 0);
+    }
+  }
+  SECTION("recalibrated statistics evaluate another model than running averages") {
+    const Outcome other = train(run + Overrides{"stpt.running_statistics=recalibrate"});
+    CHECK(other.record.epochs.at(0).test_loss != plain.record.epochs.at(0).test_loss);
+    CHECK(same_bits(other.model, plain.model));
+  }
+}
+
+TEST_CASE("baselines follow their schedules") {
+  const auto rates = [](const Overrides& overrides) {
+    std::vector<double> values;
+    for (const EpochRecord& epoch : train(small + overrides).record.epochs) values.push_back(epoch.learning_rate);
+    return values;
+  };
+  CHECK(rates({fixed, "training.epochs=3"}) == std::vector<double>{0.05, 0.05, 0.05});
+  const auto step = rates({"training.learning_rate.policy=step", "training.epochs=3",
+                           "training.learning_rate.milestones=[2,3]"});
+  CHECK(step[0] == Approx(0.05));
+  CHECK(step[1] == Approx(0.005));
+  CHECK(step[2] == Approx(0.0005));
+  const auto cosine = rates({"training.learning_rate.policy=cosine", "training.epochs=3"});
+  CHECK(cosine[0] > cosine[1]);
+  CHECK(cosine[2] < 0.01);
+  const auto random = train(small + Overrides{"training.learning_rate.policy=random_winner",
+                                              "stpt.candidates=[2, 1.5, 1, 0.7, 0.5]", "training.epochs=4"});
+  for (const EpochRecord& epoch : random.record.epochs) CHECK(winner(epoch).factor > 0);
+}
+
+TEST_CASE("a run resumed from a checkpoint ends with the same bits") {
+  const Overrides run = small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]", "training.epochs=4"};
+  const Outcome whole = train(run);
+  Checkpoint middle;
+  RunRecord record;
+  Trainer first(parse_config("{}", "test", run), "test");
+  TrainerObserver observer;
+  observer.epoch_done = [&](const RunRecord& so_far, const Checkpoint* checkpoint) {
+    REQUIRE(checkpoint != nullptr);
+    if (checkpoint->epoch != 2) return;
+    middle = *checkpoint;
+    record = so_far;
+  };
+  first.run(observer);
+  Trainer second(parse_config("{}", "test", run), "test");
+  second.resume(middle, record);
+  const RunRecord resumed = second.run({});
+  CHECK(resumed.epochs.size() == 4);
+  CHECK(resumed.model_digest == whole.record.model_digest);
+  CHECK(same_bits(second.model(), whole.model));
+  CHECK(resumed.epochs[3].test_loss == whole.record.epochs[3].test_loss);
+}
+
+TEST_CASE("memory stays flat after the first epoch") {
+  const Outcome outcome = train(small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]",
+                                                  "training.epochs=8"});
+  const auto& epochs = outcome.record.epochs;
+  // A leaked gradient set or score would show; the allocator's own granularity must not.
+  const double growth = static_cast<double>(epochs.back().memory_bytes) - static_cast<double>(epochs.at(1).memory_bytes);
+  CHECK(growth < 4.0 * 1024 * 1024);
+}
+
+TEST_CASE("a run that is asked to stop says so") {
+  Trainer trainer(parse_config("{}", "test", small), "test");
+  std::atomic<bool> stop = true;
+  const RunRecord record = trainer.run({}, &stop);
+  CHECK(record.status == "stopped");
+  CHECK(record.epochs.empty());
+}
+
+TEST_CASE("more candidates than memory allows are refused before anything runs") {
+  std::string list = "stpt.candidates=[1";
+  for (int i = 0; i < 30000; ++i) list += ",1";
+  try {
+    Trainer trainer(parse_config("{}", "test", small + Overrides{list + "]", "model.name=mlp"}), "test");
+    FAIL("must throw");
+  } catch (const ConfigError& error) {
+    INFO(error.what());
+    CHECK(std::string(error.what()).find("stpt.candidates") != std::string::npos);
+    CHECK(std::string(error.what()).find("at most") != std::string::npos);
+  }
+}
