@@ -1,5 +1,6 @@
-// A planned operation. An op is a plain value that says what is computed (shapes, layouts, flags); plan()
-// turns it into a Kernel for one kind of device. Kernels know no task graph: pointers in, results out.
+// A planned operation. An op is a plain value that says what is computed (shapes, layouts, flags);
+// plan() turns it into a Kernel for one kind of device. Kernels know no task graph: pointers in,
+// results out.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// Labelled images, read by index. Formats implement Dataset; everything above works on this interface.
+// Labelled images, read by index. Formats implement Dataset; everything above works on this
+// interface.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +35,7 @@ class Dataset {
 struct DatasetPair {
   std::shared_ptr<const Dataset> train;
   std::shared_ptr<const Dataset> test;
+  std::string name;  ///< for people
 };
 
 }  // namespace stpt::data

@@ -372,7 +372,7 @@ DatasetPair load_idx(const fs::path& folder) {
   }
   const std::string name = leaf.filename().empty() ? "idx" : leaf.filename().string();
   return {to_dataset(name + " train", largest + 1, std::move(train)),
-          to_dataset(name + " test", largest + 1, std::move(test))};
+          to_dataset(name + " test", largest + 1, std::move(test)), name};
 }
 
 }  // namespace stpt::data

@@ -25,13 +25,15 @@ struct Batch {
 class Loader {
  public:
   /// Without an augmentation images are only normalised.
-  Loader(std::shared_ptr<const Dataset> dataset, Normalization normalization, std::optional<Augmentation> augmentation,
-         std::uint64_t seed);
+  Loader(std::shared_ptr<const Dataset> dataset, Normalization normalization,
+         std::optional<Augmentation> augmentation, std::uint64_t seed);
 
   [[nodiscard]] const Dataset& dataset() const { return *dataset_; }
 
-  /// Adds the task that fills `batch` with these images, as many as it has room for. Asynchronous; `indices` is copied.
-  void submit(const Batch& batch, std::span<const std::uint32_t> indices, std::uint64_t epoch) const;
+  /// Adds the task that fills `batch` with these images, as many as it has room for. Asynchronous;
+  /// `indices` is copied.
+  void submit(const Batch& batch, std::span<const std::uint32_t> indices,
+              std::uint64_t epoch) const;
 
  private:
   struct Source;  // shared with the tasks

@@ -127,7 +127,7 @@ DatasetPair make_synthetic(const SyntheticOptions& options, std::uint64_t seed) 
   }
   const std::vector<std::uint8_t> patterns = make_patterns(options, seed);
   return {make_set(options, seed, "train", options.train_images, patterns),
-          make_set(options, seed, "test", options.test_images, patterns)};
+          make_set(options, seed, "test", options.test_images, patterns), "synthetic"};
 }
 
 }  // namespace stpt::data

@@ -10,13 +10,14 @@
 
 namespace stpt {
 
-/// Samplers, augmentation and candidates are functions of the config and the epoch: nothing of them is saved.
+/// Samplers, augmentation and candidates are functions of the config and the epoch: nothing of them
+/// is saved.
 struct Checkpoint {
-  int epoch = 0;                     ///< the last one completed
-  double chosen_learning_rate = 0;   ///< Main-train's base
-  double base_learning_rate = 0;     ///< what the next candidates multiply
+  int epoch = 0;                    ///< the last one completed
+  double chosen_learning_rate = 0;  ///< Main-train's base
+  double base_learning_rate = 0;    ///< what the next candidates multiply
   PlateauState plateau;
-  double wall_seconds = 0;           ///< of the run so far
+  double wall_seconds = 0;  ///< of the run so far
   models::ModelValues model;
 };
 
@@ -28,7 +29,8 @@ class CheckpointError : public std::runtime_error {
 /// Replaces `file` in one go: a crash leaves the old one. Throws OutputError.
 void save_checkpoint(const std::filesystem::path& file, const Checkpoint& checkpoint);
 
-/// Throws CheckpointError if the file is missing, truncated or damaged (it carries a SHA-256), or of another version.
+/// Throws CheckpointError if the file is missing, truncated or damaged (it carries a SHA-256), or
+/// of another version.
 [[nodiscard]] Checkpoint load_checkpoint(const std::filesystem::path& file);
 
 }  // namespace stpt

@@ -13,7 +13,8 @@ using runtime::Access;
 namespace {
 
 double share_with_rank_below(const std::vector<SampleScore>& samples, int rank) {
-  const auto right = std::count_if(samples.begin(), samples.end(), [rank](const SampleScore& s) { return s.rank < rank; });
+  const auto right = std::count_if(samples.begin(), samples.end(),
+                                   [rank](const SampleScore& s) { return s.rank < rank; });
   return static_cast<double>(right) / static_cast<double>(samples.size());
 }
 
@@ -29,18 +30,19 @@ double Evaluation::loss() const {
   return sum / static_cast<double>(samples.size());
 }
 
-Evaluator::Evaluator(const models::Network& network, models::Mode mode, models::Grain grain, const data::Loader& loader,
-                     std::vector<std::uint32_t> images, int batch)
+Evaluator::Evaluator(const models::Network& network, models::Mode mode, models::Grain grain,
+                     const data::Loader& loader, std::vector<std::uint32_t> images, int batch)
     : loader_(loader), images_(std::move(images)) {
   const auto most = static_cast<std::size_t>(batch);
   batches_ = (images_.size() + most - 1) / most;
   const std::size_t size = images_.size() / batches_;
   shapes_.push_back(make_shape(network, mode, grain, static_cast<int>(size)));
-  if (images_.size() % batches_ != 0) shapes_.push_back(make_shape(network, mode, grain, static_cast<int>(size) + 1));
+  if (images_.size() % batches_ != 0)
+    shapes_.push_back(make_shape(network, mode, grain, static_cast<int>(size) + 1));
 }
 
-Evaluator::Shape Evaluator::make_shape(const models::Network& network, models::Mode mode, models::Grain grain,
-                                       int size) const {
+Evaluator::Shape Evaluator::make_shape(const models::Network& network, models::Mode mode,
+                                       models::Grain grain, int size) const {
   Shape shape;
   shape.program = std::make_unique<models::Program>(network, size, mode, grain);
   const std::size_t in_flight = runtime::Runtime::current().workers().size() + 1;
@@ -67,7 +69,8 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
     shape.next_batch = (shape.next_batch + 1) % shape.ring.size();
     loader_.submit(batch, std::span(images_).subspan(first, size), 0);
     for (std::size_t model = 0; model < models.size(); ++model) {
-      const auto& score = scores.emplace_back(runtime::bytes_spec(size * sizeof(SampleScore)), "scores");
+      const auto& score =
+          scores.emplace_back(runtime::bytes_spec(size * sizeof(SampleScore)), "scores");
       models::ProgramInputs inputs;
       inputs.images = &batch.images;
       inputs.labels = &batch.labels;
@@ -77,10 +80,11 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
       inputs.lane = &shape.lanes[shape.next_lane];
       shape.next_lane = (shape.next_lane + 1) % shape.lanes.size();
       shape.program->submit(inputs);
-      runtime::submit(gather, {{score, Access::read}},
-                      [target = results[model].samples.data() + first, size](const runtime::TaskContext& task) {
-                        std::copy_n(task.buffer<SampleScore>(0), size, target);
-                      });
+      runtime::submit(
+          gather, {{score, Access::read}},
+          [target = results[model].samples.data() + first, size](const runtime::TaskContext& task) {
+            std::copy_n(task.buffer<SampleScore>(0), size, target);
+          });
     }
     first += size;
   }

@@ -1,4 +1,5 @@
-// Scores models on a fixed list of images: the hold-out split to choose a learning rate, the test set to report.
+// Scores models on a fixed list of images: the hold-out split to choose a learning rate, the test
+// set to report.
 #pragma once
 
 #include <cstdint>
@@ -29,11 +30,13 @@ struct EvaluatedModel {
 
 class Evaluator {
  public:
-  /// `mode`: inference or batch_statistics. The images are cut into batches of nearly equal size, at most `batch`.
-  Evaluator(const models::Network& network, models::Mode mode, models::Grain grain, const data::Loader& loader,
-            std::vector<std::uint32_t> images, int batch);
+  /// `mode`: inference or batch_statistics. The images are cut into batches of nearly equal size,
+  /// at most `batch`.
+  Evaluator(const models::Network& network, models::Mode mode, models::Grain grain,
+            const data::Loader& loader, std::vector<std::uint32_t> images, int batch);
 
-  /// One pass over the images that scores all models on each batch. Waits for the result; throws runtime::TaskError.
+  /// One pass over the images that scores all models on each batch. Waits for the result; throws
+  /// runtime::TaskError.
   [[nodiscard]] std::vector<Evaluation> evaluate(std::span<const EvaluatedModel> models);
 
   [[nodiscard]] std::size_t images() const { return images_.size(); }
@@ -46,7 +49,8 @@ class Evaluator {
     std::vector<models::Lane> lanes;
     std::size_t next_batch = 0, next_lane = 0;
   };
-  [[nodiscard]] Shape make_shape(const models::Network& network, models::Mode mode, models::Grain grain, int size) const;
+  [[nodiscard]] Shape make_shape(const models::Network& network, models::Mode mode,
+                                 models::Grain grain, int size) const;
 
   const data::Loader& loader_;
   std::vector<std::uint32_t> images_;

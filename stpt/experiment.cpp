@@ -20,8 +20,8 @@ data::DatasetPair load(const Config& config) {
       return data::load_idx(config.data.path);
     case DataFormat::synthetic: {
       const SyntheticConfig& synthetic = config.data.synthetic;
-      return data::make_synthetic({synthetic.classes, synthetic.channels, synthetic.height, synthetic.width,
-                                   synthetic.train_images, synthetic.test_images},
+      return data::make_synthetic({synthetic.classes, synthetic.channels, synthetic.height,
+                                   synthetic.width, synthetic.train_images, synthetic.test_images},
                                   config.training.seed);
     }
   }
@@ -38,15 +38,18 @@ auto made(const std::string& source, const char* key, Make make) {
   }
 }
 
-int checked_iterations(const Config& config, const data::DatasetPair& data, const data::Sampler& sampler,
-                       const std::string& source) {
+int checked_iterations(const Config& config, const data::DatasetPair& data,
+                       const data::Sampler& sampler, const std::string& source) {
   const auto images = static_cast<std::int64_t>(data.train->size());
-  validate_for_images(config, config.data.limit > 0 ? std::min(config.data.limit, images) : images, source);
-  return static_cast<int>(sampler.iterations(static_cast<std::size_t>(config.training.workers),
-                                             static_cast<std::size_t>(config.training.batch_per_worker)));
+  validate_for_images(config, config.data.limit > 0 ? std::min(config.data.limit, images) : images,
+                      source);
+  return static_cast<int>(
+      sampler.iterations(static_cast<std::size_t>(config.training.workers),
+                         static_cast<std::size_t>(config.training.batch_per_worker)));
 }
 
-models::Network build_network(const Config& config, const data::Dataset& dataset, const std::string& source) {
+models::Network build_network(const Config& config, const data::Dataset& dataset,
+                              const std::string& source) {
   models::Network network = made(source, "model.name", [&] {
     return models::make_network(config.model.name, dataset.image_shape(), dataset.classes());
   });
@@ -56,7 +59,8 @@ models::Network build_network(const Config& config, const data::Dataset& dataset
 
 std::string gibibytes(std::uint64_t bytes) {
   std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.1f GiB", static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0));
+  std::snprintf(text.data(), text.size(), "%.1f GiB",
+                static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0));
   return text.data();
 }
 
@@ -65,9 +69,11 @@ std::string gibibytes(std::uint64_t bytes) {
 Experiment::Experiment(const Config& run_config, const std::string& source)
     : config(run_config),
       data(load(config)),
-      split(data::make_split(*data.train, config.data.limit, config.data.hold_out, config.training.seed)),
-      normalization(config.data.normalize ? data::compute_normalization(*data.train, split.training)
-                                          : data::no_normalization(static_cast<int>(data.train->image_shape().c))),
+      split(data::make_split(*data.train, config.data.limit, config.data.hold_out,
+                             config.training.seed)),
+      normalization(config.data.normalize
+                        ? data::compute_normalization(*data.train, split.training)
+                        : data::no_normalization(static_cast<int>(data.train->image_shape().c))),
       sampler(split.training, config.training.seed),
       network(build_network(config, *data.train, source)),
       iterations_per_epoch(checked_iterations(config, data, sampler, source)),
@@ -91,7 +97,8 @@ bool Experiment::pretrains() const {
 std::size_t Experiment::most_candidates() const {
   std::size_t most = 0;
   for (int epoch = 1; epoch <= config.training.epochs; ++epoch) {
-    if (schedule.pretrains(epoch)) most = std::max(most, candidates_at(config.stpt, epoch).factors.size());
+    if (schedule.pretrains(epoch))
+      most = std::max(most, candidates_at(config.stpt, epoch).factors.size());
   }
   return most;
 }
@@ -110,17 +117,23 @@ std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
   std::uint64_t parameters = 0;
   for (const models::Block& block : network.blocks) parameters += block.parameters * sizeof(float);
   const std::uint64_t state = 2 * parameters + workers * network.running_statistics * sizeof(float);
-  const std::uint64_t image = static_cast<std::uint64_t>(network.input().elements()) * sizeof(float);
-  const std::uint64_t batches = (in_flight + 1) * static_cast<std::uint64_t>(global_batch()) * image;
-  // Forward keeps every activation; backward adds about as much again where nothing is alive for long.
+  const std::uint64_t image =
+      static_cast<std::uint64_t>(network.input().elements()) * sizeof(float);
+  const std::uint64_t batches =
+      (in_flight + 1) * static_cast<std::uint64_t>(global_batch()) * image;
+  // Forward keeps every activation; backward adds about as much again where nothing is alive for
+  // long.
   std::uint64_t activations = 0;
   for (const runtime::Shape& shape : network.activations) {
     activations += static_cast<std::uint64_t>(shape.elements()) * sizeof(float);
   }
   activations *= 2 * static_cast<std::uint64_t>(config.training.batch_per_worker);
-  const int cores = config.runtime.cpu_workers > 0 ? config.runtime.cpu_workers : runtime::Machine::detect().cores;
-  const auto chains = static_cast<std::uint64_t>(config.runtime.fusion == Fusion::step ? cores : 2 * cores);
-  return (candidates + 1) * state + in_flight * workers * parameters + batches + chains * activations;
+  const int cores = config.runtime.cpu_workers > 0 ? config.runtime.cpu_workers
+                                                   : runtime::Machine::detect().cores;
+  const auto chains =
+      static_cast<std::uint64_t>(config.runtime.fusion == Fusion::step ? cores : 2 * cores);
+  return (candidates + 1) * state + in_flight * workers * parameters + batches +
+         chains * activations;
 }
 
 std::uint64_t Experiment::memory_bytes() const { return memory_bytes(most_candidates()); }
@@ -128,17 +141,19 @@ std::uint64_t Experiment::memory_bytes() const { return memory_bytes(most_candid
 void Experiment::check_memory(const std::string& source) const {
   const std::uint64_t available = runtime::Machine::detect().available_bytes;
   if (available == 0 || memory_bytes() <= available) return;
-  if (const std::uint64_t least = memory_bytes(std::min<std::size_t>(1, most_candidates())); least > available) {
+  if (const std::uint64_t least = memory_bytes(std::min<std::size_t>(1, most_candidates()));
+      least > available) {
     throw ConfigError(source, "training.batch_per_worker",
-                      "training needs about " + gibibytes(least) + " of memory, " + gibibytes(available) +
+                      "training needs about " + gibibytes(least) + " of memory, " +
+                          gibibytes(available) +
                           " are available; take fewer workers, a smaller batch or a smaller model");
   }
   const std::uint64_t each = memory_bytes(1) - memory_bytes(std::size_t{0});
   const std::uint64_t fit = (available - memory_bytes(std::size_t{0})) / each;
   throw ConfigError(source, "stpt.candidates",
-                    std::to_string(most_candidates()) + " candidates need about " + gibibytes(memory_bytes()) +
-                        " of memory, " + gibibytes(available) + " are available; at most " + std::to_string(fit) +
-                        " fit");
+                    std::to_string(most_candidates()) + " candidates need about " +
+                        gibibytes(memory_bytes()) + " of memory, " + gibibytes(available) +
+                        " are available; at most " + std::to_string(fit) + " fit");
 }
 
 }  // namespace stpt

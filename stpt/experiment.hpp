@@ -1,5 +1,5 @@
-// What a config amounts to before any task runs: data, split, network and sizes. Everything that can be wrong with a
-// run's input is found here.
+// What a config amounts to before any task runs: data, split, network and sizes. Everything that
+// can be wrong with a run's input is found here.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@
 namespace stpt {
 
 struct Experiment {
-  /// Reads the data and builds the network. Throws ConfigError (with `source` as the file it names), data::DataError.
+  /// Reads the data and builds the network. Throws ConfigError (with `source` as the file it
+  /// names), data::DataError.
   Experiment(const Config& run_config, const std::string& source);
 
   Config config;

@@ -1,4 +1,5 @@
-// What a run reports: plain values that the trainer fills and that metrics.jsonl, summary.json and report.html show.
+// What a run reports: plain values that the trainer fills and that metrics.jsonl, summary.json and
+// report.html show.
 #pragma once
 
 #include <cstdint>
@@ -9,56 +10,59 @@ namespace stpt {
 
 /// Mean over a stretch of iterations, for curves.
 struct CurvePoint {
-  std::int64_t iteration = 0;    ///< iterations of the surviving model since the run's start (fractional epochs = iteration / iterations_per_epoch)
+  std::int64_t iteration = 0;  ///< iterations of the surviving model since the run's start
+                               ///< (fractional epochs = iteration / iterations_per_epoch)
   double learning_rate = 0;
   double loss = 0;
-  double top1 = 0;               ///< training accuracy in [0, 1]
+  double top1 = 0;  ///< training accuracy in [0, 1]
 };
 
 struct CandidateRecord {
-  double factor = 1;             ///< of the base LR
-  double learning_rate = 0;      ///< effective LR
-  double score_top1 = 0;         ///< accuracy on the scoring images; meaningless if diverged
+  double factor = 1;         ///< of the base LR
+  double learning_rate = 0;  ///< effective LR
+  double score_top1 = 0;     ///< accuracy on the scoring images; meaningless if diverged
   double score_loss = 0;
   bool diverged = false;
   bool winner = false;
-  std::vector<CurvePoint> curve; ///< its Pre-train branch
+  std::vector<CurvePoint> curve;  ///< its Pre-train branch
 };
 
 struct EpochRecord {
-  int epoch = 0;                 ///< from 1
-  std::string phase;             ///< "warmup", "stpt", "scheduled" (baselines and annealing without Pre-train)
-  std::string candidate_set;     ///< name or "custom"; empty without Pre-train
-  int retries = 0;               ///< times that all candidates diverged
-  double base_learning_rate = 0; ///< before the choice
-  double learning_rate = 0;      ///< at the epoch's end
+  int epoch = 0;      ///< from 1
+  std::string phase;  ///< "warmup", "stpt", "scheduled" (baselines and annealing without Pre-train)
+  std::string candidate_set;      ///< name or "custom"; empty without Pre-train
+  int retries = 0;                ///< times that all candidates diverged
+  double base_learning_rate = 0;  ///< before the choice
+  double learning_rate = 0;       ///< at the epoch's end
   std::vector<CandidateRecord> candidates;
-  std::string choice_reason;     ///< "highest accuracy", "tie: unchanged LR", ...
-  std::vector<CurvePoint> curve; ///< Main-train
+  std::string choice_reason;      ///< "highest accuracy", "tie: unchanged LR", ...
+  std::vector<CurvePoint> curve;  ///< Main-train
   double train_loss = 0, train_top1 = 0;
   double test_loss = 0, test_top1 = 0, test_top5 = 0;
-  std::int64_t iterations = 0;             ///< of the surviving model, this epoch
-  std::int64_t iterations_discarded = 0;   ///< of replicas whose progress was dropped, retries included
-  std::int64_t samples_winner = 0;         ///< training samples, this epoch
+  std::int64_t iterations = 0;  ///< of the surviving model, this epoch
+  std::int64_t iterations_discarded =
+      0;                            ///< of replicas whose progress was dropped, retries included
+  std::int64_t samples_winner = 0;  ///< training samples, this epoch
   std::int64_t samples_discarded = 0;
-  double seconds = 0;                      ///< whole epoch
-  double seconds_pretrain = 0, seconds_score = 0, seconds_choose = 0, seconds_main = 0, seconds_test = 0;
-  double images_per_second = 0;            ///< training samples (winner and losers) / training seconds
-  std::uint64_t memory_bytes = 0;          ///< resident set at the epoch's end
+  double seconds = 0;  ///< whole epoch
+  double seconds_pretrain = 0, seconds_score = 0, seconds_choose = 0, seconds_main = 0,
+         seconds_test = 0;
+  double images_per_second = 0;    ///< training samples (winner and losers) / training seconds
+  std::uint64_t memory_bytes = 0;  ///< resident set at the epoch's end
 };
 
 struct RunRecord {
   std::string name, version, model, dataset, device, started;  ///< started: ISO 8601, UTC
   std::string policy;
   std::int64_t parameters = 0;
-  double flops_per_image = 0;              ///< forward
+  double flops_per_image = 0;  ///< forward
   std::int64_t training_images = 0, hold_out_images = 0, test_images = 0;
   int workers = 0, batch_per_worker = 0, iterations_per_epoch = 0, epochs_planned = 0, alpha = 0;
   double initial_learning_rate = 0;
   std::vector<EpochRecord> epochs;
-  std::string status;                      ///< "running", "complete", "stopped", "failed"
-  std::string failure;                     ///< one line, if failed
-  std::string model_digest;                ///< SHA-256, hexadecimal
+  std::string status;        ///< "running", "complete", "stopped", "failed"
+  std::string failure;       ///< one line, if failed
+  std::string model_digest;  ///< SHA-256, hexadecimal
   double wall_seconds = 0;
 };
 

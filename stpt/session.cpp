@@ -43,13 +43,17 @@ models::Grain grain_of(Fusion fusion) {
 Session::Session(const Experiment& run)
     : experiment(run),
       runtime({run.config.runtime.cpu_workers, run.config.runtime.scheduler}),
-      optimizer(run.network, sgd_settings(run.config.training.optimizer), run.config.training.optimizer.decay_all),
-      train_loader(run.data.train, run.normalization, augmentation(run.config.data), run.config.training.seed),
+      optimizer(run.network, sgd_settings(run.config.training.optimizer),
+                run.config.training.optimizer.decay_all),
+      train_loader(run.data.train, run.normalization, augmentation(run.config.data),
+                   run.config.training.seed),
       plain_train_loader(run.data.train, run.normalization, std::nullopt, run.config.training.seed),
       test_loader(run.data.test, run.normalization, std::nullopt, run.config.training.seed),
-      current(std::make_unique<models::ModelState>(run.network, run.config.training.workers, "model")),
+      current(
+          std::make_unique<models::ModelState>(run.network, run.config.training.workers, "model")),
       data_parallel(run.network, run.config.training.workers, run.config.training.batch_per_worker,
-                    grain_of(run.config.runtime.fusion), run.config.runtime.steps_in_flight, optimizer),
+                    grain_of(run.config.runtime.fusion), run.config.runtime.steps_in_flight,
+                    optimizer),
       test(run.network, models::Mode::inference, grain_of(run.config.runtime.fusion), test_loader,
            all_of(*run.data.test), run.evaluation_batch()) {
   const TrainingConfig& training = run.config.training;
@@ -67,31 +71,35 @@ Session::Session(const Experiment& run)
   calibration_.emplace(run.network, training.batch_per_worker, models::Mode::calibration,
                        grain_of(run.config.runtime.fusion));
   for (int batch = 0; batch < run.config.stpt.recalibration_batches; ++batch) {
-    calibrated_.emplace_back(spec, "running.calibrated." + std::to_string(batch), runtime::Home::host);
+    calibrated_.emplace_back(spec, "running.calibrated." + std::to_string(batch),
+                             runtime::Home::host);
   }
   for (std::size_t lane = 0; lane < 2 * runtime.workers().size(); ++lane) {
     calibration_lanes_.push_back(calibration_->make_lane());
   }
 }
 
-std::span<const data::Batch> Session::load(std::span<const std::uint32_t> order, std::int64_t iteration, int workers,
-                                           int epoch) {
+std::span<const data::Batch> Session::load(std::span<const std::uint32_t> order,
+                                           std::int64_t iteration, int workers, int epoch) {
   const auto all = static_cast<std::size_t>(experiment.config.training.workers);
   const auto size = static_cast<std::size_t>(experiment.config.training.batch_per_worker);
   auto& batches = ring_[next_];
   next_ = (next_ + 1) % ring_.size();
   for (std::size_t worker = 0; worker < static_cast<std::size_t>(workers); ++worker) {
-    train_loader.submit(batches[worker],
-                        data::worker_batch(order, static_cast<std::size_t>(iteration), worker, all, size),
-                        static_cast<std::uint64_t>(epoch));
+    train_loader.submit(
+        batches[worker],
+        data::worker_batch(order, static_cast<std::size_t>(iteration), worker, all, size),
+        static_cast<std::uint64_t>(epoch));
   }
   return std::span<const data::Batch>(batches).first(static_cast<std::size_t>(workers));
 }
 
 void Session::settle_running_statistics(const models::ModelState& state, int workers,
-                                        std::span<const std::uint32_t> order, const runtime::Tensor& destination) {
+                                        std::span<const std::uint32_t> order,
+                                        const runtime::Tensor& destination) {
   if (!calibration_) {
-    models::average_running_statistics(std::span(state.running).first(static_cast<std::size_t>(workers)), destination);
+    models::average_running_statistics(
+        std::span(state.running).first(static_cast<std::size_t>(workers)), destination);
     return;
   }
   const auto size = static_cast<std::size_t>(experiment.config.training.batch_per_worker);
@@ -107,7 +115,8 @@ void Session::settle_running_statistics(const models::ModelState& state, int wor
     inputs.lane = &calibration_lanes_[number % calibration_lanes_.size()];
     calibration_->submit(inputs);
   }
-  models::average_running_statistics(std::span<const runtime::Tensor>(calibrated_).first(batches), destination);
+  models::average_running_statistics(std::span<const runtime::Tensor>(calibrated_).first(batches),
+                                     destination);
 }
 
 }  // namespace stpt

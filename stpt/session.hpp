@@ -1,4 +1,5 @@
-// All that lives while tasks run: the runtime, the current model, batches, and the data-parallel machinery.
+// All that lives while tasks run: the runtime, the current model, batches, and the data-parallel
+// machinery.
 #pragma once
 
 #include <cstdint>
@@ -21,21 +22,24 @@ class Session {
  public:
   explicit Session(const Experiment& experiment);
 
-  /// Submits the loading of training iteration `iteration` (from 0, of the epoch's order) for the first `workers`
-  /// logical workers. The batches are good for the steps submitted before the next in_flight + 1 calls.
-  [[nodiscard]] std::span<const data::Batch> load(std::span<const std::uint32_t> order, std::int64_t iteration,
-                                                  int workers, int epoch);
+  /// Submits the loading of training iteration `iteration` (from 0, of the epoch's order) for the
+  /// first `workers` logical workers. The batches are good for the steps submitted before the next
+  /// in_flight + 1 calls.
+  [[nodiscard]] std::span<const data::Batch> load(std::span<const std::uint32_t> order,
+                                                  std::int64_t iteration, int workers, int epoch);
 
-  /// Running statistics to evaluate `state` with (option stpt.running_statistics): the mean over its first `workers`
-  /// workers, or fresh ones from the first batches of `order`. Written to `destination`, asynchronously.
-  void settle_running_statistics(const models::ModelState& state, int workers, std::span<const std::uint32_t> order,
+  /// Running statistics to evaluate `state` with (option stpt.running_statistics): the mean over
+  /// its first `workers` workers, or fresh ones from the first batches of `order`. Written to
+  /// `destination`, asynchronously.
+  void settle_running_statistics(const models::ModelState& state, int workers,
+                                 std::span<const std::uint32_t> order,
                                  const runtime::Tensor& destination);
 
   const Experiment& experiment;
   runtime::Runtime runtime;
   models::Optimizer optimizer;
-  data::Loader train_loader;       ///< augments
-  data::Loader plain_train_loader; ///< does not
+  data::Loader train_loader;        ///< augments
+  data::Loader plain_train_loader;  ///< does not
   data::Loader test_loader;
   std::unique_ptr<models::ModelState> current;
   DataParallel data_parallel;

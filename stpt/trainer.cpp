@@ -15,16 +15,14 @@
 #include "stpt/session.hpp"
 #include "stpt/sha256.hpp"
 
-#ifndef STPT_VERSION
-#define STPT_VERSION "unknown"
-#endif
-
 namespace stpt {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
@@ -35,8 +33,10 @@ std::string utc_now() {
   return text.data();
 }
 
-/// At most `points` means over consecutive steps; `first` is the run's iteration before the first step.
-std::vector<CurvePoint> curve_of(std::span<const StepResult> steps, std::int64_t first, std::size_t points,
+/// At most `points` means over consecutive steps; `first` is the run's iteration before the first
+/// step.
+std::vector<CurvePoint> curve_of(std::span<const StepResult> steps, std::int64_t first,
+                                 std::size_t points,
                                  const std::function<double(std::int64_t)>& learning_rate) {
   std::vector<CurvePoint> curve;
   const std::size_t stretch = std::max<std::size_t>(1, (steps.size() + points - 1) / points);
@@ -65,9 +65,10 @@ struct Trainer::Impl {
   RunRecord run(const TrainerObserver& observer, const std::atomic<bool>* stop);
   void restore(Session& session);
   void run_epoch(Session& session, Pretrain* pretrain, int epoch);
-  void choose_learning_rate(Session& session, Pretrain& pretrain, int epoch, std::span<const std::uint32_t> order,
-                            EpochRecord& record);
-  void train_main(Session& session, int epoch, std::span<const std::uint32_t> order, EpochRecord& record);
+  void choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
+                            std::span<const std::uint32_t> order, EpochRecord& record);
+  void train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
+                  EpochRecord& record);
   void test(Session& session, std::span<const std::uint32_t> order, EpochRecord& record);
   Choice decide(std::span<const CandidateScore> scores, int epoch) const;
   void count_samples(std::int64_t samples) { samples_done += samples; }
@@ -77,7 +78,8 @@ struct Trainer::Impl {
 
   Experiment experiment;
   RunRecord record;
-  Checkpoint progress;  ///< the run's state between epochs; its model only where it was saved or restored
+  Checkpoint
+      progress;  ///< the run's state between epochs; its model only where it was saved or restored
   models::ModelValues final_model;
 
   // While running.
@@ -94,9 +96,8 @@ struct Trainer::Impl {
 void Trainer::Impl::describe() {
   const Config& config = experiment.config;
   record.name = config.name;
-  record.version = STPT_VERSION;
   record.model = config.model.name;
-  record.dataset = experiment.data.train->name();
+  record.dataset = experiment.data.name;
   record.started = utc_now();
   record.policy = enum_name(config.training.learning_rate.policy);
   record.parameters = experiment.network.parameter_count();
@@ -124,7 +125,8 @@ std::int64_t Trainer::Impl::planned_samples() const {
     samples += (plan.end - plan.main_first) * experiment.global_batch();
     if (!experiment.schedule.pretrains(epoch)) continue;
     const std::size_t candidates = candidates_at(stpt, epoch).factors.size();
-    samples += static_cast<std::int64_t>(candidates) * stpt.alpha * experiment.workers_per_replica(candidates) *
+    samples += static_cast<std::int64_t>(candidates) * stpt.alpha *
+               experiment.workers_per_replica(candidates) *
                experiment.config.training.batch_per_worker;
   }
   return samples;
@@ -166,12 +168,14 @@ Choice Trainer::Impl::decide(std::span<const CandidateScore> scores, int epoch) 
 }
 
 void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
-                                         std::span<const std::uint32_t> order, EpochRecord& result) {
+                                         std::span<const std::uint32_t> order,
+                                         EpochRecord& result) {
   const StptConfig& config = experiment.config.stpt;
   const CandidateSet& set = candidates_at(config, epoch);
   const EpochPlan plan = experiment.schedule.plan(epoch);
-  const std::int64_t replica_batch = std::int64_t{experiment.workers_per_replica(set.factors.size())} *
-                                     experiment.config.training.batch_per_worker;
+  const std::int64_t replica_batch =
+      std::int64_t{experiment.workers_per_replica(set.factors.size())} *
+      experiment.config.training.batch_per_worker;
   result.candidate_set = set.name.empty() ? "custom" : set.name;
   for (int attempt = 0;; ++attempt) {
     const double base = progress.base_learning_rate;
@@ -199,8 +203,9 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
       candidate.score_loss = score.loss;
       candidate.diverged = score.diverged;
       candidate.winner = choice.winner == k;
-      candidate.curve = curve_of(replica.steps, plan.first, 10,
-                                 [&](std::int64_t iteration) { return experiment.schedule.at(iteration, score.learning_rate); });
+      candidate.curve = curve_of(replica.steps, plan.first, 10, [&](std::int64_t iteration) {
+        return experiment.schedule.at(iteration, score.learning_rate);
+      });
       const auto steps = static_cast<std::int64_t>(replica.steps.size());
       if (candidate.winner && config.winner_progress == Progress::kept) {
         result.iterations += steps;
@@ -211,17 +216,20 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
       }
     }
     if (choice.winner) {
-      if (config.winner_progress == Progress::kept) pretrain.hand_over(*choice.winner, set.factors.size());
+      if (config.winner_progress == Progress::kept)
+        pretrain.hand_over(*choice.winner, set.factors.size());
       progress.chosen_learning_rate = outcome.scores[*choice.winner].learning_rate;
       progress.base_learning_rate =
-          next_base(progress.chosen_learning_rate, base, experiment.config.training.learning_rate.initial, config);
+          next_base(progress.chosen_learning_rate, base,
+                    experiment.config.training.learning_rate.initial, config);
       session.runtime.wait_for_all();
       result.seconds_choose += seconds_since(choosing);
       return;
     }
     // The snapshot is session.current, which Pre-train has not touched.
     if (attempt == config.max_retries) {
-      throw TrainingError("epoch " + std::to_string(epoch) + ": all " + std::to_string(set.factors.size()) +
+      throw TrainingError("epoch " + std::to_string(epoch) + ": all " +
+                          std::to_string(set.factors.size()) +
                           " candidates diverged, also after halving the base learning rate " +
                           std::to_string(attempt) + " times to " + format_learning_rate(base) +
                           "; start from a smaller training.learning_rate.initial");
@@ -239,16 +247,20 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
   std::atomic<std::int64_t> broken = -1;  // iteration whose loss was not finite
   TrainingLog log("main");
   log.on_step = [&](const StepResult& step) {
-    if (!step.finite() && broken < 0) broken = plan.main_first + static_cast<std::int64_t>(steps.size());
+    if (!step.finite() && broken < 0)
+      broken = plan.main_first + static_cast<std::int64_t>(steps.size());
     steps.push_back(step);
     const std::scoped_lock lock(latest_mutex);
     latest = step;
   };
-  const std::string phase = result.phase == "warmup" ? "warm-up" : result.phase == "stpt" ? "main-train" : "train";
+  const std::string phase = result.phase == "warmup" ? "warm-up"
+                            : result.phase == "stpt" ? "main-train"
+                                                     : "train";
   for (std::int64_t iteration = plan.main_first; iteration < plan.end && broken < 0; ++iteration) {
     const runtime::IterationMark mark(iteration);
     const double rate = experiment.schedule.at(iteration, progress.chosen_learning_rate);
-    const auto batches = session.load(order, iteration - plan.first, experiment.config.training.workers, epoch);
+    const auto batches =
+        session.load(order, iteration - plan.first, experiment.config.training.workers, epoch);
     session.data_parallel.step(*session.current, batches, static_cast<float>(rate), log);
     count_samples(experiment.global_batch());
     show(epoch, phase, rate);
@@ -257,8 +269,10 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
   result.seconds_main = seconds_since(start);
   if (broken >= 0) {
     const double rate = experiment.schedule.at(broken, progress.chosen_learning_rate);
-    throw TrainingError("epoch " + std::to_string(epoch) + ", iteration " + std::to_string(broken - plan.first + 1) +
-                        ": the training loss is not finite at learning rate " + format_learning_rate(rate) +
+    throw TrainingError("epoch " + std::to_string(epoch) + ", iteration " +
+                        std::to_string(broken - plan.first + 1) +
+                        ": the training loss is not finite at learning rate " +
+                        format_learning_rate(rate) +
                         "; start from a smaller training.learning_rate.initial");
   }
   result.iterations += plan.end - plan.main_first;
@@ -273,7 +287,8 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
   }
 }
 
-void Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order, EpochRecord& result) {
+void Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order,
+                         EpochRecord& result) {
   const auto start = Clock::now();
   EvaluatedModel model;
   model.state = session.current.get();
@@ -299,7 +314,8 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
   result.phase = experiment.schedule.pretrains(epoch)   ? "stpt"
                  : experiment.schedule.in_warmup(epoch) ? "warmup"
                                                         : "scheduled";
-  const std::vector<std::uint32_t> order = experiment.sampler.order(static_cast<std::uint64_t>(epoch));
+  const std::vector<std::uint32_t> order =
+      experiment.sampler.order(static_cast<std::uint64_t>(epoch));
   if (result.phase == "stpt") choose_learning_rate(session, *pretrain, epoch, order, result);
   train_main(session, epoch, order, result);
   show(epoch, "test", result.learning_rate);
@@ -319,7 +335,8 @@ std::string Trainer::Impl::digest(const Session& session) const {
   };
   const models::Network& network = experiment.network;
   for (const models::Parameter& parameter : network.parameters) {
-    add(final_model.parameters[static_cast<std::size_t>(parameter.bucket)].data() + parameter.offset,
+    add(final_model.parameters[static_cast<std::size_t>(parameter.bucket)].data() +
+            parameter.offset,
         parameter.shape.elements());
   }
   if (!session.averaged_running) return hash.hex_digest();
@@ -336,16 +353,18 @@ std::string Trainer::Impl::digest(const Session& session) const {
 void Trainer::Impl::restore(Session& session) {
   const int workers = experiment.config.training.workers;
   if (progress.epoch == 0) {
-    models::write(*session.current,
-                  models::ModelValues::initial(experiment.network, workers, experiment.config.training.seed));
+    models::write(*session.current, models::ModelValues::initial(experiment.network, workers,
+                                                                 experiment.config.training.seed));
     return;
   }
   models::write(*session.current, progress.model);
   experiment.schedule.restore(progress.plateau);
-  for (const EpochRecord& epoch : record.epochs) samples_done += epoch.samples_winner + epoch.samples_discarded;
+  for (const EpochRecord& epoch : record.epochs)
+    samples_done += epoch.samples_winner + epoch.samples_discarded;
 }
 
-RunRecord Trainer::Impl::run(const TrainerObserver& run_observer, const std::atomic<bool>* run_stop) {
+RunRecord Trainer::Impl::run(const TrainerObserver& run_observer,
+                             const std::atomic<bool>* run_stop) {
   observer = &run_observer;
   stop = run_stop;
   started = Clock::now();
@@ -379,7 +398,8 @@ RunRecord Trainer::Impl::run(const TrainerObserver& run_observer, const std::ato
   return record;
 }
 
-Trainer::Trainer(const Config& config, const std::string& source) : impl_(std::make_unique<Impl>(config, source)) {}
+Trainer::Trainer(const Config& config, const std::string& source)
+    : impl_(std::make_unique<Impl>(config, source)) {}
 
 Trainer::~Trainer() = default;
 
@@ -387,31 +407,34 @@ const RunRecord& Trainer::record() const { return impl_->record; }
 
 void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   const Config& config = impl_->experiment.config;
-  const auto fresh =
-      models::ModelValues::initial(impl_->experiment.network, config.training.workers, config.training.seed);
-  const auto sizes_agree = [](const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+  const auto fresh = models::ModelValues::initial(impl_->experiment.network,
+                                                  config.training.workers, config.training.seed);
+  const auto sizes_agree = [](const std::vector<std::vector<float>>& a,
+                              const std::vector<std::vector<float>>& b) {
     return std::equal(a.begin(), a.end(), b.begin(), b.end(),
                       [](const auto& x, const auto& y) { return x.size() == y.size(); });
   };
   if (!sizes_agree(checkpoint.model.parameters, fresh.parameters) ||
-      !sizes_agree(checkpoint.model.velocity, fresh.velocity) || !sizes_agree(checkpoint.model.running, fresh.running)) {
-    throw CheckpointError("checkpoint: its tensors are not those of model " + config.model.name + " with " +
-                          std::to_string(config.training.workers) + " workers; resume with the config it was made with");
+      !sizes_agree(checkpoint.model.velocity, fresh.velocity) ||
+      !sizes_agree(checkpoint.model.running, fresh.running)) {
+    throw CheckpointError("checkpoint: its tensors are not those of model " + config.model.name +
+                          " with " + std::to_string(config.training.workers) +
+                          " workers; resume with the config it was made with");
   }
   if (checkpoint.epoch >= config.training.epochs) {
     throw CheckpointError("checkpoint: it has completed epoch " + std::to_string(checkpoint.epoch) +
                           " of " + std::to_string(config.training.epochs) +
                           "; to go on, set training.epochs to more");
   }
-  const std::string version = impl_->record.version, device = impl_->record.device;
+  const std::string device = impl_->record.device;
   impl_->record = record;
-  impl_->record.version = version;
   impl_->record.device = device;
   impl_->record.status = "running";
   impl_->record.failure.clear();
   impl_->record.epochs_planned = config.training.epochs;
   auto& epochs = impl_->record.epochs;
-  if (static_cast<int>(epochs.size()) > checkpoint.epoch) epochs.resize(static_cast<std::size_t>(checkpoint.epoch));
+  if (static_cast<int>(epochs.size()) > checkpoint.epoch)
+    epochs.resize(static_cast<std::size_t>(checkpoint.epoch));
   impl_->progress = std::move(checkpoint);
 }
 

@@ -1,4 +1,5 @@
-// Runs a whole training: epochs of Pre-train, Choose and Main-train (paper 2.1, algorithm 1) or of a baseline.
+// Runs a whole training: epochs of Pre-train, Choose and Main-train (paper 2.1, algorithm 1) or of
+// a baseline.
 #pragma once
 
 #include <atomic>
@@ -14,7 +15,8 @@
 
 namespace stpt {
 
-/// Training cannot go on, though every task did its work: all candidates diverged, or the loss is not finite.
+/// Training cannot go on, though every task did its work: all candidates diverged, or the loss is
+/// not finite.
 class TrainingError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -28,8 +30,8 @@ struct TrainerObserver {
 
 class Trainer {
  public:
-  /// Reads the data, builds the network and allocates nothing else. Throws ConfigError, data::DataError.
-  /// `source` names the run file in errors.
+  /// Reads the data, builds the network and allocates nothing else. Throws ConfigError,
+  /// data::DataError. `source` names the run file in errors.
   explicit Trainer(const Config& config, const std::string& source = "");
   ~Trainer();
   Trainer(const Trainer&) = delete;
@@ -38,10 +40,12 @@ class Trainer {
   /// What is known before the first epoch.
   [[nodiscard]] const RunRecord& record() const;
 
-  /// Goes on after this checkpoint; `record` is the run's until then. Throws CheckpointError if they do not fit.
+  /// Goes on after this checkpoint; `record` is the run's until then. Throws CheckpointError if
+  /// they do not fit.
   void resume(Checkpoint checkpoint, const RunRecord& record);
 
-  /// Trains to the end or until `stop` is set (then status is "stopped"). Throws runtime::TaskError, TrainingError.
+  /// Trains to the end or until `stop` is set (then status is "stopped"). Throws
+  /// runtime::TaskError, TrainingError.
   RunRecord run(const TrainerObserver& observer, const std::atomic<bool>* stop = nullptr);
 
   /// The model after run(): parameters, velocity, running statistics. For tests and tools.

@@ -1,7 +1,8 @@
-// Times training steps: images per second through StarPU, and the runtime's overhead against the same kernels called in a
-// plain loop.
+// Times training steps: images per second through StarPU, and the runtime's overhead against the
+// same kernels called in a plain loop.
 //   step_bench throughput [model] [workers] [batch] [grain] [seconds]   images/s, all cores
-//   step_bench overhead   [model] [workers] [batch] [grain] [rounds]    StarPU on one core / plain loop, interleaved
+//   step_bench overhead   [model] [workers] [batch] [grain] [rounds]    StarPU on one core / plain
+//   loop, interleaved
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -21,7 +22,9 @@ namespace {
 using namespace stpt;
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 models::Grain parse_grain(const std::string& name) {
   if (name == "op") return models::Grain::op;
@@ -34,7 +37,8 @@ void fill(const data::Batch& batch, int classes) {
   const runtime::HostView images(batch.images, runtime::Access::write);
   for (float& value : images.as<float>()) value = static_cast<float>(random.normal());
   const runtime::HostView labels(batch.labels, runtime::Access::write);
-  for (std::int32_t& value : labels.as<std::int32_t>()) value = static_cast<std::int32_t>(random.below(static_cast<std::uint32_t>(classes)));
+  for (std::int32_t& value : labels.as<std::int32_t>())
+    value = static_cast<std::int32_t>(random.below(static_cast<std::uint32_t>(classes)));
 }
 
 struct Bench {
@@ -69,7 +73,8 @@ struct Bench {
   std::vector<data::Batch> batches;
 };
 
-int throughput(const std::string& model, int workers, int batch, const std::string& grain, double seconds) {
+int throughput(const std::string& model, int workers, int batch, const std::string& grain,
+               double seconds) {
   Bench bench(model, workers, batch, parse_grain(grain), 0);
   bench.starpu_steps(2);
   std::vector<double> rates;
@@ -81,9 +86,10 @@ int throughput(const std::string& model, int workers, int batch, const std::stri
     rates.push_back(steps * workers * batch / seconds_since(round));
   }
   std::sort(rates.begin(), rates.end());
-  std::printf("%s workers %d batch %d grain %s cores %d: %.1f images/s (median of %zu, %.1f to %.1f)\n", model.c_str(),
-              workers, batch, grain.c_str(), bench.runtime.count(runtime::WorkerKind::cpu), rates[rates.size() / 2],
-              rates.size(), rates.front(), rates.back());
+  std::printf(
+      "%s workers %d batch %d grain %s cores %d: %.1f images/s (median of %zu, %.1f to %.1f)\n",
+      model.c_str(), workers, batch, grain.c_str(), bench.runtime.count(runtime::WorkerKind::cpu),
+      rates[rates.size() / 2], rates.size(), rates.front(), rates.back());
   return 0;
 }
 
@@ -93,15 +99,19 @@ class PlainLoop {
   explicit PlainLoop(Bench& bench)
       : bench_(bench),
         lane_(bench.data_parallel.program().make_lane()),
-        scratch_(runtime::bytes_spec(bench.data_parallel.program().scratch_bytes()), "scratch", runtime::Home::host),
+        scratch_(runtime::bytes_spec(bench.data_parallel.program().scratch_bytes()), "scratch",
+                 runtime::Home::host),
         scratch_view_(scratch_, runtime::Access::read_write) {
     for (int worker = 0; worker < bench.workers; ++worker) {
       auto& buckets = gradients_.emplace_back();
       for (const models::Block& block : bench.network.blocks) {
-        buckets.emplace_back(runtime::vector_spec(block.parameters), "gradient", runtime::Home::host);
+        buckets.emplace_back(runtime::vector_spec(block.parameters), "gradient",
+                             runtime::Home::host);
       }
     }
-    scores_ = runtime::Tensor(runtime::bytes_spec(static_cast<std::size_t>(bench.batch) * sizeof(codelets::SampleScore)), "scores");
+    scores_ = runtime::Tensor(
+        runtime::bytes_spec(static_cast<std::size_t>(bench.batch) * sizeof(codelets::SampleScore)),
+        "scores");
   }
 
   void step() {
@@ -121,12 +131,14 @@ class PlainLoop {
       const std::size_t count = sum.as<float>().size();
       for (std::size_t worker = 1; worker < gradients_.size(); ++worker) {
         const runtime::HostView term(gradients_[worker][bucket], runtime::Access::read);
-        codelets::accumulate(count, sum.as<float>().data(), term.as<float>().data(), codelets::Cpu{}, nullptr);
+        codelets::accumulate(count, sum.as<float>().data(), term.as<float>().data(),
+                             codelets::Cpu{}, nullptr);
       }
       const runtime::HostView weights(bench_.state.parameters[bucket], runtime::Access::read_write);
       const runtime::HostView velocity(bench_.state.velocity[bucket], runtime::Access::read_write);
-      codelets::sgd_step(count, weights.as<float>().data(), velocity.as<float>().data(), sum.as<float>().data(),
-                         1.0f / static_cast<float>(gradients_.size()), 0.01f, {}, codelets::Cpu{}, nullptr);
+      codelets::sgd_step(count, weights.as<float>().data(), velocity.as<float>().data(),
+                         sum.as<float>().data(), 1.0f / static_cast<float>(gradients_.size()),
+                         0.01f, {}, codelets::Cpu{}, nullptr);
     }
   }
 
@@ -139,7 +151,8 @@ class PlainLoop {
   runtime::Tensor scores_;
 };
 
-int overhead(const std::string& model, int workers, int batch, const std::string& grain, int rounds) {
+int overhead(const std::string& model, int workers, int batch, const std::string& grain,
+             int rounds) {
   // One StarPU worker on one core, the plain loop in the main thread on the other.
   Bench bench(model, workers, batch, parse_grain(grain), 1);
   PlainLoop plain(bench);
@@ -157,18 +170,25 @@ int overhead(const std::string& model, int workers, int batch, const std::string
     ratios.push_back(with / seconds_since(start));
   }
   std::sort(ratios.begin(), ratios.end());
-  std::printf("%s workers %d batch %d grain %s: StarPU / plain loop %.3f (median of %d rounds, %.3f to %.3f)\n",
-              model.c_str(), workers, batch, grain.c_str(), ratios[ratios.size() / 2], rounds, ratios.front(), ratios.back());
+  std::printf(
+      "%s workers %d batch %d grain %s: StarPU / plain loop %.3f (median of %d rounds, %.3f to "
+      "%.3f)\n",
+      model.c_str(), workers, batch, grain.c_str(), ratios[ratios.size() / 2], rounds,
+      ratios.front(), ratios.back());
   return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const auto argument = [&](int index, const char* otherwise) { return std::string(index < argc ? argv[index] : otherwise); };
+  const auto argument = [&](int index, const char* otherwise) {
+    return std::string(index < argc ? argv[index] : otherwise);
+  };
   const std::string what = argument(1, "throughput"), model = argument(2, "resnet20");
-  const int workers = std::atoi(argument(3, "2").c_str()), batch = std::atoi(argument(4, "64").c_str());
+  const int workers = std::atoi(argument(3, "2").c_str()),
+            batch = std::atoi(argument(4, "64").c_str());
   const std::string grain = argument(5, "step");
-  if (what == "overhead") return overhead(model, workers, batch, grain, std::atoi(argument(6, "15").c_str()));
+  if (what == "overhead")
+    return overhead(model, workers, batch, grain, std::atoi(argument(6, "15").c_str()));
   return throughput(model, workers, batch, grain, std::atof(argument(6, "10").c_str()));
 }

@@ -17,12 +17,20 @@ using namespace stpt;
 using Overrides = std::vector<std::string>;
 
 /// 4 classes of 1x12x12 images, 8 workers x 8 images: 6 iterations an epoch.
-const Overrides small = {
-    "data.format=synthetic",         "data.synthetic.channels=1",      "data.synthetic.height=12",
-    "data.synthetic.width=12",       "data.synthetic.classes=4",       "data.synthetic.train_images=448",
-    "data.synthetic.test_images=64", "data.hold_out=64",               "training.batch_per_worker=8",
-    "training.epochs=2",             "training.optimizer.momentum=0.9", "stpt.alpha=3",
-    "model.name=mlp",                "training.learning_rate.initial=0.05"};
+const Overrides small = {"data.format=synthetic",
+                         "data.synthetic.channels=1",
+                         "data.synthetic.height=12",
+                         "data.synthetic.width=12",
+                         "data.synthetic.classes=4",
+                         "data.synthetic.train_images=448",
+                         "data.synthetic.test_images=64",
+                         "data.hold_out=64",
+                         "training.batch_per_worker=8",
+                         "training.epochs=2",
+                         "training.optimizer.momentum=0.9",
+                         "stpt.alpha=3",
+                         "model.name=mlp",
+                         "training.learning_rate.initial=0.05"};
 
 /// 32 iterations an epoch, 20 of them to tell learning rates apart.
 const Overrides longer = {"data.synthetic.train_images=2112", "stpt.alpha=20"};
@@ -46,19 +54,22 @@ Outcome train(const Overrides& overrides) {
 }
 
 const CandidateRecord& winner(const EpochRecord& epoch) {
-  const auto found = std::find_if(epoch.candidates.begin(), epoch.candidates.end(),
-                                  [](const CandidateRecord& candidate) { return candidate.winner; });
+  const auto found =
+      std::find_if(epoch.candidates.begin(), epoch.candidates.end(),
+                   [](const CandidateRecord& candidate) { return candidate.winner; });
   REQUIRE(found != epoch.candidates.end());
   return *found;
 }
 
 bool same_bits(const models::ModelValues& a, const models::ModelValues& b) {
-  const auto same = [](const std::vector<std::vector<float>>& x, const std::vector<std::vector<float>>& y) {
+  const auto same = [](const std::vector<std::vector<float>>& x,
+                       const std::vector<std::vector<float>>& y) {
     return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const auto& p, const auto& q) {
       return p.size() == q.size() && std::memcmp(p.data(), q.data(), p.size() * sizeof(float)) == 0;
     });
   };
-  return same(a.parameters, b.parameters) && same(a.velocity, b.velocity) && same(a.running, b.running);
+  return same(a.parameters, b.parameters) && same(a.velocity, b.velocity) &&
+         same(a.running, b.running);
 }
 
 const std::string fixed = "training.learning_rate.policy=fixed";
@@ -67,7 +78,8 @@ const std::string fixed = "training.learning_rate.policy=fixed";
 
 TEST_CASE("Pre-train finds the learning rate that learns") {
   // At 5e-7 nothing moves, at 5e4 everything breaks; 0.05 learns these patterns within an epoch.
-  const Outcome outcome = train(small + longer + Overrides{"stpt.candidates=[1e6, 1, 1e-5]", "training.epochs=1"});
+  const Outcome outcome =
+      train(small + longer + Overrides{"stpt.candidates=[1e6, 1, 1e-5]", "training.epochs=1"});
   const EpochRecord& epoch = outcome.record.epochs.at(0);
   CHECK(winner(epoch).factor == 1.0);
   CHECK(epoch.phase == "stpt");
@@ -77,9 +89,11 @@ TEST_CASE("Pre-train finds the learning rate that learns") {
 }
 
 TEST_CASE("the base learning rate moves by the chosen factor from epoch to epoch") {
-  const Outcome outcome = train(small + longer + Overrides{"stpt.candidates=[10, 1]", "training.epochs=3",
-                                                  "training.learning_rate.initial=0.0005", "stpt.tie_rule=none",
-                                                  "training.optimizer.weight_decay=0"});
+  const Outcome outcome =
+      train(small + longer +
+            Overrides{"stpt.candidates=[10, 1]", "training.epochs=3",
+                      "training.learning_rate.initial=0.0005", "stpt.tie_rule=none",
+                      "training.optimizer.weight_decay=0"});
   double base = 0.0005;
   for (const EpochRecord& epoch : outcome.record.epochs) {
     CHECK(epoch.base_learning_rate == Approx(base).epsilon(1e-12));
@@ -108,15 +122,17 @@ TEST_CASE("one candidate of 1.0 is plain training bit for bit") {
 TEST_CASE("losers leave no trace in the winner") {
   // always_one takes the unchanged candidate whatever the others score.
   const Outcome plain = train(small + Overrides{fixed, "model.name=resnet8"});
-  const Outcome contest = train(small + Overrides{"training.learning_rate.policy=always_one", "model.name=resnet8",
-                                                  "stpt.candidates=[4, 1, 0.01, 1e30]"});
+  const Outcome contest =
+      train(small + Overrides{"training.learning_rate.policy=always_one", "model.name=resnet8",
+                              "stpt.candidates=[4, 1, 0.01, 1e30]"});
   CHECK(same_bits(plain.model, contest.model));
   CHECK(contest.record.epochs.at(0).samples_discarded > 0);
 }
 
 TEST_CASE("the same bits on 1, 2 and 8 StarPU workers under every scheduler") {
   const Overrides run = small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]"};
-  const Outcome reference = train(run + Overrides{"runtime.cpu_workers=1", "runtime.scheduler=eager"});
+  const Outcome reference =
+      train(run + Overrides{"runtime.cpu_workers=1", "runtime.scheduler=eager"});
   for (const char* workers : {"1", "2", "8"}) {
     for (const char* scheduler : {"eager", "lws", "dmda"}) {
       INFO(workers << " workers, " << scheduler);
@@ -133,7 +149,8 @@ TEST_CASE("the same bits at every grain of tasks") {
   const Outcome reference = train(run + Overrides{"runtime.fusion=step"});
   for (const char* fusion : {"runtime.fusion=block", "runtime.fusion=op"}) {
     INFO(fusion);
-    CHECK(same_bits(reference.model, train(run + Overrides{fusion, "runtime.steps_in_flight=1"}).model));
+    CHECK(same_bits(reference.model,
+                    train(run + Overrides{fusion, "runtime.steps_in_flight=1"}).model));
   }
 }
 
@@ -150,14 +167,16 @@ TEST_CASE("n workers are one worker with the n-fold batch where there is no Batc
       difference = std::max(difference, std::abs(static_cast<double>(a[i]) - b[i]));
       size = std::max(size, std::abs(static_cast<double>(b[i])));
     }
-    // Sums of 64 in another order differ by some units of 2^-24; six steps with a ReLU in between let that grow a little.
+    // Sums of 64 in another order differ by some units of 2^-24; six steps with a ReLU in between
+    // let that grow a little.
     CHECK(difference < 1e-4 * size);
   }
   CHECK_FALSE(same_bits(many.model, train(run + Overrides{"training.seed=2"}).model));
 }
 
 TEST_CASE("a candidate that diverges is out, and costs only what it ran") {
-  const Outcome outcome = train(small + Overrides{"stpt.candidates=[1, 1e30]", "training.epochs=1"});
+  const Outcome outcome =
+      train(small + Overrides{"stpt.candidates=[1, 1e30]", "training.epochs=1"});
   const EpochRecord& epoch = outcome.record.epochs.at(0);
   CHECK_FALSE(epoch.candidates[0].diverged);
   CHECK(epoch.candidates[1].diverged);
@@ -169,16 +188,17 @@ TEST_CASE("a candidate that diverges is out, and costs only what it ran") {
 }
 
 TEST_CASE("a loss that explodes ends a candidate where a factor says so") {
-  const Outcome outcome = train(small + Overrides{"stpt.candidates=[1, 300]", "stpt.divergence_factor=3",
-                                                  "training.epochs=1"});
+  const Outcome outcome = train(small + Overrides{"stpt.candidates=[1, 300]",
+                                                  "stpt.divergence_factor=3", "training.epochs=1"});
   CHECK(outcome.record.epochs.at(0).candidates[1].diverged);
   CHECK(winner(outcome.record.epochs[0]).factor == 1.0);
 }
 
 TEST_CASE("when all candidates diverge the base is halved until one lives") {
-  const Outcome outcome = train(small + Overrides{"stpt.candidates=[1]", "training.learning_rate.initial=1e12",
-                                                  "stpt.divergence_factor=100", "stpt.max_retries=60",
-                                                  "training.epochs=1", "stpt.clamp_low=1e-20"});
+  const Outcome outcome =
+      train(small + Overrides{"stpt.candidates=[1]", "training.learning_rate.initial=1e12",
+                              "stpt.divergence_factor=100", "stpt.max_retries=60",
+                              "training.epochs=1", "stpt.clamp_low=1e-20"});
   const EpochRecord& epoch = outcome.record.epochs.at(0);
   CHECK(epoch.retries > 0);
   CHECK(epoch.base_learning_rate == Approx(1e12 * std::pow(0.5, epoch.retries)).epsilon(1e-12));
@@ -186,8 +206,9 @@ TEST_CASE("when all candidates diverge the base is halved until one lives") {
 }
 
 TEST_CASE("when nothing helps the run ends with one clear line") {
-  Trainer trainer(parse_config("{}", "test", small + Overrides{"stpt.candidates=[2, 1]", "stpt.max_retries=2",
-                                                               "training.learning_rate.initial=1e30"}),
+  Trainer trainer(parse_config("{}", "test",
+                               small + Overrides{"stpt.candidates=[2, 1]", "stpt.max_retries=2",
+                                                 "training.learning_rate.initial=1e30"}),
                   "test");
   try {
     trainer.run({});
@@ -203,30 +224,36 @@ TEST_CASE("when nothing helps the run ends with one clear line") {
 
 TEST_CASE("fewer candidates than workers share them, more run in waves") {
   SECTION("worker batch, groups: 8 workers for 2 candidates make groups of 4") {
-    const Outcome outcome = train(small + Overrides{"stpt.pretrain_batch=worker", "stpt.candidates=[1, 0.5]",
-                                                    "training.epochs=1"});
+    const Outcome outcome =
+        train(small + Overrides{"stpt.pretrain_batch=worker", "stpt.candidates=[1, 0.5]",
+                                "training.epochs=1"});
     const EpochRecord& epoch = outcome.record.epochs.at(0);
     CHECK(epoch.samples_discarded == 3 * 4 * 8);
     CHECK(epoch.samples_winner == 3 * 4 * 8 + 3 * 64);
   }
   SECTION("worker batch, idle: each has one worker") {
-    const Outcome outcome = train(small + Overrides{"stpt.pretrain_batch=worker", "stpt.candidates=[1, 0.5]",
-                                                    "stpt.few_candidates=idle", "training.epochs=1"});
+    const Outcome outcome =
+        train(small + Overrides{"stpt.pretrain_batch=worker", "stpt.candidates=[1, 0.5]",
+                                "stpt.few_candidates=idle", "training.epochs=1"});
     CHECK(outcome.record.epochs.at(0).samples_discarded == 3 * 8);
   }
   SECTION("global batch: every candidate sees the whole batch") {
-    const Outcome outcome = train(small + Overrides{"stpt.candidates=[1, 0.5]", "training.epochs=1"});
+    const Outcome outcome =
+        train(small + Overrides{"stpt.candidates=[1, 0.5]", "training.epochs=1"});
     CHECK(outcome.record.epochs.at(0).samples_discarded == 3 * 64);
   }
   SECTION("more than workers: waves give each candidate the same chance") {
-    const Overrides run = small + Overrides{"training.epochs=1", "training.workers=2", "training.batch_per_worker=32",
-                                            "stpt.candidates=[4, 2, 1, 0.5, 0.25]"};
+    const Overrides run =
+        small + Overrides{"training.epochs=1", "training.workers=2", "training.batch_per_worker=32",
+                          "stpt.candidates=[4, 2, 1, 0.5, 0.25]"};
     const Outcome waves = train(run);
     CHECK(waves.record.epochs.at(0).candidates.size() == 5);
-    // A candidate's result does not depend on its wave: in another order the same factors score the same.
+    // A candidate's result does not depend on its wave: in another order the same factors score the
+    // same.
     const Outcome reversed = train(run + Overrides{"stpt.candidates=[0.25, 0.5, 1, 2, 4]"});
     for (std::size_t k = 0; k < 5; ++k) {
-      CHECK(waves.record.epochs[0].candidates[k].score_loss == reversed.record.epochs[0].candidates[4 - k].score_loss);
+      CHECK(waves.record.epochs[0].candidates[k].score_loss ==
+            reversed.record.epochs[0].candidates[4 - k].score_loss);
     }
   }
   SECTION("more than workers can be refused") {
@@ -238,10 +265,12 @@ TEST_CASE("fewer candidates than workers share them, more run in waves") {
 
 TEST_CASE("warm-up, schedule and anneal take their epochs") {
   const Outcome outcome = train(
-      small + Overrides{"training.epochs=6", "training.learning_rate.warmup.epochs=2",
-                        "training.learning_rate.warmup.start=0.005", "training.learning_rate.anneal.form=linear",
-                        "training.learning_rate.anneal.fraction=0.34",
-                        R"(stpt.schedule=[{"from_epoch":3,"candidates":"narrow"},{"from_epoch":4,"candidates":[1]}])"});
+      small +
+      Overrides{
+          "training.epochs=6", "training.learning_rate.warmup.epochs=2",
+          "training.learning_rate.warmup.start=0.005", "training.learning_rate.anneal.form=linear",
+          "training.learning_rate.anneal.fraction=0.34",
+          R"(stpt.schedule=[{"from_epoch":3,"candidates":"narrow"},{"from_epoch":4,"candidates":[1]}])"});
   const auto& epochs = outcome.record.epochs;
   REQUIRE(epochs.size() == 6);
   CHECK(epochs[0].phase == "warmup");
@@ -258,16 +287,18 @@ TEST_CASE("warm-up, schedule and anneal take their epochs") {
 }
 
 TEST_CASE("every option of Pre-train runs and does what it says") {
-  const Overrides run = small + Overrides{"model.name=resnet8", "training.epochs=1", "stpt.candidates=[1, 0.25]"};
+  const Overrides run =
+      small + Overrides{"model.name=resnet8", "training.epochs=1", "stpt.candidates=[1, 0.25]"};
   const Outcome plain = train(run);
   SECTION("discarded progress trains the whole epoch from the snapshot") {
     const Outcome other = train(run + Overrides{"stpt.winner_progress=discarded"});
     const EpochRecord& epoch = other.record.epochs.at(0);
     CHECK(epoch.samples_discarded == 2 * 3 * 64);
     CHECK(epoch.samples_winner == 6 * 64);
-    const Outcome fixed_run = train(small + Overrides{"model.name=resnet8", "training.epochs=1", fixed,
-                                                      "training.learning_rate.initial=" +
-                                                          std::to_string(winner(epoch).learning_rate)});
+    const Outcome fixed_run =
+        train(small + Overrides{"model.name=resnet8", "training.epochs=1", fixed,
+                                "training.learning_rate.initial=" +
+                                    std::to_string(winner(epoch).learning_rate)});
     CHECK(same_bits(other.model, fixed_run.model));
   }
   SECTION("reset momentum changes what follows") {
@@ -280,12 +311,14 @@ TEST_CASE("every option of Pre-train runs and does what it says") {
     CHECK(plain.record.epochs[0].candidates[0].curve.front().loss ==
           plain.record.epochs[0].candidates[1].curve.front().loss);
   }
-  for (const char* option : {"stpt.score=training_window", "stpt.score=validation", "stpt.score_statistics=running",
-                             "stpt.running_statistics=recalibrate", "stpt.score_metric=loss"}) {
+  for (const char* option :
+       {"stpt.score=training_window", "stpt.score=validation", "stpt.score_statistics=running",
+        "stpt.running_statistics=recalibrate", "stpt.score_metric=loss"}) {
     SECTION(option) {
       const Outcome other = train(run + Overrides{option, "stpt.score_window=2"});
       const EpochRecord& epoch = other.record.epochs.at(0);
-      CHECK(epoch.candidates.at(0).curve.front().loss == plain.record.epochs[0].candidates[0].curve.front().loss);
+      CHECK(epoch.candidates.at(0).curve.front().loss ==
+            plain.record.epochs[0].candidates[0].curve.front().loss);
       CHECK(std::isfinite(epoch.test_loss));
       CHECK(winner(epoch).score_loss > 0);
     }
@@ -300,7 +333,8 @@ TEST_CASE("every option of Pre-train runs and does what it says") {
 TEST_CASE("baselines follow their schedules") {
   const auto rates = [](const Overrides& overrides) {
     std::vector<double> values;
-    for (const EpochRecord& epoch : train(small + overrides).record.epochs) values.push_back(epoch.learning_rate);
+    for (const EpochRecord& epoch : train(small + overrides).record.epochs)
+      values.push_back(epoch.learning_rate);
     return values;
   };
   CHECK(rates({fixed, "training.epochs=3"}) == std::vector<double>{0.05, 0.05, 0.05});
@@ -312,13 +346,15 @@ TEST_CASE("baselines follow their schedules") {
   const auto cosine = rates({"training.learning_rate.policy=cosine", "training.epochs=3"});
   CHECK(cosine[0] > cosine[1]);
   CHECK(cosine[2] < 0.01);
-  const auto random = train(small + Overrides{"training.learning_rate.policy=random_winner",
-                                              "stpt.candidates=[2, 1.5, 1, 0.7, 0.5]", "training.epochs=4"});
+  const auto random =
+      train(small + Overrides{"training.learning_rate.policy=random_winner",
+                              "stpt.candidates=[2, 1.5, 1, 0.7, 0.5]", "training.epochs=4"});
   for (const EpochRecord& epoch : random.record.epochs) CHECK(winner(epoch).factor > 0);
 }
 
 TEST_CASE("a run resumed from a checkpoint ends with the same bits") {
-  const Overrides run = small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]", "training.epochs=4"};
+  const Overrides run =
+      small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]", "training.epochs=4"};
   const Outcome whole = train(run);
   Checkpoint middle;
   RunRecord record;
@@ -341,11 +377,12 @@ TEST_CASE("a run resumed from a checkpoint ends with the same bits") {
 }
 
 TEST_CASE("memory stays flat after the first epoch") {
-  const Outcome outcome = train(small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]",
-                                                  "training.epochs=8"});
+  const Outcome outcome = train(
+      small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]", "training.epochs=8"});
   const auto& epochs = outcome.record.epochs;
   // A leaked gradient set or score would show; the allocator's own granularity must not.
-  const double growth = static_cast<double>(epochs.back().memory_bytes) - static_cast<double>(epochs.at(1).memory_bytes);
+  const double growth = static_cast<double>(epochs.back().memory_bytes) -
+                        static_cast<double>(epochs.at(1).memory_bytes);
   CHECK(growth < 4.0 * 1024 * 1024);
 }
 
@@ -361,7 +398,8 @@ TEST_CASE("more candidates than memory allows are refused before anything runs")
   std::string list = "stpt.candidates=[1";
   for (int i = 0; i < 30000; ++i) list += ",1";
   try {
-    Trainer trainer(parse_config("{}", "test", small + Overrides{list + "]", "model.name=mlp"}), "test");
+    Trainer trainer(parse_config("{}", "test", small + Overrides{list + "]", "model.name=mlp"}),
+                    "test");
     FAIL("must throw");
   } catch (const ConfigError& error) {
     INFO(error.what());
