@@ -111,7 +111,7 @@ struct CandidateSet {
   friend bool operator==(const CandidateSet&, const CandidateSet&) = default;
 };
 
-/// The set named "search" (lr_sets.hpp has them all).
+/// The set named "refine" (lr_sets.hpp has them all).
 [[nodiscard]] CandidateSet default_candidates();
 
 struct ScheduleEntry {

@@ -43,7 +43,7 @@ std::string override_error(const std::string& override) { return error_of("{}", 
 TEST_CASE("an empty run file has the defaults", "[config]") {
   const Config config = parse_config("{}", "run.json");
   CHECK(config == Config{});
-  CHECK(config.stpt.candidates.name == "search");
+  CHECK(config.stpt.candidates.name == "refine");
   CHECK_FALSE(config.stpt.candidates.factors.empty());
   CHECK_NOTHROW(validate(config));
 }
@@ -130,7 +130,7 @@ TEST_CASE("a printed config reads back as the same config", "[config]") {
 TEST_CASE("a printed config has every key, also those at their default", "[config]") {
   const boost::json::value json = read_json(print_config(Config{}));
   CHECK(json.at("training").at("learning_rate").at("initial") == boost::json::value(0.1));
-  CHECK(json.at("stpt").at("candidates") == boost::json::value("search"));
+  CHECK(json.at("stpt").at("candidates") == boost::json::value("refine"));
   CHECK(json.at("data").at("augment").at("crop_padding") == boost::json::value(2));
 }
 
@@ -257,7 +257,8 @@ TEST_CASE("values out of range", "[config]") {
 
 TEST_CASE("candidates that cannot be", "[config]") {
   const std::string right =
-      "must be a set's name (search, narrow, middle, wide, table2, unchanged) or a list of numbers "
+      "must be a set's name (search, refine, narrow, middle, wide, table2, unchanged) or a list of "
+      "numbers "
       "above 0";
   CHECK(error_of(R"({"stpt": {"candidates": "narow"}})") ==
         "run.json: stpt.candidates: is \"narow\"; " + right);
@@ -340,8 +341,8 @@ TEST_CASE("rules between keys", "[config]") {
         "run.json: stpt.schedule[1].from_epoch: is 3; must be above the entry before it, 3");
   CHECK(error_of(R"({"stpt": {"schedule": [{"from_epoch": 11, "candidates": "wide"}]}})") ==
         "run.json: stpt.schedule[0].from_epoch: is 11; must be at most training.epochs, 10");
-  CHECK(error_of(R"({"stpt": {"many_candidates": "reject"}, "training": {"workers": 4}})") ==
-        "run.json: stpt.candidates: has 7 candidates; must have at most training.workers, 4, or "
+  CHECK(error_of(R"({"stpt": {"many_candidates": "reject"}, "training": {"workers": 2}})") ==
+        "run.json: stpt.candidates: has 3 candidates; must have at most training.workers, 2, or "
         "set stpt.many_candidates to waves");
   CHECK(error_of(R"({"stpt": {"many_candidates": "reject", "candidates": [1],
                               "schedule": [{"from_epoch": 2, "candidates": "wide"}]},

@@ -39,7 +39,7 @@ TEST_CASE("the search set reaches as far up as down", "[lr_sets]") {
   for (std::size_t i = 0; i < factors.size(); ++i) {
     CHECK(std::abs(factors[i] * factors[factors.size() - 1 - i] - 1) < 1e-12);
   }
-  CHECK(default_candidates() == named_candidate_set("search"));
+  CHECK(default_candidates() == named_candidate_set("refine"));
 }
 
 TEST_CASE("a set that does not exist", "[lr_sets]") {
