@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-#include "stpt/record_json.hpp"
+#include "stpt/json_text.hpp"
 #include "stpt/run_directory.hpp"
 #include "stpt/sha256.hpp"
 
@@ -102,7 +102,7 @@ std::string header_text(const Checkpoint& checkpoint) {
     for (const std::vector<float>& array : arrays) sizes.emplace_back(array.size());
     header[name] = std::move(sizes);
   });
-  return to_text(header);
+  return compact_json(header);
 }
 
 /// Throws some std::exception for a header that does not hold what it must.
@@ -220,7 +220,7 @@ Checkpoint load_checkpoint(const fs::path& file) {
   if (header_size > bytes.size()) refuse_damaged(file, "its header does not fit");
   try {
     const auto header_end = static_cast<std::size_t>(header_size);
-    const json::value header = parse_exactly(bytes.substr(0, header_end));
+    const json::value header = read_json(bytes.substr(0, header_end));
     Checkpoint checkpoint = read_header(header.as_object());
     read_arrays(header.as_object(), bytes.substr(header_end), checkpoint.model);
     return checkpoint;

@@ -21,10 +21,10 @@ namespace json = boost::json;
 /// and may round a double's last bit wrongly.
 class Builder {
  public:
-  static constexpr std::size_t max_array_size = 1'000'000;
-  static constexpr std::size_t max_object_size = 1'000'000;
-  static constexpr std::size_t max_string_size = 1'000'000;
-  static constexpr std::size_t max_key_size = 1'000'000;
+  static constexpr std::size_t max_array_size = json::array::max_size();
+  static constexpr std::size_t max_object_size = json::object::max_size();
+  static constexpr std::size_t max_string_size = json::string::max_size();
+  static constexpr std::size_t max_key_size = json::string::max_size();
 
   json::value result;
   std::string problem;  ///< what the text is refused for, if it is not the parser that refuses it
@@ -138,51 +138,35 @@ std::string syntax_problem(std::string_view text, std::size_t place) {
   return std::string("'") + character + "' is not JSON here; check commas, colons and quotes";
 }
 
-void print(const json::value& value, std::size_t indent, bool one_line, std::string& out);
-
-void print_members(const json::object& object, std::size_t indent, bool one_line,
-                   std::string& out) {
-  const char* separator = "";
-  out += '{';
-  for (const auto& [key, member] : object) {
-    out += separator;
-    if (!one_line) out.append("\n").append(indent + 2, ' ');
-    out += json::serialize(key);
-    out += ": ";
-    print(member, indent + 2, one_line, out);
-    separator = one_line ? ", " : ",";
-  }
-  if (!one_line && !object.empty()) out.append("\n").append(indent, ' ');
-  out += '}';
-}
-
-void print_elements(const json::array& array, std::size_t indent, bool one_line, std::string& out) {
-  const char* separator = "";
-  out += '[';
-  for (const json::value& element : array) {
-    out += separator;
-    if (!one_line) out.append("\n").append(indent + 2, ' ');
-    print(element, indent + 2, one_line, out);
-    separator = one_line ? ", " : ",";
-  }
-  if (!one_line && !array.empty()) out.append("\n").append(indent, ' ');
-  out += ']';
-}
-
 void print(const json::value& value, std::size_t indent, bool one_line, std::string& out) {
   constexpr std::size_t line_width = 100;
+  const auto print_all = [&](const auto& container, char open, char close, const auto& print_one) {
+    const char* separator = "";
+    out += open;
+    for (const auto& item : container) {
+      out += separator;
+      if (!one_line) out.append("\n").append(indent + 2, ' ');
+      print_one(item);
+      separator = one_line ? ", " : ",";
+    }
+    if (!one_line && !container.empty()) out.append("\n").append(indent, ' ');
+    out += close;
+  };
   if (const json::object* object = value.if_object()) {
-    print_members(*object, indent, one_line, out);
+    print_all(*object, '{', '}', [&](const json::key_value_pair& member) {
+      out += json::serialize(member.key()) + ": ";
+      print(member.value(), indent + 2, one_line, out);
+    });
   } else if (const json::array* array = value.if_array()) {
-    std::string line;
-    print_elements(*array, indent, true, line);
-    if (one_line || indent + line.size() <= line_width) {
+    const std::string line = one_line ? "" : compact_json(value);
+    if (!one_line && indent + line.size() <= line_width) {
       out += line;
     } else {
-      print_elements(*array, indent, false, out);
+      print_all(*array, '[', ']',
+                [&](const json::value& element) { print(element, indent + 2, one_line, out); });
     }
   } else if (const double* number = value.if_double()) {
-    out += number_text(*number);
+    out += std::isfinite(*number) ? number_text(*number) : "null";
   } else {
     out += json::serialize(value);
   }
@@ -236,9 +220,15 @@ std::string pretty_json(const json::value& value) {
   return out;
 }
 
-std::string brief_json(const json::value& value, std::size_t limit) {
+std::string compact_json(const json::value& value) {
   std::string out;
   print(value, 0, true, out);
+  return out;
+}
+
+std::string brief_json(const json::value& value, std::size_t limit) {
+  if (const double* number = value.if_double()) return number_text(*number);  // also "nan"
+  std::string out = compact_json(value);
   if (out.size() <= limit) return out;
   std::size_t cut = limit - 3;
   // Not within a UTF-8 sequence.

@@ -31,7 +31,10 @@ class JsonError : public std::runtime_error {
 /// Indented by two spaces; an array stays on one line where it fits. Ends without a newline.
 [[nodiscard]] std::string pretty_json(const boost::json::value& value);
 
-/// The same on one line, shortened to about `limit` characters, for messages.
+/// On one line. Here as in pretty_json, NaN and infinity, which JSON has no names for, become null.
+[[nodiscard]] std::string compact_json(const boost::json::value& value);
+
+/// The same shortened to about `limit` characters, for messages.
 [[nodiscard]] std::string brief_json(const boost::json::value& value, std::size_t limit = 40);
 
 }  // namespace stpt

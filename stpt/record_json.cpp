@@ -1,16 +1,11 @@
 #include "stpt/record_json.hpp"
 
 #include <algorithm>
-#include <array>
 #include <boost/json/array.hpp>
-#include <boost/json/basic_parser_impl.hpp>
-#include <boost/json/serialize.hpp>
-#include <boost/json/value_stack.hpp>
-#include <charconv>
-#include <cmath>
 #include <concepts>
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -102,18 +97,12 @@ struct is_vector : std::false_type {};
 template <class T>
 struct is_vector<std::vector<T>> : std::true_type {};
 
-json::value number(double value) {
-  return std::isfinite(value) ? json::value(value) : json::value(nullptr);
-}
-
 struct Write {
   json::object& object;
 
   template <class T>
   void operator()(const char* key, const T& value) const {
-    if constexpr (std::floating_point<T>) {
-      object[key] = number(value);
-    } else if constexpr (is_vector<T>::value) {
+    if constexpr (is_vector<T>::value) {
       json::array array;
       array.reserve(value.size());
       for (const auto& element : value) array.emplace_back(to_json(element));
@@ -182,133 +171,6 @@ Record read(const json::value& value) {
   return record;
 }
 
-/// Boost.JSON reads doubles fast but, in the versions in use, up to one unit in the last place off,
-/// and it writes 0.1 as 1E-1. Both matter in a file that is read by people and by a resumed run.
-class ExactHandler {
- public:
-  static constexpr std::size_t max_object_size = json::object::max_size();
-  static constexpr std::size_t max_array_size = json::array::max_size();
-  static constexpr std::size_t max_key_size = json::string::max_size();
-  static constexpr std::size_t max_string_size = json::string::max_size();
-
-  using Error = boost::system::error_code;
-  using Text = json::string_view;
-
-  bool on_document_begin(Error&) { return true; }
-  bool on_document_end(Error&) { return true; }
-  bool on_object_begin(Error&) { return true; }
-  bool on_object_end(std::size_t count, Error&) {
-    stack_.push_object(count);
-    return true;
-  }
-  bool on_array_begin(Error&) { return true; }
-  bool on_array_end(std::size_t count, Error&) {
-    stack_.push_array(count);
-    return true;
-  }
-  bool on_key_part(Text text, std::size_t, Error&) {
-    stack_.push_chars(text);
-    return true;
-  }
-  bool on_key(Text text, std::size_t, Error&) {
-    stack_.push_key(text);
-    return true;
-  }
-  bool on_string_part(Text text, std::size_t, Error&) {
-    stack_.push_chars(text);
-    return true;
-  }
-  bool on_string(Text text, std::size_t, Error&) {
-    stack_.push_string(text);
-    return true;
-  }
-  bool on_number_part(Text text, Error&) {
-    number_.append(text.data(), text.size());
-    return true;
-  }
-  bool on_int64(std::int64_t value, Text, Error&) {
-    number_.clear();
-    stack_.push_int64(value);
-    return true;
-  }
-  bool on_uint64(std::uint64_t value, Text, Error&) {
-    number_.clear();
-    stack_.push_uint64(value);
-    return true;
-  }
-  bool on_double(double value, Text text, Error&) {
-    number_.append(text.data(), text.size());
-    double exact = 0;
-    const auto [end, error] =
-        std::from_chars(number_.data(), number_.data() + number_.size(), exact);
-    const bool whole = error == std::errc() && end == number_.data() + number_.size();
-    number_.clear();
-    stack_.push_double(whole ? exact : value);
-    return true;
-  }
-  bool on_bool(bool value, Error&) {
-    stack_.push_bool(value);
-    return true;
-  }
-  bool on_null(Error&) {
-    stack_.push_null();
-    return true;
-  }
-  bool on_comment_part(Text, Error&) { return true; }
-  bool on_comment(Text, Error&) { return true; }
-
-  void reset() { stack_.reset(); }
-  json::value release() { return stack_.release(); }
-
- private:
-  json::value_stack stack_;
-  std::string number_;
-};
-
-void append_number(std::string& text, double value) {
-  if (!std::isfinite(value)) {
-    text += "null";
-    return;
-  }
-  std::array<char, 32> digits{};
-  const auto [end, error] = std::to_chars(digits.data(), digits.data() + digits.size(), value);
-  text.append(digits.data(), end);
-}
-
-void append(std::string& text, const json::value& value, bool indented, int depth) {
-  const auto new_line = [&](int level) {
-    if (!indented) return;
-    text += '\n';
-    text.append(static_cast<std::size_t>(2 * level), ' ');
-  };
-  const auto elements = [&](const auto& container, char open, char close, const auto& element) {
-    text += open;
-    bool first = true;
-    for (const auto& item : container) {
-      if (!std::exchange(first, false)) text += ',';
-      new_line(depth + 1);
-      element(item);
-    }
-    if (!first) new_line(depth);
-    text += close;
-  };
-
-  if (const json::object* object = value.if_object()) {
-    elements(*object, '{', '}', [&](const json::key_value_pair& item) {
-      text += json::serialize(item.key());
-      text += indented ? ": " : ":";
-      append(text, item.value(), indented, depth + 1);
-    });
-  } else if (const json::array* array = value.if_array()) {
-    elements(*array, '[', ']',
-             [&](const json::value& item) { append(text, item, indented, depth + 1); });
-  } else if (const double* real = value.if_double()) {
-    append_number(text, *real);
-  } else {
-    text += json::serialize(value);
-  }
-}
-
 double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
 }  // namespace
@@ -320,24 +182,6 @@ json::object to_json(const RunRecord& run) { return write(run); }
 
 EpochRecord epoch_from_json(const json::value& value) { return read<EpochRecord>(value); }
 RunRecord run_from_json(const json::value& value) { return read<RunRecord>(value); }
-
-std::string to_text(const json::value& value, bool indented) {
-  std::string text;
-  append(text, value, indented, 0);
-  return text;
-}
-
-json::value parse_exactly(std::string_view text) {
-  json::basic_parser<ExactHandler> parser(json::parse_options{});
-  parser.handler().reset();
-  boost::system::error_code error;
-  const std::size_t read = parser.write_some(false, text.data(), text.size(), error);
-  if (error) throw std::runtime_error("not JSON: " + error.message());
-  if (text.substr(read).find_first_not_of(" \t\r\n") != std::string_view::npos) {
-    throw std::runtime_error("not JSON: more text after the value");
-  }
-  return parser.handler().release();
-}
 
 RunTotals totals(const RunRecord& run) {
   RunTotals sum;
@@ -380,7 +224,7 @@ json::object summary_json(const RunRecord& run) {
 
   // What no epoch has measured is null, not a zero that could be taken for a result.
   const auto measured = [&](double value) {
-    return trained ? number(value) : json::value(nullptr);
+    return trained ? json::value(value) : json::value(nullptr);
   };
 
   json::object summary;
@@ -393,19 +237,19 @@ json::object summary_json(const RunRecord& run) {
   summary["test_loss"] = measured(last.test_loss);
   summary["final_lr"] = measured(last.learning_rate);
   summary["chosen_lr"] =
-      sum.chosen_learning_rate > 0 ? number(sum.chosen_learning_rate) : json::value(nullptr);
+      sum.chosen_learning_rate > 0 ? json::value(sum.chosen_learning_rate) : json::value(nullptr);
   summary["epochs"] = run.epochs.size();
-  summary["wall_seconds"] = number(run.wall_seconds);
-  summary["images_per_second"] = number(sum.images_per_second);
+  summary["wall_seconds"] = run.wall_seconds;
+  summary["images_per_second"] = sum.images_per_second;
   summary["iterations"] = sum.iterations;
   summary["iterations_discarded"] = sum.iterations_discarded;
   summary["samples_total"] = sum.samples_winner + sum.samples_discarded;
   summary["samples_discarded"] = sum.samples_discarded;
-  summary["choose_share"] = number(ratio(sum.seconds_choose, sum.seconds));
+  summary["choose_share"] = ratio(sum.seconds_choose, sum.seconds);
   summary["seconds"] =
-      json::object{{"pretrain", number(sum.seconds_pretrain)}, {"score", number(sum.seconds_score)},
-                   {"choose", number(sum.seconds_choose)},     {"main", number(sum.seconds_main)},
-                   {"test", number(sum.seconds_test)},         {"epochs", number(sum.seconds)}};
+      json::object{{"pretrain", sum.seconds_pretrain}, {"score", sum.seconds_score},
+                   {"choose", sum.seconds_choose},     {"main", sum.seconds_main},
+                   {"test", sum.seconds_test},         {"epochs", sum.seconds}};
   summary["memory_bytes"] = last.memory_bytes;
   summary["memory_bytes_peak"] = peak;
   summary["model_digest"] =

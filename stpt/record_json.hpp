@@ -4,14 +4,12 @@
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
 #include <cstdint>
-#include <string>
-#include <string_view>
 
 #include "stpt/record.hpp"
 
 namespace stpt {
 
-/// Numbers that JSON cannot write (NaN, infinity) become null, and null is read as NaN.
+/// Doubles may be NaN or infinite, which JSON text has as null; null is read as NaN.
 boost::json::object to_json(const CurvePoint& point);
 boost::json::object to_json(const CandidateRecord& candidate);
 boost::json::object to_json(const EpochRecord& epoch);
@@ -26,13 +24,6 @@ RunRecord run_from_json(const boost::json::value& json);
 
 /// What summary.json holds.
 boost::json::object summary_json(const RunRecord& run);
-
-/// A value as text, doubles by the shortest digits that read back the same: on one line, or
-/// (`indented`) with a line for each element.
-std::string to_text(const boost::json::value& json, bool indented = false);
-
-/// Text to a value, every double exactly as it was written. Throws std::runtime_error.
-boost::json::value parse_exactly(std::string_view text);
 
 /// Sums over the run's epochs, as summary.json and report.html show them.
 struct RunTotals {

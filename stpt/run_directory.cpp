@@ -12,6 +12,7 @@
 #include <system_error>
 #include <utility>
 
+#include "stpt/json_text.hpp"
 #include "stpt/record_json.hpp"
 #include "stpt/report.hpp"
 
@@ -113,7 +114,7 @@ std::string line(std::string_view kind, const boost::json::object& fields) {
   boost::json::object object;
   object["kind"] = kind;
   for (const auto& field : fields) object[field.key()] = field.value();
-  return to_text(object) + '\n';
+  return compact_json(object) + '\n';
 }
 
 }  // namespace
@@ -231,7 +232,7 @@ RunRecord RunDirectory::read_metrics() const {
     // A complete line ends with a line feed; what has none was being written in a crash.
     if (in.eof()) break;
     try {
-      const boost::json::value value = parse_exactly(text);
+      const boost::json::value value = read_json(text);
       if (number == 1) {
         run = run_from_json(value);
       } else {
@@ -246,7 +247,7 @@ RunRecord RunDirectory::read_metrics() const {
 }
 
 void RunDirectory::write_summary(const RunRecord& run) const {
-  write_file_atomically(file("summary.json"), to_text(summary_json(run), true) + '\n');
+  write_file_atomically(file("summary.json"), pretty_json(summary_json(run)) + '\n');
 }
 
 void RunDirectory::write_report(const RunRecord& run) const {

@@ -244,13 +244,13 @@ TEST_CASE("A forged header cannot make it read or allocate beyond the file", "[c
                             "[4611686018427387904,3,0,3]", "[18446744073709551615]", "[-1,0,3]",
                             "[3.5,0,3]", "[null]", "{}", "3", "[\"3\",0,3]"}) {
     INFO(sizes);
-    CHECK(refused(with_header(bytes, replaced(header, "[3,0,3]", sizes))));
+    CHECK(refused(with_header(bytes, replaced(header, "[3, 0, 3]", sizes))));
   }
   for (const auto& [from, to] :
-       {std::pair{"\"epoch\":7", "\"epoch\":1e10"}, std::pair{"\"epoch\":7", "\"epoch\":\"7\""},
-        std::pair{"\"epoch\":7,", ""}, std::pair{"1e-300", "\"now\""},
+       {std::pair{"\"epoch\": 7", "\"epoch\":1e10"}, std::pair{"\"epoch\": 7", "\"epoch\":\"7\""},
+        std::pair{"\"epoch\": 7,", ""}, std::pair{"1e-300", "\"now\""},
         std::pair{"1e-300", "\"nan!\""}, std::pair{"1e-300", "null"},
-        std::pair{"\"plateau\":{", "\"plateau\":[{"}, std::pair{"\"running\"", "\"walking\""}}) {
+        std::pair{"\"plateau\": {", "\"plateau\":[{"}, std::pair{"\"running\"", "\"walking\""}}) {
     INFO(from << " -> " << to);
     CHECK(refused(with_header(bytes, replaced(header, from, to))));
   }

@@ -144,6 +144,16 @@ TEST_CASE("numbers are written as short as they can be", "[config]") {
   CHECK(number_text(1e100) == "1e100");
 }
 
+TEST_CASE("JSON is written on one line or indented", "[json]") {
+  const double infinity = std::numeric_limits<double>::infinity();
+  CHECK(compact_json({0.1, 1.0, -3, true, nullptr, "a\"b", infinity, std::nan("")}) ==
+        R"([0.1, 1, -3, true, null, "a\"b", null, null])");
+  const boost::json::object object{{"a", 1}, {"b", boost::json::array{}}};
+  CHECK(compact_json(object) == R"({"a": 1, "b": []})");
+  CHECK(pretty_json(object) == "{\n  \"a\": 1,\n  \"b\": []\n}");
+  CHECK(pretty_json(boost::json::array(40, "a")).starts_with("[\n  \"a\",\n"));
+}
+
 TEST_CASE("every enumerator has a name", "[config]") {
   CHECK(enum_name(Policy::random_winner) == "random_winner");
   CHECK(enum_name(Policy::always_one) == "always_one");

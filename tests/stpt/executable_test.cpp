@@ -25,7 +25,6 @@
 #include "stpt/checkpoint.hpp"
 #include "stpt/config.hpp"
 #include "stpt/json_text.hpp"
-#include "stpt/record_json.hpp"
 #include "tests/catch.hpp"
 #include "tests/data/testing.hpp"
 
@@ -158,12 +157,12 @@ void write_idx(const fs::path& folder, const std::string& set, std::uint32_t cou
 }
 
 json::object summary_of(const fs::path& run) {
-  return parse_exactly(read_file(run / "summary.json")).as_object();
+  return read_json(read_file(run / "summary.json")).as_object();
 }
 
 std::string text_of(const json::object& object, const char* key) {
   const json::value& value = object.at(key);
-  return value.is_string() ? std::string(value.as_string()) : to_text(value);
+  return value.is_string() ? std::string(value.as_string()) : compact_json(value);
 }
 
 /// Waits until the run has come so far, or has ended, or a minute has passed.

@@ -2,16 +2,15 @@
 
 #include <unistd.h>
 
-#include <boost/json/parse.hpp>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <iterator>
 #include <limits>
-#include <random>
 #include <string>
 
+#include "stpt/json_text.hpp"
 #include "stpt/record_json.hpp"
 #include "tests/catch.hpp"
 
@@ -106,7 +105,7 @@ EpochRecord some_epoch(int number) {
 }
 
 EpochRecord round_trip(const EpochRecord& epoch) {
-  return epoch_from_json(parse_exactly(to_text(to_json(epoch))));
+  return epoch_from_json(read_json(compact_json(to_json(epoch))));
 }
 
 RunRecord some_run() {
@@ -154,7 +153,7 @@ TEST_CASE("an epoch survives JSON unchanged", "[record]") {
   REQUIRE(copy.curve.size() == 2);
   CHECK(copy.curve[0].top1 == 0.85);
   // Whatever the list above forgets.
-  CHECK(to_text(to_json(copy)) == to_text(to_json(epoch)));
+  CHECK(compact_json(to_json(copy)) == compact_json(to_json(epoch)));
 }
 
 TEST_CASE("a run's header survives JSON unchanged", "[record]") {
@@ -169,40 +168,20 @@ TEST_CASE("a run's header survives JSON unchanged", "[record]") {
   run.test_images = 10000;
   run.epochs_planned = 10;
   run.alpha = 12;
-  const RunRecord copy = run_from_json(parse_exactly(to_text(to_json(run))));
+  const RunRecord copy = run_from_json(read_json(compact_json(to_json(run))));
   CHECK(copy.name == "quick");
   CHECK(copy.flops_per_image == 2.5e7);
   CHECK(copy.alpha == 12);
-  CHECK(to_text(to_json(copy)) == to_text(to_json(run)));
-}
-
-TEST_CASE("doubles are read back bit for bit", "[record]") {
-  std::mt19937_64 random(7);
-  std::uniform_real_distribution<double> exponent(-12, 12);
-  for (int i = 0; i < 2000; ++i) {
-    EpochRecord epoch;
-    epoch.train_loss = std::pow(10.0, exponent(random));
-    REQUIRE(round_trip(epoch).train_loss == epoch.train_loss);
-  }
-}
-
-TEST_CASE("numbers are written the way people write them", "[record]") {
-  CHECK(to_text(boost::json::value{0.1, 1.0, 2.5e-7, -3, true, nullptr, "a\"b"}) ==
-        R"([0.1,1,2.5e-07,-3,true,null,"a\"b"])");
-  CHECK(to_text(boost::json::object{{"a", 1}, {"b", boost::json::array{}}}, true) ==
-        "{\n  \"a\": 1,\n  \"b\": []\n}");
+  CHECK(compact_json(to_json(copy)) == compact_json(to_json(run)));
 }
 
 TEST_CASE("what is no record is refused, unknown keys are not", "[record]") {
-  CHECK(epoch_from_json(parse_exactly(R"({"epoch":2,"later":[1]})")).epoch == 2);
-  CHECK_THROWS_AS(epoch_from_json(parse_exactly(R"({"epoch":"2"})")), std::runtime_error);
-  CHECK_THROWS_AS(epoch_from_json(parse_exactly(R"({"epoch":2.5})")), std::runtime_error);
-  CHECK_THROWS_AS(epoch_from_json(parse_exactly(R"({"epoch":3000000000})")), std::runtime_error);
-  CHECK_THROWS_AS(epoch_from_json(parse_exactly(R"({"curve":[3]})")), std::runtime_error);
-  CHECK_THROWS_AS(epoch_from_json(parse_exactly("[1]")), std::runtime_error);
-  CHECK_THROWS_AS(parse_exactly(""), std::runtime_error);
-  CHECK_THROWS_AS(parse_exactly("{"), std::runtime_error);
-  CHECK_THROWS_AS(parse_exactly("{} {}"), std::runtime_error);
+  CHECK(epoch_from_json(read_json(R"({"epoch":2,"later":[1]})")).epoch == 2);
+  CHECK_THROWS_AS(epoch_from_json(read_json(R"({"epoch":"2"})")), std::runtime_error);
+  CHECK_THROWS_AS(epoch_from_json(read_json(R"({"epoch":2.5})")), std::runtime_error);
+  CHECK_THROWS_AS(epoch_from_json(read_json(R"({"epoch":3000000000})")), std::runtime_error);
+  CHECK_THROWS_AS(epoch_from_json(read_json(R"({"curve":[3]})")), std::runtime_error);
+  CHECK_THROWS_AS(epoch_from_json(read_json("[1]")), std::runtime_error);
 }
 
 TEST_CASE("a default directory is named by run and time and is never shared", "[run_directory]") {
@@ -289,7 +268,7 @@ TEST_CASE("a run directory holds what the run produced", "[run_directory]") {
   CHECK(contents("out/report.html").starts_with("<!DOCTYPE html>"));
   CHECK(entries("out") == 4);
 
-  const boost::json::object summary = boost::json::parse(contents("out/summary.json")).as_object();
+  const boost::json::object summary = read_json(contents("out/summary.json")).as_object();
   CHECK(summary.at("test_top1").to_number<double>() == 0.89);
   CHECK(summary.at("best_test_top1").to_number<double>() == 0.9012);
   CHECK(summary.at("best_epoch").to_number<int>() == 1);
@@ -310,7 +289,7 @@ TEST_CASE("a run directory holds what the run produced", "[run_directory]") {
   CHECK(read.name == "quick");
   CHECK(read.parameters == 78042);
   REQUIRE(read.epochs.size() == 2);
-  CHECK(to_text(to_json(read.epochs[0])) == to_text(to_json(run.epochs[0])));
+  CHECK(compact_json(to_json(read.epochs[0])) == compact_json(to_json(run.epochs[0])));
 }
 
 TEST_CASE("a run without epochs has a summary that claims nothing", "[run_directory]") {
@@ -361,5 +340,6 @@ TEST_CASE("what cannot be resumed says why", "[run_directory]") {
   std::ofstream("empty/metrics.jsonl")
       << "{\"name\":\"x\"}\n{\"epoch\":1}\nrubbish\n{\"epoch\":3}\n";
   const RunDirectory directory = RunDirectory::open("empty");
-  CHECK(has(message_of([&] { directory.read_metrics(); }), "empty/metrics.jsonl:3: not JSON"));
+  CHECK(has(message_of([&] { directory.read_metrics(); }),
+            "empty/metrics.jsonl:3: 'r' is not JSON here"));
 }
