@@ -416,7 +416,7 @@ TEST_CASE("The printed config is a run file that prints itself", "[executable]")
   CHECK(program.run({"--print-config"}).out == print_config(Config{}));
 }
 
-TEST_CASE("--validate checks a run and writes nothing", "[executable]") {
+TEST_CASE("a run is only checked by --validate, and nothing written", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
   const auto before = snapshot(program.folder());
