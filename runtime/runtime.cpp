@@ -68,13 +68,15 @@ Runtime::Runtime(const RuntimeOptions& options) {
       environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
   }
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
+  // No op has a CUDA implementation: GPU workers would run nothing, and take a core each.
+  environment.emplace_back("STARPU_NCUDA", "0");
   starpu_conf conf;
   starpu_conf_init(&conf);
   // Models, vectors and caches work on whole cache lines.
   starpu_malloc_set_align(tensor_alignment);
   if (const int error = starpu_init(&conf); error != 0) {
     throw std::runtime_error(error == -ENODEV
-                                 ? "StarPU found no worker: check STARPU_NCPU and STARPU_NCUDA"
+                                 ? "StarPU found no worker: check STARPU_NCPU"
                                  : "StarPU did not start (error " + std::to_string(-error) + ")");
   }
   for (unsigned id = 0; id < starpu_worker_get_count(); ++id) {

@@ -152,6 +152,11 @@ RunFile read_run_file(const CommandLine& line) {
 
 /// What the installed StarPU cannot do; it would only say so once the run has begun.
 void check_runtime(const RunFile& file) {
+  if (const char* gpus = std::getenv("STARPU_NCUDA"); gpus != nullptr && std::atoi(gpus) > 0) {
+    throw ConfigError("", "",
+                      "STARPU_NCUDA is " + std::string(gpus) +
+                          ", but no op has a CUDA implementation; unset it to train on CPU cores");
+  }
   const RuntimeConfig& config = file.config.runtime;
   if (const int most = runtime::Runtime::most_cpu_workers(); config.cpu_workers > most) {
     throw ConfigError(file.name, "runtime.cpu_workers",

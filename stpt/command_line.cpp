@@ -173,7 +173,6 @@ std::string help_text() {
       "\n"
       "environment:\n"
       "  STARPU_NCPU    cores to use (default: all)\n"
-      "  STARPU_NCUDA   NVIDIA GPUs to use (default: all; 0: none)\n"
       "  STARPU_SCHED   StarPU's scheduling policy where the run file names none (default: lws)\n"
       "\n"
       "exit status: 0 done, 1 the run failed, 2 the command line, run file or data is wrong\n";

@@ -90,7 +90,7 @@ TEST_CASE("the help names every option and fits a terminal", "[command_line]") {
   const std::string help = help_text();
   for (const char* word : {"--config FILE", "--set KEY=VALUE", "--output DIR", "--resume DIR",
                            "--validate", "--print-config ", "--print-config-docs", "--list-models",
-                           "--help", "--version", "STARPU_NCPU", "STARPU_NCUDA", "STARPU_SCHED"}) {
+                           "--help", "--version", "STARPU_NCPU", "STARPU_SCHED"}) {
     INFO(word);
     CHECK(help.find(word) != std::string::npos);
   }

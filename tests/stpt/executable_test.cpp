@@ -416,6 +416,19 @@ TEST_CASE("The printed config is a run file that prints itself", "[executable]")
   CHECK(program.run({"--print-config"}).out == print_config(Config{}));
 }
 
+TEST_CASE("GPUs that nothing could use are refused", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  setenv("STARPU_NCUDA", "8", 1);
+  const Outcome outcome = program.run({"--config", "run.json", "--output", "out"});
+  unsetenv("STARPU_NCUDA");
+  CHECK(outcome.status == 2);
+  CHECK(outcome.err ==
+        "stpt_starpu: STARPU_NCUDA is 8, but no op has a CUDA implementation; unset it to train on "
+        "CPU cores\n");
+  CHECK_FALSE(fs::exists(program.folder() / "out"));
+}
+
 TEST_CASE("a run is only checked by --validate, and nothing written", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
