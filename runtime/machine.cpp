@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iomanip>
@@ -103,7 +104,10 @@ int usable_cores(hwloc_topology_t topology) {
 
 }  // namespace
 
+void keep_hwloc_from_displays() { setenv("HWLOC_COMPONENTS", "-gl", 0); }
+
 Machine Machine::detect() {
+  keep_hwloc_from_displays();
   const Topology topology = load_topology();
   Machine machine;
   std::array<char, 256> host{};

@@ -19,6 +19,11 @@ struct Machine {
   [[nodiscard]] std::string to_string() const;  ///< "2 cores, Intel Xeon, 23.4 GiB"
 };
 
+/// hwloc, which StarPU starts, too, looks for GPUs by asking X displays: where names resolve slowly
+/// that takes seconds at each start. To be called before either starts; HWLOC_COMPONENTS from
+/// outside wins.
+void keep_hwloc_from_displays();
+
 /// Resident memory of this process in bytes.
 [[nodiscard]] std::uint64_t resident_bytes();
 

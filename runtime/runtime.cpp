@@ -59,6 +59,7 @@ void check(const RuntimeOptions& options) {
 Runtime::Runtime(const RuntimeOptions& options) {
   if (live != nullptr) throw std::logic_error("Runtime: one is alive already");
   check(options);
+  keep_hwloc_from_displays();
   // StarPU prefers its environment to what a program asks for, hence this detour.
   std::list<Environment> environment;
   if (options.cpu_workers > 0) {
