@@ -9,6 +9,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "runtime/starpu_access.hpp"
+
 namespace stpt::runtime {
 
 /// What travels with a task as its cl_arg.
@@ -55,20 +57,6 @@ std::uint32_t footprint_of(starpu_task* task) {
 }
 
 void delete_payload(void* argument) { delete static_cast<Payload*>(argument); }
-
-starpu_data_access_mode to_starpu(Access access) {
-  switch (access) {
-    case Access::read:
-      return STARPU_R;
-    case Access::write:
-      return STARPU_W;
-    case Access::read_write:
-      return STARPU_RW;
-    case Access::scratch:
-      return STARPU_SCRATCH;
-  }
-  return STARPU_RW;
-}
 
 }  // namespace
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "runtime/runtime.hpp"
+#include "runtime/starpu_access.hpp"
 
 namespace stpt::runtime {
 
@@ -76,27 +77,10 @@ TensorSpec vector_spec(std::size_t count, DataType type) {
   return {{1, static_cast<std::int64_t>(count), 1, 1}, type, Layout::nchw};
 }
 
-namespace {
-
-starpu_data_access_mode to_starpu(Access access) {
-  switch (access) {
-    case Access::read:
-      return STARPU_R;
-    case Access::write:
-      return STARPU_W;
-    case Access::read_write:
-      return STARPU_RW;
-    case Access::scratch:
-      break;
-  }
-  throw std::logic_error("HostView: scratch data has no content");
-}
-
-}  // namespace
-
 HostView::HostView(const Tensor& tensor, Access access)
     : handle_(tensor.handle()), data_(nullptr), bytes_(tensor.bytes()) {
   if (handle_ == nullptr) throw std::logic_error("HostView: the tensor has no memory");
+  if (access == Access::scratch) throw std::logic_error("HostView: scratch data has no content");
   // The task would wait for others while it keeps its worker from running them; StarPU would abort.
   if (starpu_worker_get_id() >= 0) throw std::logic_error("HostView: not inside a task");
   if (starpu_data_acquire(handle_, to_starpu(access)) != 0)
