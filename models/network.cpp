@@ -142,35 +142,27 @@ ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {
   return append(LayerKind::add, "add", {a, b}, shape(a)).output;
 }
 
-namespace {
-
-Shape pooled(const std::string& network, const Shape& in, int kernel_h, int kernel_w, int stride,
-             int padding) {
+ActivationId NetworkBuilder::pool(LayerKind kind, const std::string& name, ActivationId x,
+                                  int kernel, int stride, int padding) {
+  Shape out;
   try {
-    return codelets::pool2d_output(in, kernel_h, kernel_w, stride, padding);
+    out = codelets::pool2d_output(shape(x), kernel, kernel, stride, padding);
   } catch (const std::invalid_argument& error) {
-    throw std::invalid_argument(network + ": pooling: " + error.what());
+    throw std::invalid_argument(network_.name + ": pooling: " + error.what());
   }
-}
-
-}  // namespace
-
-ActivationId NetworkBuilder::max_pool(ActivationId x, int kernel, int stride, int padding) {
-  Layer& layer = append(LayerKind::max_pool, "max_pool", {x},
-                        pooled(network_.name, shape(x), kernel, kernel, stride, padding));
+  Layer& layer = append(kind, name, {x}, out);
   layer.kernel_h = layer.kernel_w = kernel;
   layer.stride = stride;
   layer.padding = padding;
   return layer.output;
+}
+
+ActivationId NetworkBuilder::max_pool(ActivationId x, int kernel, int stride, int padding) {
+  return pool(LayerKind::max_pool, "max_pool", x, kernel, stride, padding);
 }
 
 ActivationId NetworkBuilder::average_pool(ActivationId x, int kernel, int stride, int padding) {
-  Layer& layer = append(LayerKind::average_pool, "average_pool", {x},
-                        pooled(network_.name, shape(x), kernel, kernel, stride, padding));
-  layer.kernel_h = layer.kernel_w = kernel;
-  layer.stride = stride;
-  layer.padding = padding;
-  return layer.output;
+  return pool(LayerKind::average_pool, "average_pool", x, kernel, stride, padding);
 }
 
 ActivationId NetworkBuilder::global_average_pool(ActivationId x) {

@@ -112,6 +112,8 @@ class NetworkBuilder {
  private:
   Layer& append(LayerKind kind, const std::string& name, std::vector<ActivationId> inputs,
                 const Shape& output);
+  ActivationId pool(LayerKind kind, const std::string& name, ActivationId x, int kernel, int stride,
+                    int padding);
   int parameter(const std::string& name, const Shape& shape, Initialisation initialisation,
                 std::int64_t fan_in, bool decay);
 

@@ -86,6 +86,7 @@ struct Trainer::Impl {
   const TrainerObserver* observer = nullptr;
   const std::atomic<bool>* stop = nullptr;
   Clock::time_point started;
+  std::int64_t samples_planned = 0;
   std::int64_t samples_done = 0;  ///< submitted, losers included
   double epoch_training_start = 0;
   std::int64_t samples_at_epoch_start = 0;
@@ -140,7 +141,7 @@ void Trainer::Impl::show(int epoch, const std::string& phase, double learning_ra
   state.epochs = experiment.config.training.epochs;
   state.phase = phase;
   state.iteration = samples_done;
-  state.iterations = planned_samples();
+  state.iterations = samples_planned;
   state.elapsed = progress.wall_seconds + seconds_since(started);
   const double seconds = seconds_since(started) - epoch_training_start;
   if (seconds > 0.5) {
@@ -368,6 +369,7 @@ RunRecord Trainer::Impl::run(const TrainerObserver& run_observer,
   observer = &run_observer;
   stop = run_stop;
   started = Clock::now();
+  samples_planned = planned_samples();
   record.status = "running";
   const double earlier_seconds = progress.wall_seconds;
   Session session(experiment);
