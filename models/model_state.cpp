@@ -4,6 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "runtime/cluster.hpp"
 #include "runtime/task.hpp"
 
 namespace stpt::models {
@@ -28,7 +29,7 @@ void copy(const Tensor& source, const Tensor& destination) {
 
 std::size_t total_bytes(const std::vector<Tensor>& tensors) {
   std::size_t bytes = 0;
-  for (const Tensor& tensor : tensors) bytes += tensor.bytes();
+  for (const Tensor& tensor : tensors) bytes += tensor ? tensor.bytes() : 0;
   return bytes;
 }
 
@@ -46,7 +47,7 @@ void check_sizes(const std::vector<Tensor>& tensors,
                  const std::vector<std::vector<float>>& values) {
   bool fits = tensors.size() == values.size();
   for (std::size_t i = 0; fits && i < tensors.size(); ++i) {
-    fits = tensors[i].bytes() == values[i].size() * sizeof(float);
+    fits = !tensors[i] || tensors[i].bytes() == values[i].size() * sizeof(float);
   }
   if (!fits) throw std::invalid_argument("ModelState: the values are those of another network");
 }
@@ -54,6 +55,7 @@ void check_sizes(const std::vector<Tensor>& tensors,
 void write_all(const std::vector<Tensor>& tensors, const std::vector<std::vector<float>>& values) {
   check_sizes(tensors, values);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i]) continue;
     const HostView view(tensors[i], Access::write);
     std::copy(values[i].begin(), values[i].end(), view.as<float>().begin());
   }
@@ -61,41 +63,99 @@ void write_all(const std::vector<Tensor>& tensors, const std::vector<std::vector
 
 }  // namespace
 
-ModelState::ModelState(const Network& network, int workers, const std::string& name) {
-  for (const Block& block : network.blocks) {
+ModelState::ModelState(const Network& network, const Team& team, const std::string& name)
+    : placement(network, team), parameters(network.blocks.size()), velocity(network.blocks.size()) {
+  const int here = runtime::Cluster::current().rank();
+  if (network.has_batch_norm()) running.resize(static_cast<std::size_t>(team.workers));
+  if (!team.has(here)) return;
+  for (std::size_t bucket = 0; bucket < network.blocks.size(); ++bucket) {
+    const Block& block = network.blocks[bucket];
     // A block without parameters keeps its place, so that bucket numbers are block numbers.
     const auto spec = vector_spec(std::max<std::size_t>(block.parameters, 1));
-    parameters.emplace_back(spec, name + ".parameters." + block.name, Home::host);
-    velocity.emplace_back(spec, name + ".velocity." + block.name, Home::host);
+    parameters[bucket] = Tensor(spec, name + ".parameters." + block.name, Home::host);
+    if (placement.owners[bucket] == here)
+      velocity[bucket] = Tensor(spec, name + ".velocity." + block.name, Home::host);
   }
   if (!network.has_batch_norm()) return;
-  for (int worker = 0; worker < workers; ++worker) {
-    running.emplace_back(vector_spec(network.running_statistics),
-                         name + ".running." + std::to_string(worker), Home::host);
+  for (int worker = team.first_worker(here); worker < team.first_worker(here + 1); ++worker) {
+    running[static_cast<std::size_t>(worker)] =
+        Tensor(vector_spec(network.running_statistics), name + ".running." + std::to_string(worker),
+               Home::host);
   }
 }
+
+ModelState::ModelState(const Network& network, int workers, const std::string& name)
+    : ModelState(network, Team{runtime::Cluster::current().rank(), 1, workers}, name) {}
 
 void ModelState::copy_from(const ModelState& other) {
   if (this == &other) return;
-  if (parameters.size() != other.parameters.size() || running.size() != other.running.size()) {
-    throw std::logic_error("ModelState: cannot copy between different networks or worker counts");
-  }
-  for (std::size_t i = 0; i < parameters.size(); ++i) copy(other.parameters[i], parameters[i]);
-  for (std::size_t i = 0; i < velocity.size(); ++i) copy(other.velocity[i], velocity[i]);
-  for (std::size_t i = 0; i < running.size(); ++i) copy(other.running[i], running[i]);
-}
-
-void ModelState::spread_running_statistics(std::size_t trained) {
-  for (std::size_t i = trained; i < running.size(); ++i) copy(running[i % trained], running[i]);
+  if (placement != other.placement || running.size() != other.running.size())
+    throw std::logic_error("ModelState: cannot copy between different networks or placements");
+  const auto copy_all = [](const std::vector<Tensor>& from, const std::vector<Tensor>& to) {
+    for (std::size_t i = 0; i < to.size(); ++i) {
+      if (to[i]) copy(from[i], to[i]);
+    }
+  };
+  copy_all(other.parameters, parameters);
+  copy_all(other.velocity, velocity);
+  copy_all(other.running, running);
 }
 
 void ModelState::reset_velocity() {
   static const Codelet codelet("clear", {WorkerKind::cpu});
   for (const Tensor& tensor : velocity) {
+    if (!tensor) continue;
     const std::size_t bytes = tensor.bytes();
     runtime::submit(codelet, {{tensor, Access::write}}, [bytes](const runtime::TaskContext& task) {
       std::memset(task.buffer<void>(0), 0, bytes);
     });
+  }
+}
+
+runtime::MessageTag message_tag(MessageKind kind, std::size_t a, std::size_t b, std::size_t c) {
+  if (a >= (1U << 16) || b >= (1U << 16) || c >= (1U << 24))
+    throw std::length_error("message_tag: more parts than a tag can tell apart");
+  // 3 + 16 + 16 + 24 bits leave the sign alone.
+  return (static_cast<runtime::MessageTag>(kind) << 56) |
+         (static_cast<runtime::MessageTag>(a) << 40) | (static_cast<runtime::MessageTag>(b) << 24) |
+         static_cast<runtime::MessageTag>(c);
+}
+
+void transfer(const ModelState* source, const Placement& from, ModelState* destination,
+              const Placement& to, int channel) {
+  const int here = runtime::Cluster::current().rank();
+  const auto number = static_cast<std::size_t>(channel);
+  const auto move = [&](MessageKind kind, std::size_t index, const Tensor* source_tensor,
+                        int sender, const Tensor* destination_tensor, int receiver) {
+    if (sender == receiver) {
+      if (sender == here) copy(*source_tensor, *destination_tensor);
+      return;
+    }
+    const auto tag = message_tag(kind, number, 0, index);
+    if (sender == here) runtime::send(*source_tensor, receiver, tag);
+    if (receiver == here) runtime::receive(*destination_tensor, sender, tag);
+  };
+  const auto at = [](auto* state, auto member, std::size_t index) -> const Tensor* {
+    return state == nullptr ? nullptr : &(state->*member)[index];
+  };
+  for (std::size_t bucket = 0; bucket < from.owners.size(); ++bucket) {
+    for (int rank = to.team.first_rank; rank < to.team.first_rank + to.team.ranks; ++rank) {
+      const int sender = from.team.has(rank) ? rank : from.owners[bucket];
+      move(MessageKind::parameters, bucket, at(source, &ModelState::parameters, bucket), sender,
+           at(destination, &ModelState::parameters, bucket), rank);
+    }
+    move(MessageKind::velocity, bucket, at(source, &ModelState::velocity, bucket),
+         from.owners[bucket], at(destination, &ModelState::velocity, bucket), to.owners[bucket]);
+  }
+  const ModelState* any = source != nullptr ? source : destination;
+  if (any == nullptr || any->running.empty()) return;
+  for (int worker = 0; worker < to.team.workers; ++worker) {
+    const int origin = worker % from.team.workers;
+    move(MessageKind::running, static_cast<std::size_t>(worker),
+         at(source, &ModelState::running, static_cast<std::size_t>(origin)),
+         from.team.rank_of(origin),
+         at(destination, &ModelState::running, static_cast<std::size_t>(worker)),
+         to.team.rank_of(worker));
   }
 }
 
@@ -126,21 +186,52 @@ void write(ModelState& state, const ModelValues& values) {
   write_all(state.running, values.running);
 }
 
-void average_running_statistics(std::span<const Tensor> running, const Tensor& destination) {
+namespace {
+
+void average(std::span<const Tensor* const> parts, const Tensor& destination) {
   static const Codelet codelet("average running statistics", {WorkerKind::cpu});
   std::vector<runtime::Use> uses;
-  for (const Tensor& tensor : running) uses.push_back({tensor, Access::read});
+  for (const Tensor* part : parts) uses.push_back({*part, Access::read});
   uses.push_back({destination, Access::write});
   const std::size_t count = destination.bytes() / sizeof(float);
   runtime::submit(codelet, uses, [count](const runtime::TaskContext& task) {
-    const std::size_t workers = task.buffers.size() - 1;
-    float* mean = task.buffer<float>(workers);
+    const std::size_t addends = task.buffers.size() - 1;
+    float* mean = task.buffer<float>(addends);
     std::memcpy(mean, task.buffer<float>(0), count * sizeof(float));
-    for (std::size_t worker = 1; worker < workers; ++worker) {
-      codelets::accumulate(count, mean, task.buffer<float>(worker), codelets::Cpu{}, task.stream);
+    for (std::size_t i = 1; i < addends; ++i) {
+      codelets::accumulate(count, mean, task.buffer<float>(i), codelets::Cpu{}, task.stream);
     }
-    codelets::scale(count, mean, 1.0f / static_cast<float>(workers), codelets::Cpu{}, task.stream);
+    codelets::scale(count, mean, 1.0f / static_cast<float>(addends), codelets::Cpu{}, task.stream);
   });
+}
+
+}  // namespace
+
+void average_running_statistics(std::span<const RunningStatisticsPart> parts,
+                                const Tensor& destination, const Team& team, int channel) {
+  const int here = runtime::Cluster::current().rank();
+  const int leader = team.first_rank;
+  std::vector<Tensor> received;  // their destructors wait for the average
+  received.reserve(parts.size());
+  std::vector<const Tensor*> addends;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const auto tag = message_tag(MessageKind::average, static_cast<std::size_t>(channel), 0, i + 1);
+    if (here != leader) {
+      if (parts[i].rank == here) runtime::send(*parts[i].tensor, leader, tag);
+    } else if (parts[i].rank == here) {
+      addends.push_back(parts[i].tensor);
+    } else {
+      const Tensor& part = received.emplace_back(destination.spec(), "running.received");
+      runtime::receive(part, parts[i].rank, tag);
+      addends.push_back(&part);
+    }
+  }
+  if (here == leader) average(addends, destination);
+  const auto tag = message_tag(MessageKind::average, static_cast<std::size_t>(channel), 0, 0);
+  for (int rank = leader + 1; rank < leader + team.ranks; ++rank) {
+    if (here == leader) runtime::send(destination, rank, tag);
+    if (here == rank) runtime::receive(destination, leader, tag);
+  }
 }
 
 Optimizer::Optimizer(const Network& network, const codelets::SgdSettings& settings, bool decay_all)

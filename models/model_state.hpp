@@ -7,6 +7,8 @@
 
 #include "codelets/optimizer.hpp"
 #include "models/network.hpp"
+#include "models/team.hpp"
+#include "runtime/message.hpp"
 #include "runtime/tensor.hpp"
 
 namespace stpt::models {
@@ -14,22 +16,38 @@ namespace stpt::models {
 /// Tensors of one model. Replicas that train data-parallel share the buckets; each logical worker
 /// has running statistics of its own.
 struct ModelState {
+  /// This rank's part of a model of `team`.
+  ModelState(const Network& network, const Team& team, const std::string& name);
+  /// All of it on this rank.
   ModelState(const Network& network, int workers, const std::string& name);
 
-  /// Asynchronous; the tensors' dependencies order it with training steps.
+  /// Between models of one placement. Asynchronous; the tensors' dependencies order it with
+  /// training steps.
   void copy_from(const ModelState& other);
-  /// The first `trained` workers' running statistics go to the others in turn: worker i gets those
-  /// of i mod trained.
-  void spread_running_statistics(std::size_t trained);
   /// velocity = 0
   void reset_velocity();
 
   [[nodiscard]] std::size_t bytes() const;
 
+  Placement placement;
+  // A tensor that belongs to another rank is empty.
   std::vector<runtime::Tensor> parameters;  ///< one per bucket
   std::vector<runtime::Tensor> velocity;    ///< one per bucket
   std::vector<runtime::Tensor> running;     ///< one per worker; empty without BatchNorm
 };
+
+/// Copies a model to where another one is placed: destination = source. Worker i of the destination
+/// gets the running statistics of worker i mod n of the source's n. Ranks outside a placement's
+/// team pass null for its model. All ranks of either team call it, with the same `channel`, which
+/// tells transfers apart that may be under way at the same time (below 2^16). Asynchronous.
+void transfer(const ModelState* source, const Placement& from, ModelState* destination,
+              const Placement& to, int channel);
+
+/// The kinds of messages, and their tags: (kind, a number below 2^16, another below 2^16, a third
+/// below 2^24).
+enum class MessageKind { gradient = 1, parameters, velocity, running, average, redux };
+[[nodiscard]] runtime::MessageTag message_tag(MessageKind kind, std::size_t a, std::size_t b,
+                                              std::size_t c);
 
 /// Host values of a ModelState: to initialise, to save, to compare.
 struct ModelValues {
@@ -38,14 +56,22 @@ struct ModelValues {
   [[nodiscard]] static ModelValues initial(const Network& network, int workers, std::uint64_t seed);
 };
 
-/// Both wait for the tasks that use the state.
+/// Both wait for the tasks that use the state. All of what is read must be on this rank; of values
+/// only this rank's are written.
 [[nodiscard]] ModelValues read(const ModelState& state);
 void write(ModelState& state, const ModelValues& values);
 
-/// destination = mean over the workers' running statistics, summed in the workers' order.
-/// Asynchronous.
-void average_running_statistics(std::span<const runtime::Tensor> running,
-                                const runtime::Tensor& destination);
+/// Some worker's or batch's running statistics, and the rank that has them.
+struct RunningStatisticsPart {
+  const runtime::Tensor* tensor = nullptr;  ///< null on other ranks
+  int rank = 0;
+};
+
+/// destination = mean over the parts, summed in their order, on every rank of `team`, whose first
+/// rank takes the sum. All ranks of the team call it. Asynchronous on a team of one rank, else it
+/// waits for the parts. `channel` as for transfer().
+void average_running_statistics(std::span<const RunningStatisticsPart> parts,
+                                const runtime::Tensor& destination, const Team& team, int channel);
 
 /// Which stretches of a bucket weight decay applies to, and the step itself.
 class Optimizer {

@@ -1,6 +1,6 @@
 #include "runtime/runtime.hpp"
 
-#include <starpu.h>
+#include <starpu_mpi.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "runtime/cluster.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/tensor.hpp"
 
@@ -60,19 +61,28 @@ Runtime::Runtime(const RuntimeOptions& options) {
   if (live != nullptr) throw std::logic_error("Runtime: one is alive already");
   check(options);
   keep_hwloc_from_displays();
+  const Cluster& cluster = Cluster::current();
+  const int cores = Machine::detect().cores;
+  int cpu_workers = options.cpu_workers;
+  if (cpu_workers == 0 && cluster.size() > 1 && std::getenv("STARPU_NCPU") == nullptr) {
+    // StarPU-MPI's thread polls. Where cores are few, sharing one costs less than giving one up.
+    const int share = std::max(1, cores / cluster.ranks_on_host());
+    cpu_workers = share > 4 ? share - 1 : share;
+  }
   // StarPU prefers its environment to what a program asks for, hence this detour.
   std::list<Environment> environment;
-  if (options.cpu_workers > 0) {
-    environment.emplace_back("STARPU_NCPU", std::to_string(options.cpu_workers));
-    // StarPU would bind several workers to one core, with a warning for each.
-    if (options.cpu_workers > Machine::detect().cores)
-      environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
+  if (cpu_workers > 0) environment.emplace_back("STARPU_NCPU", std::to_string(cpu_workers));
+  // StarPU would bind several workers to one core, with a warning for each.
+  if (cpu_workers > cores || cluster.ranks_on_host() > 1) {
+    environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
+    environment.emplace_back("STARPU_MPI_NOBIND", "1");
   }
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
   // No op has a CUDA implementation: GPU workers would run nothing, and take a core each.
   environment.emplace_back("STARPU_NCUDA", "0");
   starpu_conf conf;
   starpu_conf_init(&conf);
+  conf.will_use_mpi = cluster.size() > 1 ? 1 : 0;
   // Models, vectors and caches work on whole cache lines.
   starpu_malloc_set_align(tensor_alignment);
   if (const int error = starpu_init(&conf); error != 0) {
@@ -89,10 +99,17 @@ Runtime::Runtime(const RuntimeOptions& options) {
                         type == STARPU_CPU_WORKER ? WorkerKind::cpu : WorkerKind::cuda,
                         name.data()});
   }
-  if (options.cpu_workers > 0 && count(WorkerKind::cpu) != options.cpu_workers) {
+  if (cpu_workers > 0 && count(WorkerKind::cpu) != cpu_workers) {
     starpu_shutdown();
     throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cpu)) +
-                             " CPU workers instead of " + std::to_string(options.cpu_workers));
+                             " CPU workers instead of " + std::to_string(cpu_workers));
+  }
+  if (cluster.size() > 1) {
+    if (const int error = starpu_mpi_init_comm(nullptr, nullptr, 0, MPI_COMM_WORLD); error != 0) {
+      starpu_shutdown();
+      throw std::runtime_error("StarPU-MPI did not start (error " + std::to_string(-error) + ")");
+    }
+    has_messages_ = true;
   }
   live = this;
 }
@@ -100,6 +117,7 @@ Runtime::Runtime(const RuntimeOptions& options) {
 Runtime::~Runtime() {
   starpu_task_wait_for_all();
   live = nullptr;
+  if (has_messages_) starpu_mpi_shutdown();
   starpu_shutdown();
 }
 

@@ -1,6 +1,7 @@
 // The StarPU runtime: started by the constructor, stopped by the destructor.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -18,12 +19,14 @@ struct Worker {
 };
 
 struct RuntimeOptions {
-  /// 0: STARPU_NCPU, or one per core. More than there are cores share them, and are bound to none.
+  /// 0: STARPU_NCPU, or one per core; the ranks of one host share its cores. More than there are
+  /// cores share them, and are bound to none.
   int cpu_workers = 0;
   std::string scheduler;  ///< empty: STARPU_SCHED, or StarPU's default (lws)
 };
 
-/// At most one at a time. Tensors and tasks need a live Runtime, and must be gone before it is.
+/// At most one at a time, on every rank of the Cluster. Tensors and tasks need a live Runtime, and
+/// must be gone before it is.
 class Runtime {
  public:
   /// Throws std::invalid_argument if this StarPU knows no such scheduler or was built for fewer CPU
@@ -53,9 +56,20 @@ class Runtime {
 
   Failure& failure() { return failure_; }
 
+  /// Time spent in task bodies since the start, summed over the workers.
+  [[nodiscard]] double busy_seconds() const {
+    return static_cast<double>(busy_nanoseconds_.load(std::memory_order_relaxed)) * 1e-9;
+  }
+  /// Adds to it.
+  void count_busy(std::int64_t nanoseconds) noexcept {
+    busy_nanoseconds_.fetch_add(nanoseconds, std::memory_order_relaxed);
+  }
+
  private:
   std::vector<Worker> workers_;
   Failure failure_;
+  std::atomic<std::int64_t> busy_nanoseconds_ = 0;
+  bool has_messages_ = false;  ///< StarPU-MPI runs
 };
 
 /// Marks the tasks submitted during its life as iteration `number` in StarPU's traces.

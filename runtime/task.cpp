@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <new>
@@ -27,8 +28,10 @@ constexpr std::size_t inline_buffers = 16;
 
 void run_body(void* descriptors[], void* argument, WorkerKind kind, void* stream) noexcept {
   const auto& payload = *static_cast<const Payload*>(argument);
-  auto& failure = Runtime::current().failure();
+  Runtime& runtime = Runtime::current();
+  auto& failure = runtime.failure();
   if (failure.failed()) return;
+  const auto start = std::chrono::steady_clock::now();
   try {
     std::array<void*, inline_buffers> few;
     std::vector<void*> many;
@@ -46,6 +49,8 @@ void run_body(void* descriptors[], void* argument, WorkerKind kind, void* stream
   } catch (...) {
     failure.record(payload.codelet->name() + ": unknown exception");
   }
+  const std::chrono::nanoseconds elapsed = std::chrono::steady_clock::now() - start;
+  runtime.count_busy(elapsed.count());
 }
 
 void run_on_cpu(void* descriptors[], void* argument) {

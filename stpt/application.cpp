@@ -17,7 +17,9 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <mutex>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
@@ -26,6 +28,8 @@
 
 #include "data/dataset.hpp"
 #include "models/zoo.hpp"
+#include "runtime/cluster.hpp"
+#include "runtime/machine.hpp"
 #include "runtime/runtime.hpp"
 #include "stpt/checkpoint.hpp"
 #include "stpt/command_line.hpp"
@@ -178,6 +182,7 @@ void check_runtime(const RunFile& file) {
 std::atomic<bool> stop_requested = false;
 std::atomic<int> stop_signal = 0;
 std::atomic<bool> on_terminal = false;  ///< then the cursor may stand behind a progress line
+std::atomic<bool> speaks = true;        ///< one of a job's ranks does
 static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
 
 extern "C" void stpt_on_stop_signal(int number) {
@@ -187,7 +192,7 @@ extern "C" void stpt_on_stop_signal(int number) {
   std::string_view text =
       "\nstpt_starpu: stopping after this step; a second signal ends it at once\n";
   if (!on_terminal) text.remove_prefix(1);
-  if (write(STDERR_FILENO, text.data(), text.size()) < 0) {
+  if (speaks && write(STDERR_FILENO, text.data(), text.size()) < 0) {
     // There is nobody to read it.
   }
   struct sigaction action {};
@@ -203,6 +208,7 @@ class StopSignals {
   StopSignals() {
     stop_requested = false;
     on_terminal = isatty(STDERR_FILENO) == 1;
+    speaks = runtime::Cluster::current().rank() == 0;
     struct sigaction action {};
     action.sa_handler = stpt_on_stop_signal;
     action.sa_flags = SA_RESTART;
@@ -263,44 +269,124 @@ void write_failure(const RunDirectory& directory, RunRecord run, const std::stri
   }
 }
 
-/// Trains in a directory that is ready for it.
-int train_in(RunDirectory& directory, Trainer& trainer, const std::string& version) {
-  const auto stamped = [&version](RunRecord run) {
-    run.version = version;
-    return run;
-  };
-  const auto start = std::chrono::steady_clock::now();
-  const double earlier_seconds = trainer.record().wall_seconds;
-  ProgressLine progress(std::cerr, isatty(STDERR_FILENO) == 1);
-  try {
-    directory.begin_metrics(stamped(trainer.record()));
-    write_results(directory, stamped(trainer.record()));
-    progress.message("writing to " + directory.path().string() + "; watch " +
-                     directory.file(report_name).string());
+/// What rank 0 writes and shows while the job trains. Other ranks' failures come from a thread of
+/// their own, hence the lock.
+class RunOutput {
+ public:
+  RunOutput(RunDirectory& directory, const RunRecord& start, std::string version,
+            std::vector<RankRecord> ranks)
+      : directory_(directory),
+        version_(std::move(version)),
+        ranks_(std::move(ranks)),
+        earlier_seconds_(start.wall_seconds),
+        last_(stamped(start)) {}
 
+  void begin() {
+    directory_.begin_metrics(last_);
+    write_results(directory_, last_);
+    progress_.message("writing to " + directory_.path().string() + "; watch " +
+                      directory_.file(report_name).string());
+  }
+
+  [[nodiscard]] TrainerObserver observer() {
     TrainerObserver observer;
-    observer.progress = [&progress](const ProgressState& state) { progress.update(state); };
-    observer.epoch_done = [&](const RunRecord& run, const Checkpoint* checkpoint) {
-      // The checkpoint comes after the line in the metrics: to resume needs both.
-      directory.append_epoch(run.epochs.back());
-      if (checkpoint != nullptr) save_checkpoint(directory.file(checkpoint_name), *checkpoint);
-      write_results(directory, stamped(run));
-      progress.epoch_done(run.epochs.back());
+    observer.progress = [this](const ProgressState& state) {
+      const std::scoped_lock lock(mutex_);
+      if (!failed_) progress_.update(state);
     };
-    const RunRecord run = stamped(trainer.run(observer, &stop_requested));
-    progress.finish();
-    write_results(directory, run);
-    print(result_line(run, directory));
-    return run.status == "stopped" ? 128 + stop_signal : 0;
-  } catch (const std::exception& error) {
-    progress.finish();
-    RunRecord run = stamped(trainer.record());
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    run.wall_seconds = earlier_seconds + elapsed.count();
-    const std::string failure = message_of(error);
-    write_failure(directory, std::move(run), failure);
+    observer.epoch_done = [this](const RunRecord& run, const Checkpoint* checkpoint) {
+      const std::scoped_lock lock(mutex_);
+      if (failed_) return;
+      last_ = stamped(run);
+      // The checkpoint comes after the line in the metrics: to resume needs both.
+      directory_.append_epoch(last_.epochs.back());
+      if (checkpoint != nullptr) save_checkpoint(directory_.file(checkpoint_name), *checkpoint);
+      write_results(directory_, last_);
+      progress_.epoch_done(last_.epochs.back());
+    };
+    return observer;
+  }
+
+  void finish(const RunRecord& run) {
+    const std::scoped_lock lock(mutex_);
+    progress_.finish();
+    write_results(directory_, stamped(run));
+    print(result_line(run, directory_));
+  }
+
+  /// Writes and tells the first failure.
+  void fail(const std::string& failure) {
+    const std::scoped_lock lock(mutex_);
+    if (std::exchange(failed_, true)) return;
+    progress_.finish();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_;
+    RunRecord run = last_;
+    run.wall_seconds = earlier_seconds_ + elapsed.count();
+    write_failure(directory_, std::move(run), failure);
     print_error(failure);
+  }
+
+ private:
+  [[nodiscard]] RunRecord stamped(RunRecord run) const {
+    run.version = version_;
+    run.ranks = ranks_;
+    return run;
+  }
+
+  RunDirectory& directory_;
+  std::string version_;
+  std::vector<RankRecord> ranks_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  double earlier_seconds_;
+  RunRecord last_;
+  ProgressLine progress_{std::cerr, isatty(STDERR_FILENO) == 1};
+  bool failed_ = false;
+  std::mutex mutex_;
+};
+
+/// 128 plus the signal that stopped the job, which may have reached another rank.
+int stop_status() {
+  const std::vector<int> mine = {stop_signal.load()};
+  int signal = 0;
+  for (const auto& bytes : runtime::Cluster::current().all_gather(runtime::bytes_of(mine)))
+    signal = std::max(signal, runtime::values_of<int>(bytes).front());
+  return 128 + signal;
+}
+
+/// Rank 0's part of a training, in a directory that is ready for it.
+int train_in(RunDirectory& directory, Trainer& trainer, const std::string& version,
+             const std::vector<RankRecord>& ranks) {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  RunOutput output(directory, trainer.record(), version, ranks);
+  cluster.watch([&output](const std::string& failure) { output.fail(one_line(failure)); });
+  TrainerObserver observer = output.observer();
+  observer.abandon = [&](const std::exception& error) {
+    output.fail(cluster.here() + ": " + message_of(error));
+    cluster.abandon("", failed);
+  };
+  try {
+    output.begin();
+    const RunRecord run = trainer.run(observer, &stop_requested);
+    output.finish(run);
+    return run.status == "stopped" ? stop_status() : 0;
+  } catch (const std::exception& error) {
+    if (cluster.size() > 1) observer.abandon(error);
+    output.fail(message_of(error));
     return failed;
+  }
+}
+
+/// Another rank's part: it trains, and writes nothing.
+int train_along(Trainer& trainer) {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  TrainerObserver observer;
+  observer.abandon = [&](const std::exception& error) {
+    cluster.abandon(message_of(error), failed);
+  };
+  try {
+    return trainer.run(observer, &stop_requested).status == "stopped" ? stop_status() : 0;
+  } catch (const std::exception& error) {
+    cluster.abandon(message_of(error), failed);
   }
 }
 
@@ -320,25 +406,136 @@ RunRecord record_until(const Checkpoint& checkpoint, const RunDirectory& directo
   return run;
 }
 
-int train(const CommandLine& line, const std::string& version) {
-  const RunFile file = read_run_file(line);
-  const fs::path output = line.output.value_or("");
-  if (!line.resume) RunDirectory::check(output);
-  check_runtime(file);
-  Trainer trainer(file.config, file.name);
-  if (line.resume) {
-    RunDirectory directory = RunDirectory::open(*line.resume);
-    Checkpoint checkpoint = load_checkpoint(directory.file(checkpoint_name));
-    const RunRecord record = record_until(checkpoint, directory);
-    trainer.resume(std::move(checkpoint), record);
-    const StopSignals signals;
-    directory.write_config(print_config(file.config));
-    return train_in(directory, trainer, version);
+/// A start that failed on some rank: what to say, once, and the status for all.
+class StartError : public std::runtime_error {
+ public:
+  StartError(const std::string& message, int status)
+      : std::runtime_error(message), status_(status) {}
+  [[nodiscard]] int status() const { return status_; }
+
+ private:
+  int status_;
+};
+
+bool blames_input(const std::exception& error);
+
+/// Does something on every rank and goes on only if it worked on all of them: else all throw the
+/// first failing rank's error. On a job of one rank errors pass as they are.
+template <class Step>
+void on_all_ranks(Step step) {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  if (cluster.size() == 1) return step();
+  // The status as one character, and the message.
+  std::string outcome = "0";
+  try {
+    step();
+  } catch (const std::exception& error) {
+    outcome = std::to_string(blames_input(error) ? bad_input : failed) + message_of(error);
   }
+  const auto outcomes = cluster.all_gather(std::as_bytes(std::span(outcome)));
+  const auto text = [&](std::size_t rank) {
+    return std::string(reinterpret_cast<const char*>(outcomes[rank].data()), outcomes[rank].size());
+  };
+  bool all_alike = true;
+  std::size_t first = outcomes.size();
+  for (std::size_t rank = outcomes.size(); rank-- > 0;) {
+    all_alike = all_alike && text(rank) == text(0);
+    if (text(rank).front() != '0') first = rank;
+  }
+  // Hosts by a second exchange, which all ranks reach.
+  const auto hosts = cluster.all_gather(std::as_bytes(std::span(cluster.host())));
+  if (first == outcomes.size()) return;
+  const std::string message = text(first).substr(1);
+  const std::string host(reinterpret_cast<const char*>(hosts[first].data()), hosts[first].size());
+  throw StartError(
+      all_alike ? message : "rank " + std::to_string(first) + " (" + host + "): " + message,
+      text(first).front() - '0');
+}
+
+/// Rank 0's text, on all ranks.
+std::string rank_0s(const std::string& text) {
+  const auto bytes = runtime::Cluster::current().broadcast(std::as_bytes(std::span(text)));
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+/// All ranks have the same program, config and data; else an error that says which rank has not.
+void check_agreement(const RunFile& file, const Trainer& trainer, const std::string& version) {
+  if (runtime::Cluster::current().size() == 1) return;
+  const std::string other_version = rank_0s(version);
+  const std::string config = print_config(file.config), other_config = rank_0s(config);
+  const std::string data = trainer.data_checksum(), other_data = rank_0s(data);
+  on_all_ranks([&] {
+    if (version != other_version) {
+      throw ConfigError("", "",
+                        "this is stpt_starpu " + version + ", on rank 0 it is " + other_version +
+                            "; all ranks must run the same program");
+    }
+    if (config != other_config) {
+      const std::string key = find_change(read_json(other_config), read_json(config), "");
+      throw ConfigError(file.name, key.empty() ? "runtime" : key,
+                        "differs from rank 0's; all ranks must train with the same config");
+    }
+    if (data != other_data) {
+      throw data::DataError(trainer.record().dataset +
+                            ": the images or labels differ from rank 0's; all ranks must read the "
+                            "same data");
+    }
+  });
+}
+
+/// Host and device of every rank; empty for a job of one.
+std::vector<RankRecord> describe_ranks() {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  if (cluster.size() == 1) return {};
+  const std::string mine = cluster.host() + "\n" + runtime::Machine::detect().to_string();
+  std::vector<RankRecord> ranks;
+  for (const auto& bytes : cluster.all_gather(std::as_bytes(std::span(mine)))) {
+    const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    const std::size_t end = text.find('\n');
+    ranks.push_back({text.substr(0, end), text.substr(end + 1)});
+  }
+  return ranks;
+}
+
+/// Every rank must have a logical worker to train with.
+void check_ranks(const RunFile& file) {
+  const int ranks = runtime::Cluster::current().size();
+  if (file.config.training.workers >= ranks) return;
+  throw ConfigError(file.name, "training.workers",
+                    "is " + std::to_string(file.config.training.workers) + ", but the job has " +
+                        std::to_string(ranks) + " ranks; each needs at least one worker");
+}
+
+int train(const CommandLine& line, const std::string& version) {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  const bool writes = cluster.rank() == 0;
+  const fs::path output = line.output.value_or("");
+  RunFile file;
+  std::optional<Trainer> trainer;
+  on_all_ranks([&] {
+    file = read_run_file(line);
+    if (!line.resume && writes) RunDirectory::check(output);
+    check_runtime(file);
+    check_ranks(file);
+    trainer.emplace(file.config, file.name);
+  });
+  check_agreement(file, *trainer, version);
+  const std::vector<RankRecord> ranks = describe_ranks();
   const StopSignals signals;
-  RunDirectory directory = RunDirectory::create(output, file.config.name);
-  directory.write_config(print_config(file.config));
-  return train_in(directory, trainer, version);
+  std::optional<RunDirectory> directory;
+  on_all_ranks([&] {
+    if (!writes) return;
+    if (line.resume) {
+      directory.emplace(RunDirectory::open(*line.resume));
+      Checkpoint checkpoint = load_checkpoint(directory->file(checkpoint_name));
+      const RunRecord record = record_until(checkpoint, *directory);
+      trainer->resume(std::move(checkpoint), record);
+    } else {
+      directory.emplace(RunDirectory::create(output, file.config.name));
+    }
+    directory->write_config(print_config(file.config));
+  });
+  return writes ? train_in(*directory, *trainer, version, ranks) : train_along(*trainer);
 }
 
 // ---- The other actions -----------------------------------------------------------------------
@@ -429,7 +626,15 @@ bool blames_input(const std::exception& error) {
 
 int run_application(int argc, const char* const* argv, const std::string& version) {
   try {
-    return perform(parse_command_line(argc, argv), version);
+    const runtime::Cluster cluster;
+    try {
+      const CommandLine line = parse_command_line(argc, argv);
+      // Of what only shows something, one answer is enough.
+      return cluster.rank() == 0 || line.action == Action::train ? perform(line, version) : 0;
+    } catch (const StartError& error) {
+      if (cluster.rank() == 0) print_error(error.what());
+      return error.status();
+    }
   } catch (const std::exception& error) {
     print_error(message_of(error));
     return blames_input(error) ? bad_input : failed;

@@ -286,6 +286,7 @@ std::string_view enum_name(Enum value) {
 
 template std::string_view enum_name(runtime::DataType);
 template std::string_view enum_name(Fusion);
+template std::string_view enum_name(GradientReduction);
 template std::string_view enum_name(Policy);
 template std::string_view enum_name(WarmupForm);
 template std::string_view enum_name(AnnealForm);

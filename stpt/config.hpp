@@ -13,6 +13,8 @@
 namespace stpt {
 
 enum class Fusion { op, block, step };
+/// Over the ranks of a job.
+enum class GradientReduction { tree, redux };
 enum class Policy { stpt, fixed, step, plateau, cosine, linear, random_winner, always_one };
 enum class WarmupForm { linear, constant };
 enum class AnnealForm { none, linear, cosine };
@@ -98,6 +100,7 @@ struct TrainingConfig {
   int epochs = 10;
   int workers = 8;  ///< n, logical data-parallel workers
   int batch_per_worker = 64;
+  GradientReduction gradient_reduction = GradientReduction::tree;
   std::uint64_t seed = 1;
   LearningRateConfig learning_rate;
   OptimizerConfig optimizer;

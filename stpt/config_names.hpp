@@ -30,6 +30,13 @@ inline constexpr std::array names<Fusion> = {
     Named{Fusion::step, "step", "one task for all of forward and backward"},
 };
 template <>
+inline constexpr std::array names<GradientReduction> = {
+    Named{GradientReduction::tree, "tree",
+          "in one fixed tree: the same bits on any number of ranks"},
+    Named{GradientReduction::redux, "redux",
+          "within a rank in a tree, over ranks by StarPU-MPI's reduction, in any order"},
+};
+template <>
 inline constexpr std::array names<Policy> = {
     Named{Policy::stpt, "stpt", "Pre-train every candidate, go on with the best"},
     Named{Policy::fixed, "fixed", "the initial value throughout"},

@@ -403,6 +403,8 @@ const std::vector<Key>& schema() {
             "depend on those."),
       whole("training.batch_per_worker", STPT_FIELD(training.batch_per_worker), {1, 65536},
             "Images per worker and iteration; an iteration takes `workers` times as many."),
+      choice("training.gradient_reduction", STPT_FIELD(training.gradient_reduction),
+             "How gradients are summed over the ranks of a job (docs/cluster.md)."),
       whole("training.seed", STPT_FIELD(training.seed), {0},
             "Of initialisation, order, augmentation and split."),
 

@@ -6,6 +6,8 @@
 
 #include "codelets/optimizer.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
+#include "runtime/cluster.hpp"
+#include "runtime/message.hpp"
 #include "runtime/task.hpp"
 
 namespace stpt {
@@ -17,7 +19,37 @@ using runtime::Home;
 using runtime::Tensor;
 using runtime::WorkerKind;
 
+using models::MessageKind;
+
+namespace {
+
+int here() { return runtime::Cluster::current().rank(); }
+
+std::size_t local_workers(const models::Team& team) {
+  return static_cast<std::size_t>(team.workers_on(here()));
+}
+
+/// What the next forward pass reads first travels first.
+int message_priority(std::size_t buckets, std::size_t bucket) {
+  return static_cast<int>(buckets - bucket);
+}
+
+}  // namespace
+
 bool StepResult::finite() const { return std::isfinite(loss); }
+
+StepResult step_result(std::span<const WorkerResult> workers) {
+  StepResult result;
+  std::int64_t correct = 0;
+  for (const WorkerResult& worker : workers) {
+    result.samples += worker.samples;
+    result.loss += worker.loss;
+    correct += worker.correct;
+  }
+  result.loss /= static_cast<double>(result.samples);
+  result.top1 = static_cast<double>(correct) / static_cast<double>(result.samples);
+  return result;
+}
 
 TrainingLog::TrainingLog(const std::string& name)
     : order_(runtime::bytes_spec(1), name + ".log", Home::host) {}
@@ -29,12 +61,16 @@ std::size_t gradient_bytes(const models::Network& network, int workers, int in_f
 }
 
 DataParallel::DataParallel(const models::Network& network, int workers, int batch,
-                           models::Grain grain, int in_flight, const models::Optimizer& optimizer)
+                           models::Grain grain, int in_flight, const models::Optimizer& optimizer,
+                           GradientReduction reduction)
     : program_(network, batch, models::Mode::train, grain),
       optimizer_(optimizer),
-      in_flight_(in_flight) {
+      in_flight_(in_flight),
+      reduction_(reduction) {
+  for (const models::Block& block : network.blocks) has_parameters_.push_back(block.parameters > 0);
   for (int number = 0; number < in_flight; ++number) {
     Slot& slot = slots_.emplace_back();
+    slot.received.resize(network.blocks.size());
     for (int worker = 0; worker < workers; ++worker) {
       const std::string name = std::to_string(number) + "." + std::to_string(worker);
       auto& buckets = slot.gradients.emplace_back();
@@ -47,6 +83,17 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
           "scores." + name);
     }
   }
+  if (reduction == GradientReduction::redux && runtime::Cluster::current().size() > 1) {
+    const models::Team all{0, runtime::Cluster::current().size(), workers};
+    const std::vector<int> owners = models::bucket_owners(network, all);
+    for (std::size_t number = 0; number < slots_.size(); ++number) {
+      for (std::size_t bucket = 0; bucket < owners.size(); ++bucket) {
+        runtime::make_reducible(slots_[number].gradients.front()[bucket],
+                                models::message_tag(MessageKind::redux, number, bucket, 0),
+                                owners[bucket]);
+      }
+    }
+  }
   // Activations in flight: enough that every StarPU worker has a chain of segments and the next one
   // is ready.
   const auto enough = 2 * runtime::Runtime::current().workers().size();
@@ -54,29 +101,126 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
   for (std::size_t lane = 0; lane < lanes; ++lane) lanes_.push_back(program_.make_lane());
 }
 
-std::size_t DataParallel::tasks_per_step(std::size_t workers) const {
-  const std::size_t buckets = slots_.front().gradients.front().size();
-  return workers * program_.segments() + (workers - 1) * buckets + buckets + 1;
+bool DataParallel::uses_redux(const models::Team& team) const {
+  const int ranks = runtime::Cluster::current().size();
+  return reduction_ == GradientReduction::redux && ranks > 1 && team.ranks == ranks;
 }
 
-void DataParallel::reduce(std::vector<std::vector<Tensor>>& gradients, std::size_t workers,
-                          std::size_t bucket) const {
-  static const Codelet codelet("sum gradients", {WorkerKind::cpu});
-  const std::size_t bytes = gradients[0][bucket].bytes();
-  for (std::size_t distance = 1; distance < workers; distance *= 2) {
-    for (std::size_t i = 0; i + distance < workers; i += 2 * distance) {
-      runtime::submit(codelet,
-                      {{gradients[i][bucket], Access::read_write},
-                       {gradients[i + distance][bucket], Access::read}},
-                      [count = bytes / sizeof(float)](const runtime::TaskContext& task) {
-                        codelets::accumulate(count, task.buffer<float>(0), task.buffer<float>(1),
-                                             codelets::Cpu{}, task.stream);
-                      },
-                      {.worker = -1,
-                       .priority = 2,
-                       .footprint = static_cast<std::uint32_t>(bytes),
-                       .name = nullptr});
+const DataParallel::Plan& DataParallel::plan(const models::Placement& placement) {
+  for (const auto& [known, plan] : plans_) {
+    if (known == placement) return plan;
+  }
+  const models::Team& team = placement.team;
+  Plan plan;
+  StepCost& cost = plan.cost;
+  const std::size_t workers = local_workers(team);
+  cost.tasks = workers * program_.segments() + 1;
+  for (std::size_t bucket = 0; bucket < has_parameters_.size(); ++bucket) {
+    auto& steps = plan.reduction.emplace_back();
+    if (!has_parameters_[bucket]) continue;
+    const int owner = placement.owners[bucket];
+    const std::size_t bytes = slots_.front().gradients.front()[bucket].bytes();
+    if (uses_redux(team)) {
+      // The workers of this rank; StarPU-MPI does the rest.
+      steps = reduction_steps({here(), 1, static_cast<int>(workers)}, here(), here());
+      ++cost.tasks;
+    } else {
+      steps = reduction_steps(team, owner, here());
     }
+    for (const ReductionStep& step : steps) {
+      cost.tasks += step.kind == ReductionStep::Kind::add ? 1 : 0;
+      cost.sent += step.kind == ReductionStep::Kind::send ? 1 : 0;
+      cost.received += step.kind == ReductionStep::Kind::receive ? 1 : 0;
+      cost.bytes_sent += step.kind == ReductionStep::Kind::send ? runtime::align_up(bytes) : 0;
+    }
+    if (owner == here()) {
+      const auto others = static_cast<std::size_t>(team.ranks - 1);
+      ++cost.tasks;
+      cost.sent += others;
+      cost.bytes_sent += others * runtime::align_up(bytes);
+    } else {
+      ++cost.received;
+    }
+  }
+  return plans_.emplace_back(placement, std::move(plan)).second;
+}
+
+DataParallel::StepCost DataParallel::step_cost(const models::Placement& placement) {
+  return plan(placement).cost;
+}
+
+const Tensor* DataParallel::reduce(Slot& slot, std::size_t slot_number,
+                                   const models::Placement& placement, std::size_t bucket,
+                                   const std::vector<ReductionStep>& steps, int channel) {
+  static const Codelet codelet("sum gradients", {WorkerKind::cpu});
+  const std::size_t bytes = slot.gradients[0][bucket].bytes();
+  const int priority = message_priority(has_parameters_.size(), bucket);
+  // The steps of a reduction on this rank alone count its workers from 0.
+  const int first = uses_redux(placement.team) ? 0 : placement.team.first_worker(here());
+  // Where the partial sums of this rank are, by the number of their first worker.
+  const auto own = [&](int position) -> const Tensor* {
+    const auto local = static_cast<std::size_t>(position - first);
+    return position >= first && local < local_workers(placement.team)
+               ? &slot.gradients[local][bucket]
+               : nullptr;
+  };
+  std::vector<std::pair<int, const Tensor*>> moved;  // what is elsewhere than in own()
+  const auto find = [&](int position) {
+    for (const auto& [known, tensor] : moved) {
+      if (known == position) return tensor;
+    }
+    return own(position);
+  };
+  std::size_t arrivals = 0;
+  for (const ReductionStep& step : steps) {
+    const auto tag =
+        models::message_tag(MessageKind::gradient, static_cast<std::size_t>(channel), bucket,
+                            (slot_number << 16) + static_cast<std::size_t>(step.left));
+    switch (step.kind) {
+      case ReductionStep::Kind::send:
+        runtime::send(*find(step.left), step.peer, tag, priority);
+        break;
+      case ReductionStep::Kind::receive: {
+        auto& received = slot.received[bucket];
+        if (arrivals == received.size()) {
+          received.push_back(std::make_unique<Tensor>(
+              slot.gradients[0][bucket].spec(), "gradient.received." + std::to_string(bucket)));
+        }
+        const Tensor* arrival = received[arrivals++].get();
+        runtime::receive(*arrival, step.peer, tag, priority);
+        moved.emplace_back(step.left, arrival);
+        break;
+      }
+      case ReductionStep::Kind::add:
+        runtime::submit(codelet,
+                        {{*find(step.left), Access::read_write}, {*find(step.right), Access::read}},
+                        [count = bytes / sizeof(float)](const runtime::TaskContext& task) {
+                          codelets::accumulate(count, task.buffer<float>(0), task.buffer<float>(1),
+                                               codelets::Cpu{}, task.stream);
+                        },
+                        {.worker = -1,
+                         .priority = 2,
+                         .footprint = static_cast<std::uint32_t>(bytes),
+                         .name = nullptr});
+        break;
+    }
+  }
+  return find(0);
+}
+
+void DataParallel::spread(const models::ModelState& state, std::size_t bucket, int channel) const {
+  const models::Placement& placement = state.placement;
+  const int owner = placement.owners[bucket];
+  const int priority = message_priority(has_parameters_.size(), bucket);
+  const auto tag = models::message_tag(MessageKind::parameters, static_cast<std::size_t>(channel),
+                                       bucket, 1U << 20);
+  if (owner != here()) {
+    runtime::receive(state.parameters[bucket], owner, tag, priority);
+    return;
+  }
+  for (int rank = placement.team.first_rank;
+       rank < placement.team.first_rank + placement.team.ranks; ++rank) {
+    if (rank != owner) runtime::send(state.parameters[bucket], rank, tag, priority);
   }
 }
 
@@ -87,48 +231,56 @@ void DataParallel::report(const Slot& slot, std::size_t workers, TrainingLog& lo
     uses.push_back({slot.scores[worker], Access::read});
   runtime::submit(
       codelet, uses, [&log, batch = program_.batch()](const runtime::TaskContext& task) {
-        StepResult result;
-        std::int64_t correct = 0;
-        for (std::size_t worker = 1; worker < task.buffers.size(); ++worker) {
+        std::vector<WorkerResult> results(task.buffers.size() - 1);
+        for (std::size_t worker = 0; worker < results.size(); ++worker) {
+          WorkerResult& result = results[worker];
           for (const SampleScore& score :
-               std::span(task.buffer<SampleScore>(worker), static_cast<std::size_t>(batch))) {
+               std::span(task.buffer<SampleScore>(worker + 1), static_cast<std::size_t>(batch))) {
             ++result.samples;
             result.loss += score.loss;
-            correct += score.rank == 0 ? 1 : 0;
+            result.correct += score.rank == 0 ? 1 : 0;
           }
         }
-        result.loss /= static_cast<double>(result.samples);
-        result.top1 = static_cast<double>(correct) / static_cast<double>(result.samples);
-        if (log.on_step) log.on_step(result);
+        if (log.on_step) log.on_step(results);
       });
 }
 
 void DataParallel::step(models::ModelState& state, std::span<const data::Batch> batches,
-                        float learning_rate, TrainingLog& log) {
-  Slot& slot = slots_[next_slot_];
+                        float learning_rate, TrainingLog& log, int channel) {
+  const std::size_t slot_number = next_slot_;
+  Slot& slot = slots_[slot_number];
   next_slot_ = (next_slot_ + 1) % slots_.size();
-  const std::size_t workers = batches.size();
-  for (std::size_t worker = 0; worker < workers; ++worker) {
+  const models::Placement& placement = state.placement;
+  const Plan& to_do = plan(placement);
+  const auto first = static_cast<std::size_t>(placement.team.first_worker(here()));
+  for (std::size_t worker = 0; worker < batches.size(); ++worker) {
     models::ProgramInputs inputs;
     inputs.images = &batches[worker].images;
     inputs.labels = &batches[worker].labels;
     inputs.scores = &slot.scores[worker];
     inputs.parameters = &state.parameters;
     inputs.gradients = &slot.gradients[worker];
-    if (!state.running.empty()) inputs.running = &state.running[worker];
+    if (!state.running.empty()) inputs.running = &state.running[first + worker];
     inputs.lane = &lanes_[next_lane_];
     next_lane_ = (next_lane_ + 1) % lanes_.size();
     program_.submit(inputs);
   }
-  const float mean = 1.0f / static_cast<float>(workers);
-  for (std::size_t bucket = slot.gradients[0].size();
+  const float mean = 1.0f / static_cast<float>(placement.team.workers);
+  for (std::size_t bucket = has_parameters_.size();
        bucket-- > 0;) {  // in the order in which backward ends
-    reduce(slot.gradients, workers, bucket);
-    optimizer_.step(state, bucket, slot.gradients[0][bucket], mean, learning_rate, -1, 2);
+    if (!has_parameters_[bucket]) continue;
+    const Tensor* sum =
+        reduce(slot, slot_number, placement, bucket, to_do.reduction[bucket], channel);
+    if (uses_redux(placement.team))
+      runtime::reduce_to_owner(*sum, message_priority(has_parameters_.size(), bucket));
+    if (placement.owners[bucket] == here())
+      optimizer_.step(state, bucket, *sum, mean, learning_rate, -1, 2);
+    if (placement.team.ranks > 1) spread(state, bucket, channel);
   }
-  report(slot, workers, log);
-  runtime::Runtime::current().wait_until_at_most(in_flight_ *
-                                                 static_cast<int>(tasks_per_step(workers)));
+  report(slot, batches.size(), log);
+  // StarPU counts a task before and one after each message.
+  const std::size_t unfinished = to_do.cost.tasks + 2 * (to_do.cost.sent + to_do.cost.received);
+  runtime::Runtime::current().wait_until_at_most(in_flight_ * static_cast<int>(unfinished));
 }
 
 }  // namespace stpt

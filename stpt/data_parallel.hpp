@@ -1,20 +1,23 @@
-// The synchronous data-parallel training step (paper 2.1, Main-train) of g logical workers on one
-// model:
+// The synchronous data-parallel training step (paper 2.1, Main-train) of a team's g logical workers
+// on one model:
 //   each worker i:   gradient[i] = d loss(batch[i]) / d parameters
 //   fixed tree:      gradient[0] = sum of gradient[0..g), pairs at distance 1, 2, 4, ...
-//   each bucket:     parameters, velocity = SGD(gradient[0] / g)
+//   each bucket:     its owner: parameters, velocity = SGD(gradient[0] / g); sent to the others
 // A logical worker is no device: which one runs it is the scheduler's business, and the result has
-// the same bits whatever it decides.
+// the same bits whatever it decides, and on however many ranks the team's workers live.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "data/loader.hpp"
 #include "models/model_state.hpp"
 #include "models/program.hpp"
+#include "stpt/config.hpp"
+#include "stpt/reduction_tree.hpp"
 
 namespace stpt {
 
@@ -25,14 +28,24 @@ struct StepResult {
   [[nodiscard]] bool finite() const;
 };
 
-/// The results of one model's steps, in the order of the steps. Written by tasks: read it after
-/// waiting.
+/// One worker's part of a step.
+struct WorkerResult {
+  double loss = 0;  ///< sum over the samples
+  std::int64_t correct = 0;
+  std::int64_t samples = 0;
+};
+
+/// What all workers' parts, in their order, amount to.
+[[nodiscard]] StepResult step_result(std::span<const WorkerResult> workers);
+
+/// The results of one model's steps on this rank, in the order of the steps. Written by tasks: read
+/// it after waiting.
 class TrainingLog {
  public:
   explicit TrainingLog(const std::string& name);
 
-  /// Called by a task after each step, in the steps' order.
-  std::function<void(const StepResult&)> on_step;
+  /// Called by a task after each step, in the steps' order, with what this rank's workers did.
+  std::function<void(std::span<const WorkerResult>)> on_step;
 
  private:
   friend class DataParallel;
@@ -41,36 +54,59 @@ class TrainingLog {
 
 class DataParallel {
  public:
-  /// Buffers for `workers` logical workers with `batch` images each, and `in_flight` steps at a
-  /// time.
+  /// Buffers for up to `workers` logical workers of this rank with `batch` images each, and
+  /// `in_flight` steps at a time.
   DataParallel(const models::Network& network, int workers, int batch, models::Grain grain,
-               int in_flight, const models::Optimizer& optimizer);
+               int in_flight, const models::Optimizer& optimizer,
+               GradientReduction reduction = GradientReduction::tree);
 
-  /// Adds the tasks of one step with as many workers as there are batches (at most `workers`), then
-  /// waits until at most `in_flight` steps are unfinished. Throws runtime::TaskError. `state` and
-  /// `log` must outlive the step.
+  /// Adds this rank's tasks of one step of state.placement's team, with a batch for each of its
+  /// workers on this rank, then waits until at most `in_flight` steps are unfinished. Throws
+  /// runtime::TaskError. `state` and `log` must outlive the step. All ranks of the team call it, in
+  /// the same order for all models they share; `channel` is the same on all of them and another one
+  /// for models that are trained at the same time (below 2^16).
   void step(models::ModelState& state, std::span<const data::Batch> batches, float learning_rate,
-            TrainingLog& log);
+            TrainingLog& log, int channel = 0);
 
-  [[nodiscard]] std::size_t tasks_per_step(std::size_t workers) const;
+  /// Tasks, messages sent and messages received that step() submits on this rank.
+  struct StepCost {
+    std::size_t tasks = 0, sent = 0, received = 0;
+    std::size_t bytes_sent = 0;
+  };
+  [[nodiscard]] StepCost step_cost(const models::Placement& placement);
   [[nodiscard]] const models::Program& program() const { return program_; }
 
  private:
   /// What one step works on besides the model.
   struct Slot {
-    std::vector<std::vector<runtime::Tensor>> gradients;  ///< [worker][bucket]
-    std::vector<runtime::Tensor> scores;                  ///< [worker]
+    std::vector<std::vector<runtime::Tensor>> gradients;  ///< [worker on this rank][bucket]
+    std::vector<runtime::Tensor> scores;                  ///< [worker on this rank]
+    /// [bucket]: partial sums from other ranks, made when first needed.
+    std::vector<std::vector<std::unique_ptr<runtime::Tensor>>> received;
+  };
+  /// What this rank does for each bucket of a team's model.
+  struct Plan {
+    std::vector<std::vector<ReductionStep>> reduction;  ///< [bucket]
+    StepCost cost;
   };
 
-  void reduce(std::vector<std::vector<runtime::Tensor>>& gradients, std::size_t workers,
-              std::size_t bucket) const;
+  const Plan& plan(const models::Placement& placement);
+  /// The gradient's sum, on the bucket's owner; where StarPU-MPI sums over ranks, this rank's part.
+  const runtime::Tensor* reduce(Slot& slot, std::size_t slot_number,
+                                const models::Placement& placement, std::size_t bucket,
+                                const std::vector<ReductionStep>& steps, int channel);
+  void spread(const models::ModelState& state, std::size_t bucket, int channel) const;
   void report(const Slot& slot, std::size_t workers, TrainingLog& log) const;
+  [[nodiscard]] bool uses_redux(const models::Team& team) const;
 
   models::Program program_;
   const models::Optimizer& optimizer_;
   int in_flight_;
+  GradientReduction reduction_;
+  std::vector<bool> has_parameters_;  ///< [bucket]
   std::vector<Slot> slots_;
   std::vector<models::Lane> lanes_;
+  std::vector<std::pair<models::Placement, Plan>> plans_;
   std::size_t next_slot_ = 0, next_lane_ = 0;
 };
 

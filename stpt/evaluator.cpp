@@ -53,18 +53,34 @@ Evaluator::Shape Evaluator::make_shape(const models::Network& network, models::M
   return shape;
 }
 
-std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> models) {
+Evaluator::Range Evaluator::batches_of(int part, int parts) const {
+  const auto number = static_cast<std::size_t>(part), all = static_cast<std::size_t>(parts);
+  return {number * batches_ / all, (number + 1) * batches_ / all};
+}
+
+std::size_t Evaluator::first_image(std::size_t batch) const {
+  return batch * (images_.size() / batches_) + std::min(batch, images_.size() % batches_);
+}
+
+std::size_t Evaluator::images(int part, int parts) const {
+  const Range range = batches_of(part, parts);
+  return first_image(range.last) - first_image(range.first);
+}
+
+std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> models, int part,
+                                            int parts) {
   static const runtime::Codelet gather("gather scores", {runtime::WorkerKind::cpu});
   std::vector<Evaluation> results(models.size());
-  for (Evaluation& result : results) result.samples.resize(images_.size());
-  const std::size_t small = images_.size() / batches_;
+  for (Evaluation& result : results) result.samples.resize(images(part, parts));
   const std::size_t larger = images_.size() % batches_;  // so many batches have one more
+  const Range range = batches_of(part, parts);
+  const std::size_t start = first_image(range.first);
   // Declared after `results`: destruction waits for the tasks that write there.
   std::vector<runtime::Tensor> scores;
-  std::size_t first = 0;
-  for (std::size_t number = 0; number < batches_; ++number) {
+  for (std::size_t number = range.first; number < range.last; ++number) {
     Shape& shape = shapes_[number < larger ? 1 : 0];
-    const std::size_t size = small + (number < larger ? 1 : 0);
+    const std::size_t first = first_image(number);
+    const std::size_t size = first_image(number + 1) - first;
     const data::Batch& batch = shape.ring[shape.next_batch];
     shape.next_batch = (shape.next_batch + 1) % shape.ring.size();
     loader_.submit(batch, std::span(images_).subspan(first, size), 0);
@@ -80,13 +96,12 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
       inputs.lane = &shape.lanes[shape.next_lane];
       shape.next_lane = (shape.next_lane + 1) % shape.lanes.size();
       shape.program->submit(inputs);
-      runtime::submit(
-          gather, {{score, Access::read}},
-          [target = results[model].samples.data() + first, size](const runtime::TaskContext& task) {
-            std::copy_n(task.buffer<SampleScore>(0), size, target);
-          });
+      runtime::submit(gather, {{score, Access::read}},
+                      [target = results[model].samples.data() + (first - start),
+                       size](const runtime::TaskContext& task) {
+                        std::copy_n(task.buffer<SampleScore>(0), size, target);
+                      });
     }
-    first += size;
   }
   runtime::Runtime::current().wait_for_all();
   return results;

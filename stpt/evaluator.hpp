@@ -35,11 +35,14 @@ class Evaluator {
   Evaluator(const models::Network& network, models::Mode mode, models::Grain grain,
             const data::Loader& loader, std::vector<std::uint32_t> images, int batch);
 
-  /// One pass over the images that scores all models on each batch. Waits for the result; throws
-  /// runtime::TaskError.
-  [[nodiscard]] std::vector<Evaluation> evaluate(std::span<const EvaluatedModel> models);
+  /// One pass over the images that scores all models on each batch. Of `parts` parts of about equal
+  /// size only part `part`: ranks share the work. Waits for the result; throws runtime::TaskError.
+  [[nodiscard]] std::vector<Evaluation> evaluate(std::span<const EvaluatedModel> models,
+                                                 int part = 0, int parts = 1);
 
   [[nodiscard]] std::size_t images() const { return images_.size(); }
+  /// How many of them part `part` has.
+  [[nodiscard]] std::size_t images(int part, int parts) const;
 
  private:
   /// Batches differ in size by at most one, hence two programs at most.
@@ -51,6 +54,13 @@ class Evaluator {
   };
   [[nodiscard]] Shape make_shape(const models::Network& network, models::Mode mode,
                                  models::Grain grain, int size) const;
+
+  /// [first, last) in batches of the whole list, for a part of it.
+  struct Range {
+    std::size_t first, last;
+  };
+  [[nodiscard]] Range batches_of(int part, int parts) const;
+  [[nodiscard]] std::size_t first_image(std::size_t batch) const;
 
   const data::Loader& loader_;
   std::vector<std::uint32_t> images_;

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 #include <stdexcept>
 
 #include "data/idx.hpp"
 #include "data/synthetic.hpp"
 #include "models/zoo.hpp"
+#include "runtime/cluster.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/random.hpp"
 #include "stpt/lr_sets.hpp"
@@ -109,18 +111,45 @@ int Experiment::workers_per_replica(std::size_t candidates) const {
   return std::max(1, config.training.workers / static_cast<int>(candidates));
 }
 
+models::Team Experiment::team() const {
+  return {0, runtime::Cluster::current().size(), config.training.workers};
+}
+
+models::Team Experiment::replica_team(std::size_t replica, std::size_t candidates) const {
+  const int ranks = runtime::Cluster::current().size();
+  const int number = static_cast<int>(replica);
+  const int workers = workers_per_replica(candidates);
+  const int teams = std::gcd(static_cast<int>(candidates), ranks);
+  const int size = ranks / teams;
+  if (workers < size) return {number % ranks, 1, workers};
+  return {number % teams * size, size, workers};
+}
+
+int Experiment::most_local_workers() const {
+  const int here = runtime::Cluster::current().rank();
+  int most = team().workers_on(here);
+  for (int epoch = 1; epoch <= config.training.epochs; ++epoch) {
+    if (!schedule.pretrains(epoch)) continue;
+    const std::size_t candidates = candidates_at(config.stpt, epoch).factors.size();
+    for (std::size_t replica = 0; replica < candidates; ++replica)
+      most = std::max(most, replica_team(replica, candidates).workers_on(here));
+  }
+  return most;
+}
+
 int Experiment::evaluation_batch() const { return std::max(32, config.training.batch_per_worker); }
 
 std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
-  const auto workers = static_cast<std::uint64_t>(config.training.workers);
+  const auto workers = static_cast<std::uint64_t>(most_local_workers());
   const auto in_flight = static_cast<std::uint64_t>(config.runtime.steps_in_flight);
   std::uint64_t parameters = 0;
   for (const models::Block& block : network.blocks) parameters += block.parameters * sizeof(float);
   const std::uint64_t state = 2 * parameters + workers * network.running_statistics * sizeof(float);
   const std::uint64_t image =
       static_cast<std::uint64_t>(network.input().elements()) * sizeof(float);
-  const std::uint64_t batches =
-      (in_flight + 1) * static_cast<std::uint64_t>(global_batch()) * image;
+  const std::uint64_t batches = (in_flight + 1) * workers *
+                                static_cast<std::uint64_t>(config.training.batch_per_worker) *
+                                image;
   // Forward keeps every activation; backward adds about as much again where nothing is alive for
   // long.
   std::uint64_t activations = 0;

@@ -10,6 +10,7 @@
 #include "data/sampler.hpp"
 #include "data/split.hpp"
 #include "models/network.hpp"
+#include "models/team.hpp"
 #include "stpt/config.hpp"
 #include "stpt/learning_rate.hpp"
 
@@ -36,6 +37,14 @@ struct Experiment {
   [[nodiscard]] std::size_t most_candidates() const;
   /// Logical workers that train one of `candidates` replicas (option stpt.few_candidates).
   [[nodiscard]] int workers_per_replica(std::size_t candidates) const;
+  /// All ranks of the job and all workers: those of Main-train.
+  [[nodiscard]] models::Team team() const;
+  /// Those that train replica `replica` of `candidates` in Pre-train. Ranks form as many teams of
+  /// equal size as go evenly into both ranks and candidates, so that none is idle; but a replica
+  /// with fewer workers than such a team has ranks stays on one rank.
+  [[nodiscard]] models::Team replica_team(std::size_t replica, std::size_t candidates) const;
+  /// The most workers that live on this rank at a time, Pre-train included.
+  [[nodiscard]] int most_local_workers() const;
   /// Main memory that training will hold besides the data set, about.
   [[nodiscard]] std::uint64_t memory_bytes() const;
   /// Images scored by one evaluation task at most.

@@ -6,10 +6,14 @@
 #include <string>
 #include <utility>
 
+#include "runtime/cluster.hpp"
 #include "stpt/learning_rate.hpp"
 
 namespace stpt {
 namespace {
+
+/// Replica k's messages; 0 is the current model's.
+int channel_of(std::size_t k) { return static_cast<int>(k) + 1; }
 
 class Stopwatch {
  public:
@@ -25,36 +29,33 @@ class Stopwatch {
 
 }  // namespace
 
-Replica::Replica(const models::Network& network, int workers, const std::string& name)
-    : state(network, workers, name), log(name) {}
+Replica::Replica(const models::Network& network, const models::Team& team, const std::string& name)
+    : state(network, team, name), log(name) {}
+
+void CandidateSteps::add(const StepResult& step, double divergence_factor) {
+  if (diverged) return;
+  steps.push_back(step);
+  const bool exploded = divergence_factor > 0 && step.loss > divergence_factor * steps.front().loss;
+  diverged = !step.finite() || exploded;
+}
 
 void Replica::watch(double divergence_factor) {
-  steps.clear();
+  results.clear();
   diverged = false;
-  log.on_step = [this, divergence_factor](const StepResult& result) {
-    if (diverged) return;
-    steps.push_back(result);
-    const bool exploded =
-        divergence_factor > 0 && result.loss > divergence_factor * steps.front().loss;
-    if (!result.finite() || exploded) diverged = true;
+  const bool sees_all = state.placement.team.ranks == 1;
+  log.on_step = [this, sees_all, divergence_factor,
+                 seen = CandidateSteps()](std::span<const WorkerResult> workers) mutable {
+    results.insert(results.end(), workers.begin(), workers.end());
+    if (!sees_all) return;
+    seen.add(step_result(workers), divergence_factor);
+    if (seen.diverged) diverged = true;
   };
 }
 
-Pretrain::Pretrain(Session& session, std::size_t candidates) : session_(session) {
+Pretrain::Pretrain(Session& session)
+    : session_(session), replicas_(session.experiment.most_candidates()) {
   const Experiment& experiment = session.experiment;
   const StptConfig& config = experiment.config.stpt;
-  const bool running =
-      config.score_statistics == ScoreStatistics::running && experiment.network.has_batch_norm();
-  for (std::size_t index = 0; index < candidates; ++index) {
-    const std::string name = "replica." + std::to_string(index);
-    auto& replica = replicas_.emplace_back(
-        std::make_unique<Replica>(experiment.network, experiment.config.training.workers, name));
-    if (running) {
-      replica->averaged_running =
-          runtime::Tensor(runtime::vector_spec(experiment.network.running_statistics),
-                          name + ".running.average", runtime::Home::host);
-    }
-  }
   if (config.score == ScoreSource::training_window) return;
   const auto mode = config.score_statistics == ScoreStatistics::batch
                         ? models::Mode::batch_statistics
@@ -70,75 +71,159 @@ Pretrain::Pretrain(Session& session, std::size_t candidates) : session_(session)
                      experiment.evaluation_batch());
 }
 
+void Pretrain::prepare(std::size_t candidates) {
+  const Experiment& experiment = session_.experiment;
+  const StptConfig& config = experiment.config.stpt;
+  const bool running =
+      config.score_statistics == ScoreStatistics::running && experiment.network.has_batch_norm();
+  for (std::size_t k = 0; k < candidates; ++k) {
+    const models::Team team = experiment.replica_team(k, candidates);
+    if (replicas_[k] && replicas_[k]->state.placement.team == team) continue;
+    replicas_[k].reset();
+    if (!team.has(runtime::Cluster::current().rank())) continue;
+    const std::string name = "replica." + std::to_string(k);
+    replicas_[k] = std::make_unique<Replica>(experiment.network, team, name);
+    if (running) {
+      replicas_[k]->averaged_running =
+          runtime::Tensor(runtime::vector_spec(experiment.network.running_statistics),
+                          name + ".running.average", runtime::Home::host);
+    }
+  }
+}
+
+void Pretrain::take_snapshot(std::size_t candidates) {
+  const Experiment& experiment = session_.experiment;
+  const models::ModelState& current = *session_.current;
+  std::vector<std::pair<models::Team, Replica*>> first;  // of each team
+  for (std::size_t k = 0; k < candidates; ++k) {
+    Replica* replica = replicas_[k].get();
+    if (replica != nullptr) replica->watch(experiment.config.stpt.divergence_factor);
+    const models::Team team = experiment.replica_team(k, candidates);
+    const auto known = std::ranges::find(first, team, &decltype(first)::value_type::first);
+    if (known != first.end()) {
+      if (replica != nullptr) replica->state.copy_from(known->second->state);
+      continue;
+    }
+    first.emplace_back(team, replica);
+    models::transfer(&current, current.placement, replica == nullptr ? nullptr : &replica->state,
+                     models::Placement(experiment.network, team), channel_of(k));
+  }
+}
+
 PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<const double> factors,
                              std::span<const std::uint32_t> order,
                              const std::function<void(int, int)>& step_done) {
   const Experiment& experiment = session_.experiment;
   const StptConfig& config = experiment.config.stpt;
-  const int candidates = static_cast<int>(factors.size());
-  const int workers = experiment.workers_per_replica(factors.size());
-  const std::int64_t group_batch =
-      std::int64_t{workers} * experiment.config.training.batch_per_worker;
+  const std::size_t candidates = factors.size();
+  const std::int64_t group_batch = std::int64_t{experiment.workers_per_replica(candidates)} *
+                                   experiment.config.training.batch_per_worker;
   const EpochPlan plan = experiment.schedule.plan(epoch);
   PretrainResult result;
 
   Stopwatch watch;
-  for (int k = 0; k < candidates; ++k) {
-    Replica& replica = *replicas_[static_cast<std::size_t>(k)];
-    replica.state.copy_from(*session_.current);
-    replica.watch(config.divergence_factor);
-  }
+  prepare(candidates);
+  take_snapshot(candidates);
   session_.runtime.wait_for_all();
   result.seconds_snapshot = watch.lap();
 
   // More candidates than workers run in waves of n, so that no more than n replicas compete at a
   // time (stpt.many_candidates).
-  const int wave = experiment.config.training.workers;
+  const auto wave = static_cast<std::size_t>(experiment.config.training.workers);
+  const int steps = static_cast<int>(candidates) * config.alpha;
   int submitted = 0;
-  for (int first = 0; first < candidates; first += wave) {
-    const int last = std::min(first + wave, candidates);
+  for (std::size_t first = 0; first < candidates; first += wave) {
+    const std::size_t last = std::min(first + wave, candidates);
     for (int iteration = 0; iteration < config.alpha; ++iteration) {
-      std::span<const data::Batch> batches;
-      if (config.replica_data == ReplicaData::same)
-        batches = session_.load(order, iteration, workers, epoch);
-      for (int k = first; k < last; ++k, ++submitted) {
-        Replica& replica = *replicas_[static_cast<std::size_t>(k)];
-        if (replica.diverged) continue;
+      std::span<const data::Batch> batches;  // of this rank's replicas, which have one team
+      for (std::size_t k = first; k < last; ++k) {
+        step_done(++submitted, steps);
+        if (!replicas_[k] || replicas_[k]->diverged) continue;
+        Replica& replica = *replicas_[k];
+        const models::Team& team = replica.state.placement.team;
         if (config.replica_data == ReplicaData::disjoint) {
           const std::int64_t other =
-              (std::int64_t{iteration} * candidates + k) % experiment.iterations_per_epoch;
-          batches = session_.load(order, other, workers, epoch);
+              (std::int64_t{iteration} * static_cast<std::int64_t>(candidates) +
+               static_cast<std::int64_t>(k)) %
+              experiment.iterations_per_epoch;
+          batches = session_.load(order, other, team, epoch);
+        } else if (batches.empty()) {
+          batches = session_.load(order, iteration, team, epoch);
         }
-        const double rate =
-            pretrain_learning_rate(base_learning_rate, factors[static_cast<std::size_t>(k)], config,
-                                   group_batch, experiment.global_batch());
+        const double rate = pretrain_learning_rate(base_learning_rate, factors[k], config,
+                                                   group_batch, experiment.global_batch());
         session_.data_parallel.step(
             replica.state, batches,
-            static_cast<float>(experiment.schedule.at(plan.first + iteration, rate)), replica.log);
-        step_done(submitted + 1, candidates * config.alpha);
+            static_cast<float>(experiment.schedule.at(plan.first + iteration, rate)), replica.log,
+            channel_of(k));
       }
     }
   }
   session_.runtime.wait_for_all();
   result.seconds_train = watch.lap();
 
-  for (int k = 0; k < candidates; ++k) {
-    CandidateScore& score = result.scores.emplace_back();
-    score.factor = factors[static_cast<std::size_t>(k)];
-    score.learning_rate = base_learning_rate * score.factor;
-    score.diverged = replicas_[static_cast<std::size_t>(k)]->diverged;
+  result.scores.resize(candidates);
+  for (std::size_t k = 0; k < candidates; ++k) {
+    result.scores[k].factor = factors[k];
+    result.scores[k].learning_rate = base_learning_rate * factors[k];
   }
-  score(result, workers, order);
+  collect_steps(result);
+  score(result, order);
   result.seconds_score = watch.lap();
   return result;
 }
 
-void Pretrain::score(PretrainResult& result, int workers, std::span<const std::uint32_t> order) {
-  const StptConfig& config = session_.experiment.config.stpt;
+void Pretrain::collect_steps(PretrainResult& result) const {
+  const Experiment& experiment = session_.experiment;
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  const std::size_t candidates = result.scores.size();
+  std::vector<std::int64_t> counts(candidates, 0);
+  std::vector<WorkerResult> mine;
+  for (std::size_t k = 0; k < candidates; ++k) {
+    if (!replicas_[k]) continue;
+    counts[k] = std::ssize(replicas_[k]->results);
+    mine.insert(mine.end(), replicas_[k]->results.begin(), replicas_[k]->results.end());
+  }
+  const auto all_counts = cluster.all_gather(runtime::bytes_of(counts));
+  const auto all_results = cluster.all_gather(runtime::bytes_of(mine));
+  // Each rank's results of the candidate in question are taken off the front of its list.
+  std::vector<std::vector<std::int64_t>> counts_of;
+  std::vector<std::vector<WorkerResult>> results_of;
+  for (std::size_t rank = 0; rank < all_counts.size(); ++rank) {
+    counts_of.push_back(runtime::values_of<std::int64_t>(all_counts[rank]));
+    results_of.push_back(runtime::values_of<WorkerResult>(all_results[rank]));
+  }
+  std::vector<std::size_t> taken(results_of.size(), 0);
+  for (std::size_t k = 0; k < candidates; ++k) {
+    const models::Team team = experiment.replica_team(k, candidates);
+    const auto leader = static_cast<std::size_t>(team.first_rank);
+    const std::int64_t steps = counts_of[leader][k] / team.workers_on(team.first_rank);
+    CandidateSteps seen;
+    std::vector<WorkerResult> step;
+    for (std::int64_t number = 0; number < steps; ++number) {
+      step.clear();
+      for (int rank = team.first_rank; rank < team.first_rank + team.ranks; ++rank) {
+        const auto index = static_cast<std::size_t>(rank);
+        const auto workers = static_cast<std::size_t>(team.workers_on(rank));
+        const auto part = std::span(results_of[index]).subspan(taken[index], workers);
+        step.insert(step.end(), part.begin(), part.end());
+        taken[index] += workers;
+      }
+      seen.add(step_result(step), experiment.config.stpt.divergence_factor);
+    }
+    result.scores[k].diverged = seen.diverged;
+    result.steps.push_back(std::move(seen.steps));
+  }
+}
+
+void Pretrain::score(PretrainResult& result, std::span<const std::uint32_t> order) {
+  const Experiment& experiment = session_.experiment;
+  const StptConfig& config = experiment.config.stpt;
+  const std::size_t candidates = result.scores.size();
   if (!evaluator_) {
-    for (std::size_t k = 0; k < result.scores.size(); ++k) {
+    for (std::size_t k = 0; k < candidates; ++k) {
       CandidateScore& score = result.scores[k];
-      const auto& steps = replicas_[k]->steps;
+      const auto& steps = result.steps[k];
       const std::size_t window =
           std::min(static_cast<std::size_t>(config.score_window), steps.size());
       for (const StepResult& step : std::span(steps).last(window)) {
@@ -148,26 +233,48 @@ void Pretrain::score(PretrainResult& result, int workers, std::span<const std::u
     }
     return;
   }
+  runtime::Cluster& cluster = runtime::Cluster::current();
   std::vector<EvaluatedModel> models;
-  std::vector<std::size_t> scored;
-  for (std::size_t k = 0; k < result.scores.size(); ++k) {
-    if (result.scores[k].diverged) continue;
+  models::Team team;  // of this rank's replicas
+  for (std::size_t k = 0; k < candidates; ++k) {
+    if (result.scores[k].diverged || !replicas_[k]) continue;
     const Replica& replica = *replicas_[k];
+    team = replica.state.placement.team;
     EvaluatedModel& model = models.emplace_back();
     model.state = &replica.state;
     if (replica.averaged_running) {
-      session_.settle_running_statistics(replica.state, workers, order, replica.averaged_running);
+      session_.settle_running_statistics(replica.state, order, replica.averaged_running,
+                                         channel_of(k));
       model.running = &replica.averaged_running;
     }
-    scored.push_back(k);
   }
-  const std::vector<Evaluation> evaluations = evaluator_->evaluate(models);
-  for (std::size_t i = 0; i < scored.size(); ++i) {
-    CandidateScore& score = result.scores[scored[i]];
-    for (const codelets::SampleScore& sample : evaluations[i].samples)
+  std::vector<codelets::SampleScore> mine;
+  if (!models.empty()) {
+    for (const Evaluation& part :
+         evaluator_->evaluate(models, cluster.rank() - team.first_rank, team.ranks)) {
+      mine.insert(mine.end(), part.samples.begin(), part.samples.end());
+    }
+  }
+  std::vector<std::vector<codelets::SampleScore>> samples_of;  // [rank]
+  for (const auto& bytes : cluster.all_gather(runtime::bytes_of(mine)))
+    samples_of.push_back(runtime::values_of<codelets::SampleScore>(bytes));
+  std::vector<std::size_t> taken(samples_of.size(), 0);
+  for (std::size_t k = 0; k < candidates; ++k) {
+    CandidateScore& score = result.scores[k];
+    if (score.diverged) continue;
+    const models::Team of_k = experiment.replica_team(k, candidates);
+    Evaluation evaluation;
+    for (int part = 0; part < of_k.ranks; ++part) {
+      const auto rank = static_cast<std::size_t>(of_k.first_rank + part);
+      const std::size_t count = evaluator_->images(part, of_k.ranks);
+      const auto samples = std::span(samples_of[rank]).subspan(taken[rank], count);
+      evaluation.samples.insert(evaluation.samples.end(), samples.begin(), samples.end());
+      taken[rank] += count;
+    }
+    for (const codelets::SampleScore& sample : evaluation.samples)
       score.correct.push_back(sample.rank == 0);
-    score.accuracy = evaluations[i].top1();
-    score.loss = evaluations[i].loss();
+    score.accuracy = evaluation.top1();
+    score.loss = evaluation.loss();
     // The last update may have broken what the last loss did not show yet.
     if (!std::isfinite(score.loss)) score.diverged = true;
   }
@@ -175,9 +282,14 @@ void Pretrain::score(PretrainResult& result, int workers, std::span<const std::u
 
 void Pretrain::hand_over(std::size_t winner, std::size_t candidates) {
   const Experiment& experiment = session_.experiment;
-  std::swap(*session_.current, replicas_[winner]->state);
-  session_.current->spread_running_statistics(
-      static_cast<std::size_t>(experiment.workers_per_replica(candidates)));
+  const models::Team team = experiment.replica_team(winner, candidates);
+  models::ModelState* replica = replicas_[winner] ? &replicas_[winner]->state : nullptr;
+  if (team == session_.current->placement.team) {
+    std::swap(*session_.current, *replica);
+  } else {
+    models::transfer(replica, models::Placement(experiment.network, team), session_.current.get(),
+                     session_.current->placement, channel_of(winner));
+  }
   if (experiment.config.stpt.momentum == MomentumAtChoice::reset)
     session_.current->reset_velocity();
 }

@@ -1,5 +1,6 @@
 // Pre-train (paper 2.1): m replicas from one snapshot, each with its own learning rate, and a score
-// for each.
+// for each. Over several ranks each replica has a team of them (Experiment::replica_team); scores
+// meet on all ranks, so that all come to the same choice.
 #pragma once
 
 #include <atomic>
@@ -16,29 +17,40 @@ namespace stpt {
 
 /// One candidate's model and how it went.
 struct Replica {
-  Replica(const models::Network& network, int workers, const std::string& name);
+  Replica(const models::Network& network, const models::Team& team, const std::string& name);
 
   models::ModelState state;
   runtime::Tensor averaged_running;  ///< for scores with running statistics; empty if not needed
   TrainingLog log;
-  std::vector<StepResult> steps;       ///< up to the one that diverged
+  std::vector<WorkerResult> results;   ///< of this rank's workers, step after step
   std::atomic<bool> diverged = false;  ///< set by the task that sees it
 
-  /// A step that is no longer finite, or whose loss exceeds `divergence_factor` (0: no limit) times
-  /// the first one's, ends the candidate.
+  /// Collects results, and notices divergence where all workers are on this rank.
   void watch(double divergence_factor);
 };
 
-/// Everything that Pre-train spent and found out.
+/// Steps up to the first, if there is one, that is no longer finite, or whose loss exceeds
+/// `divergence_factor` (0: no limit) times the first one's: it ends the candidate.
+struct CandidateSteps {
+  std::vector<StepResult> steps;
+  bool diverged = false;
+
+  /// Does nothing after the candidate's end.
+  void add(const StepResult& step, double divergence_factor);
+};
+
+/// Everything that Pre-train spent and found out; the same on all ranks but for the times.
 struct PretrainResult {
   std::vector<CandidateScore> scores;
+  std::vector<std::vector<StepResult>> steps;  ///< [candidate], up to the one that diverged
   double seconds_snapshot = 0, seconds_train = 0, seconds_score = 0;
 };
 
 class Pretrain {
  public:
-  /// Memory for up to `candidates` replicas.
-  Pretrain(Session& session, std::size_t candidates);
+  /// Memory for this rank's part of up to `candidates` replicas is taken when they are first
+  /// needed.
+  explicit Pretrain(Session& session);
 
   /// Trains and scores one replica for each factor, from session.current, over the epoch's first
   /// alpha iterations. `step_done` is called now and then with (steps submitted, steps in all); it
@@ -47,18 +59,19 @@ class Pretrain {
                      std::span<const std::uint32_t> order,
                      const std::function<void(int, int)>& step_done);
 
-  /// The winner's model becomes session.current, the former one is kept for the next snapshot: a
-  /// swap of handles.
+  /// The winner's model becomes session.current: a swap of handles where both are placed alike,
+  /// else it goes to where the workers of Main-train are. Asynchronous.
   void hand_over(std::size_t winner, std::size_t candidates);
 
-  [[nodiscard]] const Replica& replica(std::size_t index) const { return *replicas_[index]; }
-
  private:
-  void score(PretrainResult& result, int workers, std::span<const std::uint32_t> order);
+  void prepare(std::size_t candidates);
+  void take_snapshot(std::size_t candidates);
+  void collect_steps(PretrainResult& result) const;
+  void score(PretrainResult& result, std::span<const std::uint32_t> order);
 
   Session& session_;
-  std::vector<std::unique_ptr<Replica>> replicas_;
-  std::optional<Evaluator> evaluator_;  ///< empty when the training window scores
+  std::vector<std::unique_ptr<Replica>> replicas_;  ///< null for those of other ranks
+  std::optional<Evaluator> evaluator_;              ///< empty when the training window scores
 };
 
 }  // namespace stpt

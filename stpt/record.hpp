@@ -47,8 +47,17 @@ struct EpochRecord {
   double seconds = 0;  ///< whole epoch
   double seconds_pretrain = 0, seconds_score = 0, seconds_choose = 0, seconds_main = 0,
          seconds_test = 0;
+  /// Main-train over several ranks: what all of them sent; and the time in tasks, per StarPU
+  /// worker, mean over the ranks: the rest of seconds_main is waiting.
+  std::int64_t bytes_sent = 0, messages_sent = 0, steps_main = 0;
+  double seconds_busy = 0;
   double images_per_second = 0;    ///< training samples (winner and losers) / training seconds
   std::uint64_t memory_bytes = 0;  ///< resident set at the epoch's end
+};
+
+/// One process of the job.
+struct RankRecord {
+  std::string host, device;
 };
 
 struct RunRecord {
@@ -59,6 +68,7 @@ struct RunRecord {
   std::int64_t training_images = 0, hold_out_images = 0, test_images = 0;
   int workers = 0, batch_per_worker = 0, iterations_per_epoch = 0, epochs_planned = 0, alpha = 0;
   double initial_learning_rate = 0;
+  std::vector<RankRecord> ranks;  ///< empty for a job of one process
   std::vector<EpochRecord> epochs;
   std::string status;        ///< "running", "complete", "stopped", "failed"
   std::string failure;       ///< one line, if failed

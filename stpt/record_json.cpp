@@ -63,6 +63,10 @@ void visit_fields(Visitor&& visit,
   visit("seconds_choose", record.seconds_choose);
   visit("seconds_main", record.seconds_main);
   visit("seconds_test", record.seconds_test);
+  visit("bytes_sent", record.bytes_sent);
+  visit("messages_sent", record.messages_sent);
+  visit("steps_main", record.steps_main);
+  visit("seconds_busy", record.seconds_busy);
   visit("images_per_second", record.images_per_second);
   visit("memory_bytes", record.memory_bytes);
   visit("candidates", record.candidates);
@@ -90,6 +94,14 @@ void visit_fields(Visitor&& visit,
   visit("epochs_planned", record.epochs_planned);
   visit("alpha", record.alpha);
   visit("initial_learning_rate", record.initial_learning_rate);
+  visit("ranks", record.ranks);
+}
+
+template <class Visitor, class Record>
+void visit_fields(Visitor&& visit,
+                  Record& record) requires std::same_as<std::remove_const_t<Record>, RankRecord> {
+  visit("host", record.host);
+  visit("device", record.device);
 }
 
 template <class T>
@@ -176,6 +188,7 @@ double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 }  // namespace
 
 json::object to_json(const CurvePoint& point) { return write(point); }
+json::object to_json(const RankRecord& rank) { return write(rank); }
 json::object to_json(const CandidateRecord& candidate) { return write(candidate); }
 json::object to_json(const EpochRecord& epoch) { return write(epoch); }
 json::object to_json(const RunRecord& run) { return write(run); }

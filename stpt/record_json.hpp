@@ -12,6 +12,7 @@ namespace stpt {
 /// Doubles may be NaN or infinite, which JSON text has as null; null is read as NaN.
 boost::json::object to_json(const CurvePoint& point);
 boost::json::object to_json(const CandidateRecord& candidate);
+boost::json::object to_json(const RankRecord& rank);
 boost::json::object to_json(const EpochRecord& epoch);
 
 /// The run without its epochs: the header line of metrics.jsonl.

@@ -3,6 +3,8 @@
 #include <numeric>
 #include <string>
 
+#include "runtime/cluster.hpp"
+
 namespace stpt {
 namespace {
 
@@ -49,17 +51,16 @@ Session::Session(const Experiment& run)
                    run.config.training.seed),
       plain_train_loader(run.data.train, run.normalization, std::nullopt, run.config.training.seed),
       test_loader(run.data.test, run.normalization, std::nullopt, run.config.training.seed),
-      current(
-          std::make_unique<models::ModelState>(run.network, run.config.training.workers, "model")),
-      data_parallel(run.network, run.config.training.workers, run.config.training.batch_per_worker,
+      current(std::make_unique<models::ModelState>(run.network, run.team(), "model")),
+      data_parallel(run.network, run.most_local_workers(), run.config.training.batch_per_worker,
                     grain_of(run.config.runtime.fusion), run.config.runtime.steps_in_flight,
-                    optimizer),
+                    optimizer, run.config.training.gradient_reduction),
       test(run.network, models::Mode::inference, grain_of(run.config.runtime.fusion), test_loader,
            all_of(*run.data.test), run.evaluation_batch()) {
   const TrainingConfig& training = run.config.training;
   for (int set = 0; set <= run.config.runtime.steps_in_flight; ++set) {
     auto& batches = ring_.emplace_back();
-    for (int worker = 0; worker < training.workers; ++worker) {
+    for (int worker = 0; worker < run.most_local_workers(); ++worker) {
       batches.emplace_back(training.batch_per_worker, run.network.input(),
                            "batch." + std::to_string(set) + "." + std::to_string(worker));
     }
@@ -80,31 +81,43 @@ Session::Session(const Experiment& run)
 }
 
 std::span<const data::Batch> Session::load(std::span<const std::uint32_t> order,
-                                           std::int64_t iteration, int workers, int epoch) {
+                                           std::int64_t iteration, const models::Team& team,
+                                           int epoch) {
   const auto all = static_cast<std::size_t>(experiment.config.training.workers);
   const auto size = static_cast<std::size_t>(experiment.config.training.batch_per_worker);
   auto& batches = ring_[next_];
   next_ = (next_ + 1) % ring_.size();
-  for (std::size_t worker = 0; worker < static_cast<std::size_t>(workers); ++worker) {
+  const int here = runtime::Cluster::current().rank();
+  const auto first = static_cast<std::size_t>(team.first_worker(here));
+  const auto count = static_cast<std::size_t>(team.workers_on(here));
+  for (std::size_t worker = 0; worker < count; ++worker) {
     train_loader.submit(
         batches[worker],
-        data::worker_batch(order, static_cast<std::size_t>(iteration), worker, all, size),
+        data::worker_batch(order, static_cast<std::size_t>(iteration), first + worker, all, size),
         static_cast<std::uint64_t>(epoch));
   }
-  return std::span<const data::Batch>(batches).first(static_cast<std::size_t>(workers));
+  return std::span<const data::Batch>(batches).first(count);
 }
 
-void Session::settle_running_statistics(const models::ModelState& state, int workers,
+void Session::settle_running_statistics(const models::ModelState& state,
                                         std::span<const std::uint32_t> order,
-                                        const runtime::Tensor& destination) {
+                                        const runtime::Tensor& destination, int channel) {
+  const models::Team& team = state.placement.team;
+  std::vector<models::RunningStatisticsPart> parts;
   if (!calibration_) {
-    models::average_running_statistics(
-        std::span(state.running).first(static_cast<std::size_t>(workers)), destination);
+    for (int worker = 0; worker < team.workers; ++worker) {
+      parts.push_back({&state.running[static_cast<std::size_t>(worker)], team.rank_of(worker)});
+    }
+    models::average_running_statistics(parts, destination, team, channel);
     return;
   }
+  const int here = runtime::Cluster::current().rank();
   const auto size = static_cast<std::size_t>(experiment.config.training.batch_per_worker);
   const std::size_t batches = std::min(calibrated_.size(), order.size() / size);
   for (std::size_t number = 0; number < batches; ++number) {
+    const int rank = team.first_rank + static_cast<int>(number) % team.ranks;
+    parts.push_back({&calibrated_[number], rank});
+    if (rank != here) continue;
     const data::Batch& batch = ring_[next_][0];
     next_ = (next_ + 1) % ring_.size();
     plain_train_loader.submit(batch, order.subspan(number * size, size), 0);
@@ -115,8 +128,7 @@ void Session::settle_running_statistics(const models::ModelState& state, int wor
     inputs.lane = &calibration_lanes_[number % calibration_lanes_.size()];
     calibration_->submit(inputs);
   }
-  models::average_running_statistics(std::span<const runtime::Tensor>(calibrated_).first(batches),
-                                     destination);
+  models::average_running_statistics(parts, destination, team, channel);
 }
 
 }  // namespace stpt

@@ -22,18 +22,19 @@ class Session {
  public:
   explicit Session(const Experiment& experiment);
 
-  /// Submits the loading of training iteration `iteration` (from 0, of the epoch's order) for the
-  /// first `workers` logical workers. The batches are good for the steps submitted before the next
-  /// in_flight + 1 calls.
+  /// Submits the loading of training iteration `iteration` (from 0, of the epoch's order) for those
+  /// of the team's workers that live on this rank. The batches are good for the steps submitted
+  /// before the next in_flight + 1 calls.
   [[nodiscard]] std::span<const data::Batch> load(std::span<const std::uint32_t> order,
-                                                  std::int64_t iteration, int workers, int epoch);
+                                                  std::int64_t iteration, const models::Team& team,
+                                                  int epoch);
 
   /// Running statistics to evaluate `state` with (option stpt.running_statistics): the mean over
-  /// its first `workers` workers, or fresh ones from the first batches of `order`. Written to
-  /// `destination`, asynchronously.
-  void settle_running_statistics(const models::ModelState& state, int workers,
+  /// its workers, or fresh ones from the first batches of `order`. Written to `destination` on all
+  /// ranks of the state's team, which call it with the same `channel` (models::transfer).
+  void settle_running_statistics(const models::ModelState& state,
                                  std::span<const std::uint32_t> order,
-                                 const runtime::Tensor& destination);
+                                 const runtime::Tensor& destination, int channel);
 
   const Experiment& experiment;
   runtime::Runtime runtime;
@@ -47,7 +48,7 @@ class Session {
   runtime::Tensor averaged_running;  ///< of `current`; empty without BatchNorm
 
  private:
-  std::vector<std::vector<data::Batch>> ring_;  ///< [in flight][worker]
+  std::vector<std::vector<data::Batch>> ring_;  ///< [in flight][worker on this rank]
   std::size_t next_ = 0;
   std::optional<models::Program> calibration_;
   std::vector<runtime::Tensor> calibrated_;

@@ -6,9 +6,12 @@
 #include <cmath>
 #include <ctime>
 #include <mutex>
+#include <optional>
 #include <utility>
 
+#include "runtime/cluster.hpp"
 #include "runtime/machine.hpp"
+#include "runtime/message.hpp"
 #include "stpt/experiment.hpp"
 #include "stpt/lr_sets.hpp"
 #include "stpt/pretrain.hpp"
@@ -56,6 +59,32 @@ std::vector<CurvePoint> curve_of(std::span<const StepResult> steps, std::int64_t
 /// The run was asked to stop.
 struct Stopped {};
 
+/// What ranks other than 0 need of a checkpoint besides the model.
+struct ResumePoint {
+  int epoch = 0;
+  double chosen_learning_rate = 0, base_learning_rate = 0;
+  PlateauState plateau;
+};
+
+/// Steps of all workers from what each rank's workers did, step after step.
+std::vector<StepResult> join_steps(const std::vector<std::vector<WorkerResult>>& ranks,
+                                   const models::Team& team) {
+  std::vector<StepResult> steps;
+  std::vector<WorkerResult> step;
+  const std::size_t count =
+      ranks.front().size() / static_cast<std::size_t>(team.workers_on(team.first_rank));
+  for (std::size_t number = 0; number < count; ++number) {
+    step.clear();
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+      const auto workers = static_cast<std::size_t>(team.workers_on(static_cast<int>(rank)));
+      const auto part = std::span(ranks[rank]).subspan(number * workers, workers);
+      step.insert(step.end(), part.begin(), part.end());
+    }
+    steps.push_back(step_result(step));
+  }
+  return steps;
+}
+
 }  // namespace
 
 struct Trainer::Impl {
@@ -64,17 +93,24 @@ struct Trainer::Impl {
   void describe();
   RunRecord run(const TrainerObserver& observer, const std::atomic<bool>* stop);
   void restore(Session& session);
+  void restore_model(Session& session);
+  /// The current model from all ranks, on rank 0; nothing on the others.
+  [[nodiscard]] models::ModelValues collect_model(Session& session) const;
+  void train(Session& session, double earlier_seconds);
   void run_epoch(Session& session, Pretrain* pretrain, int epoch);
   void choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
                             std::span<const std::uint32_t> order, EpochRecord& record);
   void train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
                   EpochRecord& record);
+  void record_traffic(const Session& session, const runtime::Traffic& before, double busy_before,
+                      EpochRecord& record) const;
   void test(Session& session, std::span<const std::uint32_t> order, EpochRecord& record);
   Choice decide(std::span<const CandidateScore> scores, int epoch) const;
   void count_samples(std::int64_t samples) { samples_done += samples; }
   void show(int epoch, const std::string& phase, double learning_rate);
   [[nodiscard]] std::int64_t planned_samples() const;
   [[nodiscard]] std::string digest(const Session& session) const;
+  [[nodiscard]] std::string data_checksum() const;
 
   Experiment experiment;
   RunRecord record;
@@ -112,7 +148,8 @@ void Trainer::Impl::describe() {
   record.epochs_planned = config.training.epochs;
   record.alpha = experiment.pretrains() ? config.stpt.alpha : 0;
   record.initial_learning_rate = config.training.learning_rate.initial;
-  record.device = runtime::Machine::detect().to_string();
+  const runtime::Machine machine = runtime::Machine::detect();
+  record.device = machine.to_string();
   record.status = "running";
   progress.chosen_learning_rate = config.training.learning_rate.initial;
   progress.base_learning_rate = config.training.learning_rate.initial;
@@ -134,7 +171,7 @@ std::int64_t Trainer::Impl::planned_samples() const {
 }
 
 void Trainer::Impl::show(int epoch, const std::string& phase, double learning_rate) {
-  if (stop != nullptr && stop->load()) throw Stopped{};
+  if (runtime::Cluster::current().any(stop != nullptr && stop->load())) throw Stopped{};
   if (!observer->progress) return;
   ProgressState state;
   state.epoch = epoch;
@@ -196,7 +233,7 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     result.candidates.clear();
     for (std::size_t k = 0; k < outcome.scores.size(); ++k) {
       const CandidateScore& score = outcome.scores[k];
-      const Replica& replica = pretrain.replica(k);
+      const std::vector<StepResult>& taken = outcome.steps[k];
       CandidateRecord& candidate = result.candidates.emplace_back();
       candidate.factor = score.factor;
       candidate.learning_rate = score.learning_rate;
@@ -204,10 +241,10 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
       candidate.score_loss = score.loss;
       candidate.diverged = score.diverged;
       candidate.winner = choice.winner == k;
-      candidate.curve = curve_of(replica.steps, plan.first, 10, [&](std::int64_t iteration) {
+      candidate.curve = curve_of(taken, plan.first, 10, [&](std::int64_t iteration) {
         return experiment.schedule.at(iteration, score.learning_rate);
       });
-      const auto steps = static_cast<std::int64_t>(replica.steps.size());
+      const std::int64_t steps = std::ssize(taken);
       if (candidate.winner && config.winner_progress == Progress::kept) {
         result.iterations += steps;
         result.samples_winner += steps * replica_batch;
@@ -243,14 +280,20 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
 void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
                                EpochRecord& result) {
   const EpochPlan plan = experiment.schedule.plan(epoch);
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  const models::Team team = experiment.team();
   const auto start = Clock::now();
-  std::vector<StepResult> steps;
+  const runtime::Traffic traffic_before = runtime::traffic();
+  const double busy_before = session.runtime.busy_seconds();
+  std::vector<WorkerResult> results;      // of this rank's workers
   std::atomic<std::int64_t> broken = -1;  // iteration whose loss was not finite
+  std::int64_t done = 0;
   TrainingLog log("main");
-  log.on_step = [&](const StepResult& step) {
-    if (!step.finite() && broken < 0)
-      broken = plan.main_first + static_cast<std::int64_t>(steps.size());
-    steps.push_back(step);
+  log.on_step = [&](std::span<const WorkerResult> workers) {
+    const StepResult step = step_result(workers);
+    if (!step.finite() && broken < 0) broken = plan.main_first + done;
+    ++done;
+    results.insert(results.end(), workers.begin(), workers.end());
     const std::scoped_lock lock(latest_mutex);
     latest = step;
   };
@@ -260,8 +303,7 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
   for (std::int64_t iteration = plan.main_first; iteration < plan.end && broken < 0; ++iteration) {
     const runtime::IterationMark mark(iteration);
     const double rate = experiment.schedule.at(iteration, progress.chosen_learning_rate);
-    const auto batches =
-        session.load(order, iteration - plan.first, experiment.config.training.workers, epoch);
+    const auto batches = session.load(order, iteration - plan.first, team, epoch);
     session.data_parallel.step(*session.current, batches, static_cast<float>(rate), log);
     count_samples(experiment.global_batch());
     show(epoch, phase, rate);
@@ -276,6 +318,13 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
                         format_learning_rate(rate) +
                         "; start from a smaller training.learning_rate.initial");
   }
+  record_traffic(session, traffic_before, busy_before, result);
+  std::vector<std::vector<WorkerResult>> ranks;
+  for (const auto& bytes : cluster.gather(runtime::bytes_of(results)))
+    ranks.push_back(runtime::values_of<WorkerResult>(bytes));
+  std::vector<StepResult> steps;
+  if (cluster.rank() == 0) steps = join_steps(ranks, team);
+  result.steps_main = plan.end - plan.main_first;
   result.iterations += plan.end - plan.main_first;
   result.samples_winner += (plan.end - plan.main_first) * experiment.global_batch();
   result.learning_rate = experiment.schedule.at(plan.end - 1, progress.chosen_learning_rate);
@@ -288,17 +337,44 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
   }
 }
 
+void Trainer::Impl::record_traffic(const Session& session, const runtime::Traffic& before,
+                                   double busy_before, EpochRecord& result) const {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  if (cluster.size() == 1) return;
+  const runtime::Traffic now = runtime::traffic();
+  struct Spent {
+    std::int64_t bytes, messages;
+    double busy;
+  };
+  const std::vector<Spent> mine = {{now.bytes_sent - before.bytes_sent,
+                                    now.messages_sent - before.messages_sent,
+                                    (session.runtime.busy_seconds() - busy_before) /
+                                        static_cast<double>(session.runtime.workers().size())}};
+  for (const auto& bytes : cluster.gather(runtime::bytes_of(mine))) {
+    const Spent spent = runtime::values_of<Spent>(bytes).front();
+    result.bytes_sent += spent.bytes;
+    result.messages_sent += spent.messages;
+    result.seconds_busy += spent.busy / cluster.size();
+  }
+}
+
 void Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order,
                          EpochRecord& result) {
   const auto start = Clock::now();
   EvaluatedModel model;
   model.state = session.current.get();
   if (session.averaged_running) {
-    session.settle_running_statistics(*session.current, experiment.config.training.workers, order,
-                                      session.averaged_running);
+    session.settle_running_statistics(*session.current, order, session.averaged_running, 0);
     model.running = &session.averaged_running;
   }
-  const Evaluation evaluation = session.test.evaluate({&model, 1}).front();
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  const Evaluation part =
+      session.test.evaluate({&model, 1}, cluster.rank(), cluster.size()).front();
+  Evaluation evaluation;
+  for (const auto& bytes : cluster.all_gather(runtime::bytes_of(part.samples))) {
+    const auto samples = runtime::values_of<codelets::SampleScore>(bytes);
+    evaluation.samples.insert(evaluation.samples.end(), samples.begin(), samples.end());
+  }
   result.test_top1 = evaluation.top1();
   result.test_top5 = evaluation.top5();
   result.test_loss = evaluation.loss();
@@ -352,16 +428,78 @@ std::string Trainer::Impl::digest(const Session& session) const {
 }
 
 void Trainer::Impl::restore(Session& session) {
-  const int workers = experiment.config.training.workers;
-  if (progress.epoch == 0) {
-    models::write(*session.current, models::ModelValues::initial(experiment.network, workers,
-                                                                 experiment.config.training.seed));
-    return;
-  }
-  models::write(*session.current, progress.model);
-  experiment.schedule.restore(progress.plateau);
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  const std::vector<ResumePoint> mine = {{progress.epoch, progress.chosen_learning_rate,
+                                          progress.base_learning_rate, progress.plateau}};
+  const ResumePoint point =
+      runtime::values_of<ResumePoint>(cluster.broadcast(runtime::bytes_of(mine))).front();
+  progress.epoch = point.epoch;
+  progress.chosen_learning_rate = point.chosen_learning_rate;
+  progress.base_learning_rate = point.base_learning_rate;
+  progress.plateau = point.plateau;
+  if (progress.epoch > 0) experiment.schedule.restore(progress.plateau);
+  restore_model(session);
   for (const EpochRecord& epoch : record.epochs)
     samples_done += epoch.samples_winner + epoch.samples_discarded;
+}
+
+void Trainer::Impl::restore_model(Session& session) {
+  const int workers = experiment.config.training.workers;
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  const auto write_to = [&](models::ModelState& state) {
+    models::write(state, progress.epoch == 0
+                             ? models::ModelValues::initial(experiment.network, workers,
+                                                            experiment.config.training.seed)
+                             : progress.model);
+  };
+  if (cluster.size() == 1) return write_to(*session.current);
+  const models::Placement whole(experiment.network, {0, 1, workers});
+  std::optional<models::ModelState> state;
+  if (cluster.rank() == 0) write_to(state.emplace(experiment.network, whole.team, "restored"));
+  models::transfer(state ? &*state : nullptr, whole, session.current.get(),
+                   session.current->placement, 0);
+  session.runtime.wait_for_all();
+}
+
+models::ModelValues Trainer::Impl::collect_model(Session& session) const {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  if (cluster.size() == 1) return models::read(*session.current);
+  const models::Placement whole(experiment.network, {0, 1, experiment.config.training.workers});
+  std::optional<models::ModelState> state;
+  if (cluster.rank() == 0) state.emplace(experiment.network, whole.team, "collected");
+  models::transfer(session.current.get(), session.current->placement, state ? &*state : nullptr,
+                   whole, 0);
+  session.runtime.wait_for_all();
+  return state ? models::read(*state) : models::ModelValues{};
+}
+
+void Trainer::Impl::train(Session& session, double earlier_seconds) {
+  restore(session);
+  std::optional<Pretrain> pretrain;
+  if (experiment.pretrains()) pretrain.emplace(session);
+  try {
+    for (int epoch = progress.epoch + 1; epoch <= experiment.config.training.epochs; ++epoch) {
+      run_epoch(session, pretrain ? &*pretrain : nullptr, epoch);
+      record.wall_seconds = earlier_seconds + seconds_since(started);
+      Checkpoint checkpoint = progress;
+      checkpoint.epoch = epoch;
+      checkpoint.plateau = experiment.schedule.plateau();
+      checkpoint.wall_seconds = record.wall_seconds;
+      const bool several = runtime::Cluster::current().size() > 1;
+      const bool saves = experiment.config.runtime.checkpoint && (several || observer->epoch_done);
+      if (saves) checkpoint.model = collect_model(session);
+      if (observer->epoch_done) observer->epoch_done(record, saves ? &checkpoint : nullptr);
+    }
+    record.status = "complete";
+  } catch (const Stopped&) {
+    session.runtime.wait_for_all();
+    record.status = "stopped";
+  }
+  record.wall_seconds = earlier_seconds + seconds_since(started);
+  final_model = collect_model(session);
+  // Without an epoch there are no settled running statistics to take the digest of.
+  if (record.status == "complete" && runtime::Cluster::current().rank() == 0)
+    record.model_digest = digest(session);
 }
 
 RunRecord Trainer::Impl::run(const TrainerObserver& run_observer,
@@ -373,31 +511,36 @@ RunRecord Trainer::Impl::run(const TrainerObserver& run_observer,
   record.status = "running";
   const double earlier_seconds = progress.wall_seconds;
   Session session(experiment);
-  restore(session);
-  std::optional<Pretrain> pretrain;
-  if (experiment.pretrains()) pretrain.emplace(session, experiment.most_candidates());
   try {
-    for (int epoch = progress.epoch + 1; epoch <= experiment.config.training.epochs; ++epoch) {
-      run_epoch(session, pretrain ? &*pretrain : nullptr, epoch);
-      record.wall_seconds = earlier_seconds + seconds_since(started);
-      Checkpoint checkpoint = progress;
-      checkpoint.epoch = epoch;
-      checkpoint.plateau = experiment.schedule.plateau();
-      checkpoint.wall_seconds = record.wall_seconds;
-      const bool saves = experiment.config.runtime.checkpoint && run_observer.epoch_done;
-      if (saves) checkpoint.model = models::read(*session.current);
-      if (run_observer.epoch_done) run_observer.epoch_done(record, saves ? &checkpoint : nullptr);
-    }
-    record.status = "complete";
-  } catch (const Stopped&) {
-    session.runtime.wait_for_all();
-    record.status = "stopped";
+    train(session, earlier_seconds);
+  } catch (const std::exception& error) {
+    // What unwinds past the session would wait there for tasks that wait for other ranks.
+    if (runtime::Cluster::current().size() > 1 && run_observer.abandon) run_observer.abandon(error);
+    throw;
   }
-  record.wall_seconds = earlier_seconds + seconds_since(started);
-  final_model = models::read(*session.current);
-  // Without an epoch there are no settled running statistics to take the digest of.
-  if (record.status == "complete") record.model_digest = digest(session);
   return record;
+}
+
+std::string Trainer::Impl::data_checksum() const {
+  Sha256 hash;
+  // Labels, and pixels of images spread evenly over the set, 64 MiB at most.
+  constexpr std::size_t most_bytes = std::size_t{1} << 26;
+  for (const auto& set : {experiment.data.train, experiment.data.test}) {
+    const runtime::Shape shape = set->image_shape();
+    const std::string head = std::to_string(set->size()) + " images of " + shape.to_string() +
+                             ", " + std::to_string(set->classes()) + " classes";
+    hash.update(std::as_bytes(std::span(head)));
+    std::vector<std::int32_t> labels(set->size());
+    for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = set->label(i);
+    hash.update(std::as_bytes(std::span(labels)));
+    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.elements()));
+    const std::size_t stride = 1 + set->size() * pixels.size() / most_bytes;
+    for (std::size_t i = 0; i < set->size(); i += stride) {
+      set->read(i, pixels);
+      hash.update(std::as_bytes(std::span(pixels)));
+    }
+  }
+  return hash.hex_digest();
 }
 
 Trainer::Trainer(const Config& config, const std::string& source)
@@ -439,6 +582,15 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
     epochs.resize(static_cast<std::size_t>(checkpoint.epoch));
   impl_->progress = std::move(checkpoint);
 }
+
+std::string Trainer::config_checksum() const {
+  Sha256 hash;
+  const std::string text = print_config(impl_->experiment.config);
+  hash.update(std::as_bytes(std::span(text)));
+  return hash.hex_digest();
+}
+
+std::string Trainer::data_checksum() const { return impl_->data_checksum(); }
 
 RunRecord Trainer::run(const TrainerObserver& observer, const std::atomic<bool>* stop) {
   return impl_->run(observer, stop);

@@ -21,11 +21,15 @@ class TrainingError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// What the trainer tells while it runs. Any of them may be empty.
+/// What the trainer tells while it runs. Any of them may be empty. Over several ranks only rank 0
+/// knows curves and the model; the others' are told nothing worth writing.
 struct TrainerObserver {
   std::function<void(const ProgressState&)> progress;
   /// After each epoch, with the checkpoint if the config wants one; `run` includes the epoch.
   std::function<void(const RunRecord& run, const Checkpoint* checkpoint)> epoch_done;
+  /// Over several ranks: this rank cannot go on. It must end the job, as tasks wait for messages
+  /// that will never come: it does not return.
+  std::function<void(const std::exception& error)> abandon;
 };
 
 class Trainer {
@@ -40,15 +44,21 @@ class Trainer {
   /// What is known before the first epoch.
   [[nodiscard]] const RunRecord& record() const;
 
-  /// Goes on after this checkpoint; `record` is the run's until then. Throws CheckpointError if
-  /// they do not fit.
+  /// Goes on after this checkpoint (over several ranks: rank 0's; the others get it from there);
+  /// `record` is the run's until then. Throws CheckpointError if they do not fit.
   void resume(Checkpoint checkpoint, const RunRecord& record);
 
-  /// Trains to the end or until `stop` is set (then status is "stopped"). Throws
-  /// runtime::TaskError, TrainingError.
+  /// What ranks must agree on before they train together: a checksum of the config and one of the
+  /// data. Reads some of the images.
+  [[nodiscard]] std::string config_checksum() const;
+  [[nodiscard]] std::string data_checksum() const;
+
+  /// Trains to the end or until `stop` is set on any rank (then status is "stopped"). Throws
+  /// runtime::TaskError, TrainingError. All ranks of the job call it.
   RunRecord run(const TrainerObserver& observer, const std::atomic<bool>* stop = nullptr);
 
-  /// The model after run(): parameters, velocity, running statistics. For tests and tools.
+  /// The model after run(): parameters, velocity, running statistics. For tests and tools. Rank 0
+  /// only.
   [[nodiscard]] const models::ModelValues& model() const;
 
  private:

@@ -1,6 +1,7 @@
 // Times training steps: images per second through StarPU, and the runtime's overhead against the
 // same kernels called in a plain loop.
-//   step_bench throughput [model] [workers] [batch] [grain] [seconds]   images/s, all cores
+//   step_bench throughput [model] [workers] [batch] [grain] [seconds]   images/s, all cores; under
+//   mpirun of all ranks together
 //   step_bench overhead   [model] [workers] [batch] [grain] [rounds]    StarPU on one core / plain
 //   loop, interleaved
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include "codelets/optimizer.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
 #include "models/zoo.hpp"
+#include "runtime/cluster.hpp"
 #include "runtime/random.hpp"
 #include "stpt/data_parallel.hpp"
 
@@ -48,14 +50,24 @@ struct Bench {
         network(models::make_network(model, {1, 3, 32, 32}, 10)),
         runtime({cpu_workers, ""}),
         optimizer(network, {}, false),
-        state(network, workers, "model"),
-        data_parallel(network, workers, batch, grain, 2, optimizer),
+        state(network, models::Team{0, runtime::Cluster::current().size(), workers}, "model"),
+        data_parallel(network, local_workers(), batch, grain, 2, optimizer, reduction()),
         log("bench") {
     models::write(state, models::ModelValues::initial(network, workers, 1));
-    for (int worker = 0; worker < workers; ++worker) {
+    for (int worker = 0; worker < local_workers(); ++worker) {
       batches.emplace_back(batch, network.input(), "batch");
       fill(batches.back(), network.classes);
     }
+  }
+
+  [[nodiscard]] int local_workers() const {
+    return models::Team{0, runtime::Cluster::current().size(), workers}.workers_on(
+        runtime::Cluster::current().rank());
+  }
+
+  static GradientReduction reduction() {
+    return std::getenv("STEP_BENCH_REDUX") != nullptr ? GradientReduction::redux
+                                                      : GradientReduction::tree;
   }
 
   void starpu_steps(int count) {
@@ -79,17 +91,24 @@ int throughput(const std::string& model, int workers, int batch, const std::stri
   bench.starpu_steps(2);
   std::vector<double> rates;
   const auto start = Clock::now();
-  while (seconds_since(start) < seconds || rates.size() < 3) {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  while (true) {
+    // Ranks stop together.
+    const char more = seconds_since(start) < seconds || rates.size() < 3 ? 1 : 0;
+    if (cluster.broadcast(std::as_bytes(std::span(&more, 1))).front() == std::byte{0}) break;
     const auto round = Clock::now();
     constexpr int steps = 4;
     bench.starpu_steps(steps);
     rates.push_back(steps * workers * batch / seconds_since(round));
   }
   std::sort(rates.begin(), rates.end());
+  if (cluster.rank() != 0) return 0;
   std::printf(
-      "%s workers %d batch %d grain %s cores %d: %.1f images/s (median of %zu, %.1f to %.1f)\n",
-      model.c_str(), workers, batch, grain.c_str(), bench.runtime.count(runtime::WorkerKind::cpu),
-      rates[rates.size() / 2], rates.size(), rates.front(), rates.back());
+      "%s workers %d batch %d grain %s ranks %d cores %d: %.1f images/s (median of %zu, %.1f to "
+      "%.1f)\n",
+      model.c_str(), workers, batch, grain.c_str(), cluster.size(),
+      bench.runtime.count(runtime::WorkerKind::cpu), rates[rates.size() / 2], rates.size(),
+      rates.front(), rates.back());
   return 0;
 }
 
@@ -181,6 +200,7 @@ int overhead(const std::string& model, int workers, int batch, const std::string
 }  // namespace
 
 int main(int argc, char** argv) {
+  const runtime::Cluster cluster;
   const auto argument = [&](int index, const char* otherwise) {
     return std::string(index < argc ? argv[index] : otherwise);
   };

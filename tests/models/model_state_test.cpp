@@ -88,18 +88,18 @@ TEST_CASE("copies are complete and independent", "[model state]") {
   runtime.wait_for_all();
 }
 
-TEST_CASE("running statistics of the trained workers spread to the others in turn",
-          "[model state]") {
+TEST_CASE("a transfer spreads running statistics of fewer workers in turn", "[model state]") {
   Runtime runtime({.cpu_workers = 2, .scheduler = {}});
   const Network net = network();
-  ModelState state(net, 5, "state");
-  const ModelValues values = numbered(net, 5, 0);
-  write(state, values);
-  state.spread_running_statistics(2);
-  const ModelValues after = read(state);
+  ModelState two(net, 2, "two"), five(net, 5, "five");
+  const ModelValues values = numbered(net, 2, 0);
+  write(two, values);
+  transfer(&two, two.placement, &five, five.placement, 0);
+  const ModelValues after = read(five);
   for (std::size_t worker = 0; worker < 5; ++worker)
     CHECK(after.running[worker] == values.running[worker % 2]);
   CHECK(after.parameters == values.parameters);
+  CHECK(after.velocity == values.velocity);
 }
 
 TEST_CASE("running statistics are averaged over the workers", "[model state]") {
@@ -110,7 +110,9 @@ TEST_CASE("running statistics are averaged over the workers", "[model state]") {
   const ModelValues values = numbered(net, workers, 0);
   write(state, values);
   const Tensor mean(runtime::vector_spec(net.running_statistics), "mean");
-  average_running_statistics(state.running, mean);
+  std::vector<RunningStatisticsPart> parts;
+  for (const Tensor& running : state.running) parts.push_back({&running, 0});
+  average_running_statistics(parts, mean, state.placement.team, 0);
   const HostView view(mean, Access::read);
   for (std::size_t i = 0; i < net.running_statistics; ++i) {
     double sum = 0;

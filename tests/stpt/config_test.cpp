@@ -205,6 +205,7 @@ TEST_CASE("keys that do not exist", "[config]") {
         "run.json: data.crop_padding: unknown key; did you mean data.augment.crop_padding?");
   CHECK(error_of(R"({"training": {"qqq": 1}})") ==
         "run.json: training.qqq: unknown key; training has epochs, workers, batch_per_worker, "
+        "gradient_reduction, "
         "seed, learning_rate, optimizer");
   CHECK(error_of(R"({"qqq": 1})") ==
         "run.json: qqq: unknown key; a run file has name, model, data, training, stpt, runtime");

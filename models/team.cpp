@@ -1,0 +1,24 @@
+#include "models/team.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace stpt::models {
+
+std::vector<int> bucket_owners(const Network& network, const Team& team) {
+  std::vector<std::size_t> order(network.blocks.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, [&](std::size_t a, std::size_t b) {
+    return network.blocks[a].parameters > network.blocks[b].parameters;
+  });
+  std::vector<std::size_t> given(static_cast<std::size_t>(team.ranks), 0);
+  std::vector<int> owners(order.size());
+  for (const std::size_t bucket : order) {
+    const auto least = std::ranges::min_element(given);
+    *least += network.blocks[bucket].parameters;
+    owners[bucket] = team.first_rank + static_cast<int>(least - given.begin());
+  }
+  return owners;
+}
+
+}  // namespace stpt::models
