@@ -66,8 +66,8 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
     : program_(network, batch, models::Mode::train, grain),
       optimizer_(optimizer),
       in_flight_(in_flight),
-      reduction_(reduction) {
-  for (const models::Block& block : network.blocks) has_parameters_.push_back(block.parameters > 0);
+      reduction_(reduction),
+      network_(network) {
   for (int number = 0; number < in_flight; ++number) {
     Slot& slot = slots_.emplace_back();
     slot.received.resize(network.blocks.size());
@@ -106,55 +106,65 @@ bool DataParallel::uses_redux(const models::Team& team) const {
   return reduction_ == GradientReduction::redux && ranks > 1 && team.ranks == ranks;
 }
 
+StepCost step_cost(const models::Network& network, const models::Placement& placement, int rank) {
+  StepCost cost;
+  cost.tasks = 1;  // the report
+  for (std::size_t bucket = 0; bucket < network.blocks.size(); ++bucket) {
+    if (network.blocks[bucket].parameters == 0) continue;
+    const std::size_t bytes = runtime::align_up(network.blocks[bucket].parameters * sizeof(float));
+    const int owner = placement.owners[bucket];
+    for (const ReductionStep& step : reduction_steps(placement.team, owner, rank)) {
+      switch (step.kind) {
+        case ReductionStep::Kind::add:
+          ++cost.tasks;
+          break;
+        case ReductionStep::Kind::send:
+          ++cost.sent;
+          cost.bytes_sent += bytes;
+          break;
+        case ReductionStep::Kind::receive:
+          ++cost.received;
+          break;
+      }
+    }
+    if (owner == rank) {
+      const auto others = static_cast<std::size_t>(placement.team.ranks - 1);
+      ++cost.tasks;  // the update
+      cost.sent += others;
+      cost.bytes_sent += others * bytes;
+    } else {
+      ++cost.received;
+    }
+  }
+  return cost;
+}
+
 const DataParallel::Plan& DataParallel::plan(const models::Placement& placement) {
   for (const auto& [known, plan] : plans_) {
     if (known == placement) return plan;
   }
   const models::Team& team = placement.team;
-  Plan plan;
-  StepCost& cost = plan.cost;
   const std::size_t workers = local_workers(team);
-  cost.tasks = workers * program_.segments() + 1;
-  for (std::size_t bucket = 0; bucket < has_parameters_.size(); ++bucket) {
-    auto& steps = plan.reduction.emplace_back();
-    if (!has_parameters_[bucket]) continue;
-    const int owner = placement.owners[bucket];
-    const std::size_t bytes = slots_.front().gradients.front()[bucket].bytes();
-    if (uses_redux(team)) {
-      // The workers of this rank; StarPU-MPI does the rest.
-      steps = reduction_steps({here(), 1, static_cast<int>(workers)}, here(), here());
-      ++cost.tasks;
-    } else {
-      steps = reduction_steps(team, owner, here());
-    }
-    for (const ReductionStep& step : steps) {
-      cost.tasks += step.kind == ReductionStep::Kind::add ? 1 : 0;
-      cost.sent += step.kind == ReductionStep::Kind::send ? 1 : 0;
-      cost.received += step.kind == ReductionStep::Kind::receive ? 1 : 0;
-      cost.bytes_sent += step.kind == ReductionStep::Kind::send ? runtime::align_up(bytes) : 0;
-    }
-    if (owner == here()) {
-      const auto others = static_cast<std::size_t>(team.ranks - 1);
-      ++cost.tasks;
-      cost.sent += others;
-      cost.bytes_sent += others * runtime::align_up(bytes);
-    } else {
-      ++cost.received;
-    }
+  Plan plan;
+  for (std::size_t bucket = 0; bucket < network_.blocks.size(); ++bucket) {
+    // Where StarPU-MPI sums over ranks, the tree is over the workers of this one.
+    plan.reduction.push_back(
+        uses_redux(team) ? reduction_steps({here(), 1, static_cast<int>(workers)}, here(), here())
+                         : reduction_steps(team, placement.owners[bucket], here()));
   }
+  const StepCost cost = step_cost(network_, placement, here());
+  // StarPU counts a task before and one after each message.
+  plan.unfinished = static_cast<int>(workers * program_.segments() + cost.tasks +
+                                     2 * (cost.sent + cost.received));
   return plans_.emplace_back(placement, std::move(plan)).second;
 }
 
-DataParallel::StepCost DataParallel::step_cost(const models::Placement& placement) {
-  return plan(placement).cost;
-}
-
-const Tensor* DataParallel::reduce(Slot& slot, std::size_t slot_number,
-                                   const models::Placement& placement, std::size_t bucket,
-                                   const std::vector<ReductionStep>& steps, int channel) {
+const Tensor* DataParallel::reduce(Slot& slot, const models::Placement& placement,
+                                   std::size_t bucket, const std::vector<ReductionStep>& steps,
+                                   int channel) {
   static const Codelet codelet("sum gradients", {WorkerKind::cpu});
   const std::size_t bytes = slot.gradients[0][bucket].bytes();
-  const int priority = message_priority(has_parameters_.size(), bucket);
+  const int priority = message_priority(network_.blocks.size(), bucket);
   // The steps of a reduction on this rank alone count its workers from 0.
   const int first = uses_redux(placement.team) ? 0 : placement.team.first_worker(here());
   // Where the partial sums of this rank are, by the number of their first worker.
@@ -173,9 +183,9 @@ const Tensor* DataParallel::reduce(Slot& slot, std::size_t slot_number,
   };
   std::size_t arrivals = 0;
   for (const ReductionStep& step : steps) {
-    const auto tag =
-        models::message_tag(MessageKind::gradient, static_cast<std::size_t>(channel), bucket,
-                            (slot_number << 16) + static_cast<std::size_t>(step.left));
+    // A step's partial sums exist only after the last step's have all arrived, so one tag will do.
+    const auto tag = models::message_tag(MessageKind::gradient, static_cast<std::size_t>(channel),
+                                         bucket, static_cast<std::size_t>(step.left));
     switch (step.kind) {
       case ReductionStep::Kind::send:
         runtime::send(*find(step.left), step.peer, tag, priority);
@@ -211,7 +221,7 @@ const Tensor* DataParallel::reduce(Slot& slot, std::size_t slot_number,
 void DataParallel::spread(const models::ModelState& state, std::size_t bucket, int channel) const {
   const models::Placement& placement = state.placement;
   const int owner = placement.owners[bucket];
-  const int priority = message_priority(has_parameters_.size(), bucket);
+  const int priority = message_priority(network_.blocks.size(), bucket);
   const auto tag = models::message_tag(MessageKind::parameters, static_cast<std::size_t>(channel),
                                        bucket, 1U << 20);
   if (owner != here()) {
@@ -247,11 +257,12 @@ void DataParallel::report(const Slot& slot, std::size_t workers, TrainingLog& lo
 
 void DataParallel::step(models::ModelState& state, std::span<const data::Batch> batches,
                         float learning_rate, TrainingLog& log, int channel) {
-  const std::size_t slot_number = next_slot_;
-  Slot& slot = slots_[slot_number];
-  next_slot_ = (next_slot_ + 1) % slots_.size();
   const models::Placement& placement = state.placement;
   const Plan& to_do = plan(placement);
+  // Where StarPU-MPI sums, all ranks must take the same slot, whatever else they have trained.
+  std::size_t& next = uses_redux(placement.team) ? next_common_slot_ : next_slot_;
+  Slot& slot = slots_[next];
+  next = (next + 1) % slots_.size();
   const auto first = static_cast<std::size_t>(placement.team.first_worker(here()));
   for (std::size_t worker = 0; worker < batches.size(); ++worker) {
     models::ProgramInputs inputs;
@@ -266,21 +277,18 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     program_.submit(inputs);
   }
   const float mean = 1.0f / static_cast<float>(placement.team.workers);
-  for (std::size_t bucket = has_parameters_.size();
+  for (std::size_t bucket = network_.blocks.size();
        bucket-- > 0;) {  // in the order in which backward ends
-    if (!has_parameters_[bucket]) continue;
-    const Tensor* sum =
-        reduce(slot, slot_number, placement, bucket, to_do.reduction[bucket], channel);
+    if (network_.blocks[bucket].parameters == 0) continue;
+    const Tensor* sum = reduce(slot, placement, bucket, to_do.reduction[bucket], channel);
     if (uses_redux(placement.team))
-      runtime::reduce_to_owner(*sum, message_priority(has_parameters_.size(), bucket));
+      runtime::reduce_to_owner(*sum, message_priority(network_.blocks.size(), bucket));
     if (placement.owners[bucket] == here())
       optimizer_.step(state, bucket, *sum, mean, learning_rate, -1, 2);
     if (placement.team.ranks > 1) spread(state, bucket, channel);
   }
   report(slot, batches.size(), log);
-  // StarPU counts a task before and one after each message.
-  const std::size_t unfinished = to_do.cost.tasks + 2 * (to_do.cost.sent + to_do.cost.received);
-  runtime::Runtime::current().wait_until_at_most(in_flight_ * static_cast<int>(unfinished));
+  runtime::Runtime::current().wait_until_at_most(in_flight_ * to_do.unfinished);
 }
 
 }  // namespace stpt

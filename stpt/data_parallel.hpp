@@ -52,6 +52,17 @@ class TrainingLog {
   runtime::Tensor order_;  ///< makes the tasks that report follow each other
 };
 
+/// What a rank submits for one step: tasks that are no segment's, and messages.
+struct StepCost {
+  std::size_t tasks = 0;
+  std::size_t sent = 0, received = 0;
+  std::size_t bytes_sent = 0;
+};
+
+/// Of a rank of the placement's team, with GradientReduction::tree.
+[[nodiscard]] StepCost step_cost(const models::Network& network, const models::Placement& placement,
+                                 int rank);
+
 class DataParallel {
  public:
   /// Buffers for up to `workers` logical workers of this rank with `batch` images each, and
@@ -68,12 +79,6 @@ class DataParallel {
   void step(models::ModelState& state, std::span<const data::Batch> batches, float learning_rate,
             TrainingLog& log, int channel = 0);
 
-  /// Tasks, messages sent and messages received that step() submits on this rank.
-  struct StepCost {
-    std::size_t tasks = 0, sent = 0, received = 0;
-    std::size_t bytes_sent = 0;
-  };
-  [[nodiscard]] StepCost step_cost(const models::Placement& placement);
   [[nodiscard]] const models::Program& program() const { return program_; }
 
  private:
@@ -87,13 +92,12 @@ class DataParallel {
   /// What this rank does for each bucket of a team's model.
   struct Plan {
     std::vector<std::vector<ReductionStep>> reduction;  ///< [bucket]
-    StepCost cost;
+    int unfinished = 0;                                 ///< tasks that StarPU counts for one step
   };
 
   const Plan& plan(const models::Placement& placement);
   /// The gradient's sum, on the bucket's owner; where StarPU-MPI sums over ranks, this rank's part.
-  const runtime::Tensor* reduce(Slot& slot, std::size_t slot_number,
-                                const models::Placement& placement, std::size_t bucket,
+  const runtime::Tensor* reduce(Slot& slot, const models::Placement& placement, std::size_t bucket,
                                 const std::vector<ReductionStep>& steps, int channel);
   void spread(const models::ModelState& state, std::size_t bucket, int channel) const;
   void report(const Slot& slot, std::size_t workers, TrainingLog& log) const;
@@ -103,11 +107,11 @@ class DataParallel {
   const models::Optimizer& optimizer_;
   int in_flight_;
   GradientReduction reduction_;
-  std::vector<bool> has_parameters_;  ///< [bucket]
+  models::Network network_;
   std::vector<Slot> slots_;
   std::vector<models::Lane> lanes_;
   std::vector<std::pair<models::Placement, Plan>> plans_;
-  std::size_t next_slot_ = 0, next_lane_ = 0;
+  std::size_t next_slot_ = 0, next_common_slot_ = 0, next_lane_ = 0;
 };
 
 /// Bytes that a DataParallel will hold in main memory, for the check before anything is allocated.

@@ -1,0 +1,326 @@
+// Training over several ranks, as mpirun starts it: the same bits on any number of them, and an end
+// for all when one fails.
+#include <algorithm>
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
+#include <boost/json/value.hpp>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "models/team.hpp"
+#include "models/zoo.hpp"
+#include "stpt/data_parallel.hpp"
+#include "stpt/json_text.hpp"
+#include "tests/catch.hpp"
+#include "tests/stpt/program.hpp"
+
+namespace stpt {
+namespace {
+
+namespace json = boost::json;
+using namespace testing;
+
+/// 4 classes of 12x12 images, 6 steps an epoch.
+constexpr const char* small_run = R"({
+  "name": "small",
+  "model": {"name": "mlp"},
+  "data": {"format": "synthetic", "hold_out": 61,
+           "synthetic": {"classes": 4, "channels": 1, "height": 12, "width": 12,
+                         "train_images": 300, "test_images": 101}},
+  "training": {"epochs": 2, "workers": 5, "batch_per_worker": 8,
+               "learning_rate": {"initial": 0.05}},
+  "stpt": {"alpha": 2, "candidates": [2, 1, 0.5]},
+  "runtime": {"cpu_workers": 1}
+})";
+
+/// A job that hangs is killed: the limit is far above what any of these takes.
+Arguments launcher(int ranks) {
+  return {"timeout",
+          "--kill-after=5",
+          "60",
+          STPT_MPIEXEC,
+          "-n",
+          std::to_string(ranks),
+          "--allow-run-as-root",
+          "--oversubscribe",
+          "--bind-to",
+          "none"};
+}
+
+Arguments with(Arguments arguments, const Arguments& more) {
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+Arguments settings(const Arguments& values) {
+  Arguments arguments;
+  for (const std::string& value : values) {
+    arguments.emplace_back("--set");
+    arguments.push_back(value);
+  }
+  return arguments;
+}
+
+/// What a run left behind that must not depend on where it ran.
+struct Result {
+  std::string digest;
+  std::vector<std::string> epochs;  ///< metrics without times
+  json::object last_epoch;
+};
+
+Result result_of(const fs::path& directory) {
+  Result result;
+  result.digest =
+      read_json(read_file(directory / "summary.json")).at("model_digest").as_string().c_str();
+  std::istringstream lines(read_file(directory / "metrics.jsonl"));
+  std::string line;
+  std::getline(lines, line);  // the header
+  while (std::getline(lines, line)) {
+    json::object epoch = read_json(line).as_object();
+    result.last_epoch = epoch;
+    for (const char* key : {"seconds", "seconds_pretrain", "seconds_score", "seconds_choose",
+                            "seconds_main", "seconds_test", "images_per_second", "memory_bytes",
+                            "bytes_sent", "messages_sent", "seconds_busy"}) {
+      epoch.erase(key);
+    }
+    result.epochs.push_back(json::serialize(epoch));
+  }
+  return result;
+}
+
+Result train(Program& program, int ranks, const Arguments& values) {
+  const std::string output = "on" + std::to_string(ranks);
+  Arguments arguments = with({"--config", "run.json", "--output", output}, settings(values));
+  fs::remove_all(program.folder() / output);
+  const Outcome outcome =
+      ranks == 1 ? program.run(arguments)
+                 : program.run_command(with(with(launcher(ranks), {STPT_EXECUTABLE}), arguments));
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  return result_of(program.folder() / output);
+}
+
+void check_same(const Result& a, const Result& b) {
+  CHECK(a.digest.size() == 64);
+  CHECK(a.digest == b.digest);
+  CHECK(a.epochs == b.epochs);
+}
+
+TEST_CASE("1, 2, 3 and 4 ranks give the same bits", "[cluster]") {
+  const auto [name, values] = GENERATE(table<std::string, Arguments>({
+      {"plain training", {"training.learning_rate.policy=fixed"}},
+      {"STPT", {}},
+      {"STPT with batch normalisation", {"model.name=resnet8"}},
+      {"plain training with batch normalisation, a task per block",
+       {"model.name=resnet8", "training.learning_rate.policy=fixed", "runtime.fusion=block"}},
+  }));
+  INFO(name);
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Result one = train(program, 1, values);
+  for (const int ranks : {2, 3, 4}) {
+    INFO(ranks << " ranks");
+    check_same(train(program, ranks, values), one);
+  }
+}
+
+TEST_CASE("replicas of any number share the ranks", "[cluster]") {
+  const auto [name, values] = GENERATE(table<std::string, Arguments>({
+      // The workers' batch: replicas on single ranks, or on teams.
+      {"m < n", {"stpt.pretrain_batch=worker", "stpt.candidates=[2,1]"}},
+      {"m = n", {"stpt.pretrain_batch=worker", "stpt.candidates=[4,2,1,0.5,0.25]"}},
+      {"m > n, running statistics",
+       {"stpt.pretrain_batch=worker", "stpt.candidates=[4,3,2,1,0.5,0.25]", "training.workers=4",
+        "stpt.score_statistics=running", "model.name=resnet8"}},
+      {"disjoint data, training window",
+       {"stpt.replica_data=disjoint", "stpt.score=training_window", "stpt.score_window=2"}},
+      {"recalibrated, momentum in the other form and reset",
+       {"stpt.running_statistics=recalibrate", "stpt.recalibration_batches=3",
+        "stpt.momentum=reset", "training.optimizer.momentum_form=lr_in_velocity",
+        "model.name=resnet8", "stpt.candidates=[2,1]"}},
+  }));
+  INFO(name);
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Result one = train(program, 1, values);
+  for (const int ranks : {2, 3}) {
+    INFO(ranks << " ranks");
+    check_same(train(program, ranks, values), one);
+  }
+}
+
+TEST_CASE("the winner goes to the others from whichever rank has it", "[cluster]") {
+  // Three replicas on three ranks; only one of them learns.
+  const auto [winner, candidates] = GENERATE(table<std::size_t, std::string>({
+      {0, "[1,1e-4,1e-4]"},
+      {1, "[1e-4,1,1e-4]"},
+      {2, "[1e-4,1e-4,1]"},
+  }));
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Arguments values = {"stpt.candidates=" + candidates, "training.learning_rate.initial=0.2",
+                            "stpt.alpha=3"};
+  const Result one = train(program, 1, values);
+  CHECK(one.last_epoch.at("candidates").at(winner).at("winner").as_bool());
+  check_same(train(program, 3, values), one);
+}
+
+TEST_CASE("a replica that diverges on another rank is out", "[cluster]") {
+  const std::string candidates = GENERATE("[1,1e30,1e30]", "[1e30,1,1e30]");
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Arguments values = {"stpt.candidates=" + candidates, "stpt.alpha=3"};
+  const Result one = train(program, 1, values);
+  const json::array& tried = one.last_epoch.at("candidates").as_array();
+  CHECK(std::ranges::count_if(tried, [](const json::value& candidate) {
+          return candidate.at("diverged").as_bool();
+        }) == 2);
+  check_same(train(program, 3, values), one);
+  check_same(train(program, 2, values), one);
+}
+
+TEST_CASE("a run goes on over another number of ranks", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Result whole = train(program, 1, {"model.name=resnet8"});
+  const Arguments first = {"--config", "run.json",           "--output", "resumed",
+                           "--set",    "model.name=resnet8", "--set",    "training.epochs=1"};
+  REQUIRE(program.run_command(with(with(launcher(3), {STPT_EXECUTABLE}), first)).status == 0);
+  const Outcome outcome = program.run_command(
+      with(launcher(2), {STPT_EXECUTABLE, "--resume", "resumed", "--set", "training.epochs=2"}));
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  check_same(result_of(program.folder() / "resumed"), whole);
+}
+
+TEST_CASE("reduction in any order differs by rounding alone", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Arguments plain = {"training.learning_rate.policy=fixed", "training.epochs=1"};
+  const Result tree = train(program, 3, plain);
+  const Result redux = train(program, 3, with(plain, {"training.gradient_reduction=redux"}));
+  // Six steps from the same start: sums of 5 floats in another order differ by some 2^-24 of them,
+  // and a step multiplies such a difference by little.
+  const double difference = tree.last_epoch.at("train_loss").to_number<double>() -
+                            redux.last_epoch.at("train_loss").to_number<double>();
+  CHECK(std::abs(difference) < 1e-5);
+  CHECK(redux.digest.size() == 64);
+}
+
+TEST_CASE("the program counts what it sends", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Result result =
+      train(program, 2, {"training.learning_rate.policy=fixed", "training.workers=4"});
+  const models::Network network = models::make_network("mlp", {1, 1, 12, 12}, 4);
+  const models::Placement placement(network, {0, 2, 4});
+  StepCost job;
+  for (const int rank : {0, 1}) {
+    const StepCost cost = step_cost(network, placement, rank);
+    job.sent += cost.sent;
+    job.bytes_sent += cost.bytes_sent;
+  }
+  const auto steps = result.last_epoch.at("steps_main").to_number<std::size_t>();
+  CHECK(result.last_epoch.at("messages_sent").to_number<std::size_t>() == steps * job.sent);
+  CHECK(result.last_epoch.at("bytes_sent").to_number<std::size_t>() == steps * job.bytes_sent);
+  const auto model = static_cast<double>(network.parameter_count()) * sizeof(float);
+  CHECK(static_cast<double>(job.bytes_sent) <= 1.05 * 2 * model);
+}
+
+// ---- Failures --------------------------------------------------------------------------------
+
+TEST_CASE("ranks with different configs or data are refused", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const auto [other, message] = GENERATE(table<std::string, std::string>({
+      {"training.learning_rate.initial=0.1",
+       "training.learning_rate.initial: differs from rank 0's"},
+      {"training.workers=1", "training.workers: is 1, but the job has 2 ranks"},
+  }));
+  Arguments arguments =
+      with(launcher(1), {STPT_EXECUTABLE, "--config", "run.json", "--output", "x", ":", "-n", "1",
+                         STPT_EXECUTABLE, "--config", "run.json", "--output", "x", "--set", other});
+  const Outcome outcome = program.run_command(arguments);
+  INFO(outcome.err);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.err.find("stpt_starpu: rank 1 (") != std::string::npos);
+  CHECK(outcome.err.find(message) != std::string::npos);
+  CHECK_FALSE(fs::exists(program.folder() / "x"));
+}
+
+/// The process id of a rank that was started below `launcher`; 0 if there is none.
+pid_t find_rank(pid_t launcher, int rank) {
+  const auto parent_of = [](const std::string& pid) {
+    const std::string stat = read_file("/proc/" + pid + "/stat");
+    const std::size_t end = stat.rfind(')');
+    // ") S 123": the state, then the parent.
+    return end == std::string::npos ? 0 : std::atoi(stat.c_str() + end + 4);
+  };
+  const std::string variable = "OMPI_COMM_WORLD_RANK=" + std::to_string(rank);
+  for (const fs::directory_entry& entry : fs::directory_iterator("/proc")) {
+    const std::string pid = entry.path().filename();
+    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+    int ancestor = std::atoi(pid.c_str());
+    while (ancestor > 1 && ancestor != launcher) ancestor = parent_of(std::to_string(ancestor));
+    if (ancestor != launcher) continue;
+    const std::string environment = read_file("/proc/" + pid + "/environ");
+    const std::size_t found = environment.find(variable);
+    if (found != std::string::npos && environment[found + variable.size()] == '\0')
+      return std::atoi(pid.c_str());
+  }
+  return 0;
+}
+
+TEST_CASE("a rank that is killed ends the job, and the checkpoint stays", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  program.start_command(with(launcher(3), {STPT_EXECUTABLE, "--config", "run.json", "--output",
+                                           "killed", "--set", "training.epochs=100000"}));
+  const fs::path checkpoint = program.folder() / "killed" / "checkpoint.bin";
+  while (!fs::exists(checkpoint) && !program.ended())
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const pid_t victim = find_rank(program.child(), 2);
+  REQUIRE(victim > 0);
+  const auto killed = std::chrono::steady_clock::now();
+  REQUIRE(kill(victim, SIGKILL) == 0);
+  const Outcome outcome = program.wait();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - killed;
+  INFO(outcome.err);
+  CHECK(took.count() < 30);
+  CHECK(outcome.status != 0);
+  // mpirun's word for it.
+  CHECK(outcome.err.find("rank 2") != std::string::npos);
+  CHECK(outcome.err.find("signal 9") != std::string::npos);
+  CHECK(find_rank(program.child(), 0) == 0);
+  const auto done = read_json(read_file(program.folder() / "killed" / "summary.json"));
+  const auto epochs = done.at("epochs").to_number<int>();
+  const Outcome resumed =
+      program.run({"--resume", "killed", "--set", "training.epochs=" + std::to_string(epochs + 2)});
+  INFO(resumed.err);
+  CHECK(resumed.status == 0);
+}
+
+TEST_CASE("a rank that cannot go on says so through rank 0", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  // The loss is not finite after a few steps, on whichever rank sees it first.
+  const Outcome outcome = program.run_command(with(
+      with(launcher(2), {STPT_EXECUTABLE, "--config", "run.json", "--output", "broken"}),
+      settings({"training.learning_rate.policy=fixed", "training.learning_rate.initial=1e30"})));
+  INFO(outcome.err);
+  CHECK(outcome.status != 0);
+  CHECK(outcome.err.find("stpt_starpu: rank ") != std::string::npos);
+  CHECK(outcome.err.find("the training loss is not finite") != std::string::npos);
+  const auto summary = read_json(read_file(program.folder() / "broken" / "summary.json"));
+  CHECK(summary.at("status").as_string() == "failed");
+}
+
+}  // namespace
+}  // namespace stpt
