@@ -15,7 +15,6 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <mutex>
 #include <new>
@@ -38,6 +37,7 @@
 #include "stpt/json_text.hpp"
 #include "stpt/progress.hpp"
 #include "stpt/run_directory.hpp"
+#include "stpt/run_file.hpp"
 #include "stpt/trainer.hpp"
 
 namespace stpt {
@@ -93,23 +93,6 @@ void print_error(const std::string& message) {
 
 // ---- The run file ----------------------------------------------------------------------------
 
-std::string read_text(const fs::path& path, const std::string& hint) {
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) throw ConfigError(path.string(), "", "no such file; " + hint);
-  if (fs::is_directory(status)) throw ConfigError(path.string(), "", "is a directory; " + hint);
-  std::ifstream in(path, std::ios::binary);
-  constexpr std::size_t most = std::size_t{1} << 24;
-  std::string text(most, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(most));
-  if (in.bad() || in.gcount() == 0) {
-    if (!in.eof()) throw ConfigError(path.string(), "", "cannot be read; check its permissions");
-  }
-  if (!in.eof()) throw ConfigError(path.string(), "", "is larger than 16 MiB; " + hint);
-  text.resize(static_cast<std::size_t>(in.gcount()));
-  return text;
-}
-
 /// A run keeps its bits when these change: how long it goes on, and where its tasks run.
 bool may_change_on_resume(std::string_view path) {
   return path == "training.epochs" || path.starts_with("runtime.");
@@ -133,11 +116,11 @@ struct RunFile {
   std::string name;  ///< for messages
 };
 
-RunFile read_run_file(const CommandLine& line) {
+RunFile load_run_file(const CommandLine& line) {
   if (line.resume) {
     RunFile file;
     file.name = (RunDirectory::open(*line.resume).file(config_name)).string();
-    const std::string text = read_text(file.name, "--resume needs the directory of a run");
+    const std::string text = read_run_file(file.name, "--resume needs the directory of a run");
     const Config before = parse_config(text, file.name);
     file.config = parse_config(text, file.name, line.overrides);
     const std::string change =
@@ -150,7 +133,7 @@ RunFile read_run_file(const CommandLine& line) {
     return file;
   }
   if (!line.config) return {parse_config("{}", "the defaults", line.overrides), "the defaults"};
-  const std::string text = read_text(*line.config, "--config needs a run file");
+  const std::string text = read_run_file(*line.config, "--config needs a run file");
   return {parse_config(text, *line.config, line.overrides), *line.config};
 }
 
@@ -513,7 +496,7 @@ int train(const CommandLine& line, const std::string& version) {
   RunFile file;
   std::optional<Trainer> trainer;
   on_all_ranks([&] {
-    file = read_run_file(line);
+    file = load_run_file(line);
     if (!line.resume && writes) RunDirectory::check(output);
     check_runtime(file);
     check_ranks(file);
@@ -541,7 +524,7 @@ int train(const CommandLine& line, const std::string& version) {
 // ---- The other actions -----------------------------------------------------------------------
 
 std::string validate_run(const CommandLine& line) {
-  const RunFile file = read_run_file(line);
+  const RunFile file = load_run_file(line);
   RunDirectory::check(line.output.value_or(""));
   check_runtime(file);
   // All that the trainer does before it trains.
@@ -596,7 +579,7 @@ int perform(const CommandLine& line, const std::string& version) {
       print(validate_run(line));
       break;
     case Action::print_config:
-      print(print_config(read_run_file(line).config));
+      print(print_config(load_run_file(line).config));
       break;
     case Action::print_config_docs:
       print(config_documentation());

@@ -5,6 +5,7 @@
 #include <boost/json/serialize.hpp>
 #include <boost/json/string.hpp>
 #include <boost/json/value.hpp>
+#include <filesystem>
 #include <limits>
 #include <set>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "stpt/edit_distance.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
+#include "stpt/run_file.hpp"
 
 namespace stpt {
 namespace {
@@ -149,6 +151,48 @@ std::string one_line(std::string text) {
   return text;
 }
 
+/// Who sets candidates means them for the whole run, not only for where the schedule of a file
+/// below ends.
+void drop_older_schedule(Config& config, const std::set<std::string>& given) {
+  if (given.contains("stpt.candidates") && !given.contains("stpt.schedule")) {
+    config.stpt.schedule.clear();
+  }
+}
+
+/// Of files that extend one another; more is a circle.
+constexpr int most_files = 8;
+
+/// A run file's keys over those of the file that it extends. `depth`: files above it.
+void apply_file(Config& config, std::string_view text, const std::string& name, int depth) {
+  try {
+    json::value root = read_json(text);
+    if (!root.is_object()) refuse("", root, "an object, {...}");
+    json::object& members = root.as_object();
+    if (const json::value* base = members.if_contains("extends")) {
+      if (!base->is_string() || base->as_string().empty()) {
+        refuse("extends", *base, "the path of a run file, from this one's folder");
+      }
+      if (depth + 1 == most_files) {
+        throw Problem{"extends", "is the end of a chain of " + std::to_string(most_files) +
+                                     " files; a file must not extend itself"};
+      }
+      const std::filesystem::path path =
+          std::filesystem::path(name).parent_path() / std::string(base->as_string());
+      apply_file(config, read_run_file(path, name + " extends it"), path.string(), depth + 1);
+      members.erase("extends");
+    }
+    std::set<std::string> given;
+    apply_members(config, "", members, given);
+    drop_older_schedule(config, given);
+  } catch (const JsonError& error) {
+    throw ConfigError(
+        name + ":" + std::to_string(error.line()) + ":" + std::to_string(error.column()), "",
+        error.what());
+  } catch (const Problem& problem) {
+    throw ConfigError(name, problem.path, problem.text);
+  }
+}
+
 /// Puts the value where the path leads, making the objects on the way.
 void insert(json::object& root, std::string_view path, json::value value) {
   json::object* object = &root;
@@ -171,27 +215,14 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
                     const std::vector<std::string>& overrides) {
   const std::string override_source = "--set";
   Config config;
-  std::string source = source_name;
-  std::set<std::string> in_file;
+  apply_file(config, json_text, source_name, 0);
   std::set<std::string> overridden;
   try {
-    const json::value root = read_json(json_text);
-    if (!root.is_object()) refuse("", root, "an object, {...}");
-    apply_members(config, "", root.as_object(), in_file);
-    source = override_source;
     for (const std::string& override : overrides) apply_override(config, override, overridden);
-    // Who sets candidates means them for the whole run, not only for where the file's schedule
-    // ends.
-    if (overridden.contains("stpt.candidates") && !overridden.contains("stpt.schedule")) {
-      config.stpt.schedule.clear();
-    }
-  } catch (const JsonError& error) {
-    throw ConfigError(
-        source + ":" + std::to_string(error.line()) + ":" + std::to_string(error.column()), "",
-        error.what());
   } catch (const Problem& problem) {
-    throw ConfigError(source, problem.path, problem.text);
+    throw ConfigError(override_source, problem.path, problem.text);
   }
+  drop_older_schedule(config, overridden);
   try {
     check_rules(config);
   } catch (const Problem& problem) {
@@ -243,6 +274,9 @@ std::string config_documentation() {
       "be left out and then has its default. A key that does not exist is an error, as is one "
       "given "
       "twice.\n\n"
+      "With `\"extends\": \"base.json\"` at its top a file takes its keys over those of another, "
+      "named from its own folder; what it says wins, a list as a whole. Where it sets "
+      "`stpt.candidates` and no `stpt.schedule`, the other's schedule is gone.\n\n"
       "```json\n"
       "{\n"
       "  \"model\": {\"name\": \"resnet8\"},\n"

@@ -178,7 +178,8 @@ class ConfigError : public std::runtime_error {
   ConfigError(const std::string& source, const std::string& path, const std::string& problem);
 };
 
-/// Reads a run file, then applies the overrides ("key=value", the value JSON or else a plain
+/// Reads a run file over the one that it extends, if it does (its path is taken from the folder of
+/// `source_name`), then applies the overrides ("key=value", the value JSON or else a plain
 /// string; errors in them name the source "--set") and validates the result. Throws ConfigError.
 [[nodiscard]] Config parse_config(std::string_view json_text, const std::string& source_name,
                                   const std::vector<std::string>& overrides = {});

@@ -1,0 +1,13 @@
+// The text of a run file.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace stpt {
+
+/// Throws ConfigError where there is no such file, it cannot be read or is larger than 16 MiB;
+/// `hint` says in its message what would be right.
+[[nodiscard]] std::string read_run_file(const std::filesystem::path& path, const std::string& hint);
+
+}  // namespace stpt
