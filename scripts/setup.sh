@@ -66,7 +66,7 @@ debian_packages() {
   local boost=libboost-json-dev
   [[ ${VERSION_ID:-} == 12 ]] && boost=libboost-json1.81-dev  # 12's default Boost has no JSON
   echo g++ cmake ninja-build pkg-config libhwloc-dev libopenmpi-dev openmpi-bin "$boost" \
-    libdnnl-dev zlib1g-dev libssl-dev catch2 dataset-fashion-mnist
+    libdnnl-dev zlib1g-dev libssl-dev catch2 dataset-fashion-mnist python3-matplotlib
   # To build StarPU:
   have_own_starpu || echo libfxt-dev fxt-tools dpkg-dev make patch debian-archive-keyring
 }
@@ -112,6 +112,8 @@ check_elsewhere() {
   header zlib.h || need "zlib"
   header openssl/evp.h || need "OpenSSL 3 (libcrypto)"
   header catch2/catch.hpp || header catch2/catch_all.hpp || need "Catch2 2.13 or 3"
+  "${PYTHON:-/usr/bin/python3}" -c "import matplotlib" 2>/dev/null ||
+    need "Python 3 with matplotlib, for scripts/paper.sh (as /usr/bin/python3, or named by PYTHON)"
   command -v mpicxx >/dev/null || need "an MPI (Open MPI 4 or newer), for starpumpi-1.4"
   (( ${#missing[@]} )) || return 0
   say "this is no Debian system, so nothing is installed for you. Missing:"
