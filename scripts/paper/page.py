@@ -21,7 +21,7 @@ matplotlib.rcParams.update({
     "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "figure.constrained_layout.use": True,
 })
-from matplotlib import pyplot  # noqa: E402 (the backend comes first)
+from matplotlib import pyplot, ticker  # noqa: E402 (the backend comes first)
 
 TITLES = {
     "example": "Figure 2's set {3, 1, 0.5}",
@@ -329,6 +329,8 @@ def budget_figure(axes, arms, names):
         axes.annotate(name, (samples, final), xytext=(4, 3), textcoords="offset points",
                       fontsize="small")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+    axes.xaxis.set_minor_formatter(ticker.ScalarFormatter())
     axes.set_xlabel("training samples, losers' included, 10³")
     axes.set_ylabel("final test top-1, %")
 
