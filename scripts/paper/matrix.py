@@ -15,12 +15,6 @@ import signal
 import subprocess
 import sys
 
-try:
-    import page
-except ModuleNotFoundError as error:
-    sys.exit(f"paper.sh: {sys.executable} has no {error.name}; Debian: scripts/setup.sh installs "
-             "it, elsewhere set PYTHON to one that has")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 ARMS = [
@@ -122,7 +116,7 @@ def parse_options():
     parser.add_argument("experiment", nargs="?", default="small", choices=list(EXPERIMENTS),
                         help="small: Fashion-MNIST (default); cifar10: the same with CIFAR-10; "
                         "paper: ResNet-50, ImageNet")
-    parser.add_argument("--data", metavar="DIR", help="the folder of the data set")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of the data set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED",
                         help="default 1 2 3")
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS, metavar="ARM",
@@ -136,6 +130,8 @@ def parse_options():
     options = parser.parse_args()
     if options.experiment != "small" and not options.data and not options.page:
         parser.error(f"{options.experiment} needs --data DIR, the folder of its data set")
+    if options.data:
+        options.data = options.data.resolve()  # runs may be resumed from elsewhere
     options.output = options.output or ROOT / "runs" / f"paper-{options.experiment}"
     return options
 
@@ -163,6 +159,12 @@ def train_all(options):
 
 def main():
     options = parse_options()
+    try:
+        import page  # before hours of training, and not for --help
+    except ModuleNotFoundError as error:
+        print(f"paper.sh: {sys.executable} has no {error.name}; Debian: scripts/setup.sh installs "
+              "it, elsewhere set PYTHON to one that has it", file=sys.stderr)
+        return 2
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if not options.page:
