@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "stpt/lr_sets.hpp"
 #include "tests/catch.hpp"
 
 using namespace stpt;
@@ -334,36 +333,4 @@ TEST_CASE("an epoch is alpha plus beta iterations", "[learning_rate]") {
 
   const LearningRateSchedule whole(config, stpt_config(10), kPerEpoch);
   CHECK(whole.plan(2) == EpochPlan{10, 10, 20, 20});
-}
-
-TEST_CASE("the paper's Mix, epoch by epoch", "[learning_rate]") {
-  // Tables 1 and 4: 40 epochs of 2500 iterations, alpha 200, LR 0.1, warm-up of 4 epochs at 0.005.
-  TrainingConfig config = training(Policy::stpt);
-  config.epochs = 40;
-  config.learning_rate.warmup = {4, 0.005, WarmupForm::constant};
-  StptConfig stpt = stpt_config(200);
-  stpt.candidates = named_candidate_set("narrow");
-  stpt.schedule = {{20, named_candidate_set("middle")}, {30, named_candidate_set("wide")}};
-  const LearningRateSchedule rates(config, stpt, 2500);
-  CHECK(rates.iterations() == 100'000);
-  double base = config.learning_rate.initial;
-  for (int epoch = 1; epoch <= 40; ++epoch) {
-    CAPTURE(epoch);
-    const EpochPlan plan = rates.plan(epoch);
-    CHECK(plan.end - plan.first == 2500);
-    if (epoch <= 4) {
-      CHECK_FALSE(rates.pretrains(epoch));
-      CHECK(near(rates.at(plan.first, base), 0.005));
-      CHECK(near(rates.at(plan.end - 1, base), 0.005));
-      continue;
-    }
-    CHECK(plan.pretrain == 200);
-    const CandidateSet& set = candidates_at(stpt, epoch);
-    CHECK(set.name == (epoch < 20 ? "narrow" : epoch < 30 ? "middle" : "wide"));
-    const double chosen = base * set.factors.back();  // 0.8, 0.4, 0.2
-    CHECK(rates.at(plan.main_first, chosen) == chosen);
-    base = next_base(chosen, base, config.learning_rate.initial, stpt);
-    if (epoch == 19) CHECK(near(base, 0.1 * std::pow(0.8, 15)));
-    if (epoch >= 30) CHECK(base == 0.1 * 1e-4);  // the drift limit, not 0.8^15 * 0.4^10 * 0.2^11
-  }
 }
