@@ -114,6 +114,10 @@ def read(output):
     return {arm: sorted(arms[arm], key=lambda run: run.seed) for arm in sorted(arms, key=place)}
 
 
+def completed(runs):
+    return [run for run in runs if run.complete]
+
+
 # ---- Tables ---------------------------------------------------------------------------------
 
 
@@ -136,7 +140,7 @@ def spread_text(values, digits=2, sign=""):
 
 def row(arm, runs):
     """An arm's numbers. Accuracies are those of complete runs; costs are those of all."""
-    complete = [run for run in runs if run.complete]
+    complete = completed(runs)
 
     def mean(key):
         return statistics.fmean(run.summary[key] for run in runs)
@@ -158,7 +162,7 @@ def row(arm, runs):
 
 def comparison(arms, first, second, value, paper):
     """Of the seeds that both have completed; None without one."""
-    a, b = ({run.seed: getattr(run, value) for run in arms.get(arm, []) if run.complete}
+    a, b = ({run.seed: getattr(run, value) for run in completed(arms.get(arm, []))}
             for arm in (first, second))
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
@@ -220,16 +224,14 @@ def html_table(table):
 def curves(axes, arms, names, key, scale=1):
     """A thin line for each seed, a thick one for their mean; by epochs."""
     for color, name in enumerate(names):
-        runs = [run for run in arms[name] if run.complete]
+        runs = completed(arms[name])
         lines = [[scale * epoch[key] for epoch in run.epochs] for run in runs]
         for line in lines:
             axes.plot(range(1, len(line) + 1), line, color=f"C{color}", linewidth=0.6, alpha=0.5)
-        if lines:
-            # Learning rates move by factors, and so does their mean.
-            mean = statistics.geometric_mean if key == "learning_rate" else statistics.fmean
-            line = [mean(values) for values in zip(*lines)]
-            axes.plot(range(1, len(line) + 1), line, color=f"C{color}", linewidth=2,
-                      label=title(name))
+        # Learning rates move by factors, and so does their mean.
+        mean = statistics.geometric_mean if key == "learning_rate" else statistics.fmean
+        line = [mean(values) for values in zip(*lines)]
+        axes.plot(range(1, len(line) + 1), line, color=f"C{color}", linewidth=2, label=title(name))
     axes.set_xlabel("epoch")
     axes.legend()
 
@@ -247,7 +249,7 @@ def rate_figure(axes, arms, names):
 
 def branches_figure(axes, arms, names):
     """Four epochs of one run: the candidates' branches and the line of Main-train."""
-    run = arms[names[0]][0]
+    run = completed(arms[names[0]])[0]
     per_epoch = run.header["iterations_per_epoch"]
     factors = {}
     first = next((i for i, epoch in enumerate(run.epochs) if epoch["candidates"]), 0)
@@ -277,7 +279,7 @@ def branches_figure(axes, arms, names):
 def cost_figure(axes, arms, names):
     """An epoch with Pre-train against every candidate's whole epoch."""
     labels, values = ["each candidate a whole epoch"], [1.0]
-    run = arms[names[0]][0]
+    run = completed(arms[names[0]])[0]
     epochs = [epoch for epoch in run.epochs if epoch["candidates"]]
     tried = sum(len(epoch["candidates"]) * epoch["iterations"] for epoch in epochs)
     kept = sum(epoch["iterations"] for epoch in epochs)
@@ -293,11 +295,10 @@ def cost_figure(axes, arms, names):
 
 def alpha_figure(axes, arms, names):
     for place, name in enumerate(names):
-        values = [run.best for run in arms[name] if run.complete]
+        values = [run.best for run in completed(arms[name])]
         axes.plot([place] * len(values), values, "o", color="C0", alpha=0.5)
-        if values:
-            axes.plot([place - 0.2, place + 0.2], [statistics.fmean(values)] * 2, color="C0",
-                      linewidth=3)
+        axes.plot([place - 0.2, place + 0.2], [statistics.fmean(values)] * 2, color="C0",
+                  linewidth=3)
     axes.set_xticks(range(len(names)), [f"α = {arms[name][0].header['alpha']}" for name in names])
     axes.set_ylabel("best test top-1, %")
 
@@ -320,9 +321,7 @@ def rates_figure(axes, arms, names):
 
 def budget_figure(axes, arms, names):
     for name in names:
-        runs = [run for run in arms[name] if run.complete]
-        if not runs:
-            continue
+        runs = completed(arms[name])
         samples = statistics.fmean(run.summary["samples_total"] for run in runs) / 1000
         final = statistics.fmean(run.final for run in runs)
         axes.plot(samples, final, "o", color="C0")
@@ -378,12 +377,12 @@ def figure(draw, arms, names, text):
 def figures(arms):
     parts = []
     for heading, caption, draw, needed in FIGURES:
-        names = [name for name in needed if name in arms]
+        names = [name for name in needed if completed(arms.get(name, []))]
         parts.append(f"<h2>{html.escape(heading)}</h2>")
         # All arms have one cost; the other figures compare what they name.
         if not names or (draw is not budget_figure and names != needed):
-            missing = ", ".join(name for name in needed if name not in arms)
-            parts.append(f"<p>Not run yet: {html.escape(missing)}.</p>")
+            missing = ", ".join(name for name in needed if name not in names)
+            parts.append(f"<p>No complete run of {html.escape(missing)}.</p>")
             continue
         parts.append(f"<p>{html.escape(caption)}</p>" if caption else "")
         parts.append(figure(draw, arms, names, heading))

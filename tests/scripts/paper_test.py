@@ -106,7 +106,7 @@ class Paper(unittest.TestCase):
         page = (self.output / "paper.html").read_text()
         self.assertEqual(len(re.findall("<img", page)), 3)  # Figures 7 and 8, and cost
         self.assertEqual(set(re.findall('src="([^,]*),', page)), {"data:image/svg+xml;base64"})
-        self.assertIn("Not run yet: alpha_8", page)
+        self.assertIn("No complete run of alpha_8", page)
 
     def test_what_fails_is_a_result(self):
         rate = "training.learning_rate.initial=1e30"
