@@ -41,25 +41,34 @@ struct Extent {
 
 /// What is done to one image: window at (dy, dx) of the padded image, then perhaps mirrored.
 struct Choice {
+  std::size_t padding = 0;
   std::size_t dy = 0;
   std::size_t dx = 0;
   bool flip = false;
 };
 
-Choice choose(const Augmentation& augmentation, std::uint64_t seed, std::uint64_t stream,
-              std::uint32_t index) {
+/// `image` is cut to `result`.
+Choice choose(const Augmentation& augmentation, Extent image, Extent result, std::uint64_t seed,
+              std::uint64_t stream, std::uint32_t index) {
   runtime::Random random(seed, stream, index);
   Choice choice;
   // The coin first, drawn even where it is not used: each option alone decides what it does.
   choice.flip = (random.next() & 1U) != 0 && augmentation.flip;
-  const auto positions = 2 * static_cast<std::uint32_t>(augmentation.crop_padding) + 1;
-  choice.dy = random.below(positions);
-  choice.dx = random.below(positions);
+  if (augmentation.random_resized_crop) return choice;
+  choice.padding = static_cast<std::size_t>(augmentation.crop_padding);
+  const auto positions = [&choice](std::size_t from, std::size_t to) {
+    return static_cast<std::uint32_t>(from + 2 * choice.padding - to + 1);
+  };
+  choice.dy = random.below(positions(image.height, result.height));
+  choice.dx = random.below(positions(image.width, result.width));
   return choice;
 }
 
-Extent extent_of(const Dataset& dataset) {
-  const runtime::Shape shape = dataset.image_shape();
+Choice centred(Extent image, Extent result) {
+  return {0, (image.height - result.height) / 2, (image.width - result.width) / 2, false};
+}
+
+Extent extent_of(const runtime::Shape& shape) {
   return {static_cast<std::size_t>(shape.c), static_cast<std::size_t>(shape.h),
           static_cast<std::size_t>(shape.w)};
 }
@@ -78,31 +87,34 @@ void reverse_bytes(const std::uint8_t* from, std::size_t count, std::uint8_t* to
 
 /// Crops and mirrors bytes: a quarter of the traffic of doing it with floats, and the conversion
 /// that follows runs over whole channels.
-void augment(std::span<const std::uint8_t> image, Extent extent, std::size_t padding, Choice choice,
-             std::span<std::uint8_t> result) {
-  // Output column x shows column x + dx - padding of the image where there is one, and so for rows.
-  const auto inside = [padding](std::size_t offset, std::size_t size) {
-    const std::size_t first = padding > offset ? std::min(padding - offset, size) : 0;
-    const std::size_t last = size + padding > offset ? std::min(size + padding - offset, size) : 0;
+void augment(const std::uint8_t* image, Extent extent, Choice choice, std::uint8_t* result,
+             Extent cut) {
+  // Column x of the result shows column x + dx - padding of the image where there is one, and so
+  // for rows.
+  const auto inside = [&choice](std::size_t offset, std::size_t size, std::size_t result_size) {
+    const std::size_t padding = choice.padding;
+    const std::size_t first = padding > offset ? std::min(padding - offset, result_size) : 0;
+    const std::size_t last =
+        size + padding > offset ? std::min(size + padding - offset, result_size) : 0;
     return std::pair{first, std::max(first, last)};
   };
-  const auto [x_first, x_last] = inside(choice.dx, extent.width);
-  const auto [y_first, y_last] = inside(choice.dy, extent.height);
+  const auto [x_first, x_last] = inside(choice.dx, extent.width, cut.width);
+  const auto [y_first, y_last] = inside(choice.dy, extent.height, cut.height);
   const std::size_t count = x_last - x_first;
-  if (count < extent.width || y_last - y_first < extent.height) {
-    std::fill(result.begin(), result.end(), std::uint8_t{0});
+  if (count < cut.width || y_last - y_first < cut.height) {
+    std::fill_n(result, cut.elements(), std::uint8_t{0});
   }
   if (count == 0) {
     return;
   }
   for (std::size_t c = 0; c < extent.channels; ++c) {
     for (std::size_t y = y_first; y < y_last; ++y) {
-      const std::uint8_t* from = image.data() +
-                                 (c * extent.height + y + choice.dy - padding) * extent.width +
-                                 x_first + choice.dx - padding;
-      std::uint8_t* to = result.data() + (c * extent.height + y) * extent.width;
+      const std::uint8_t* from =
+          image + (c * extent.height + y + choice.dy - choice.padding) * extent.width + x_first +
+          choice.dx - choice.padding;
+      std::uint8_t* to = result + (c * cut.height + y) * cut.width;
       if (choice.flip) {
-        reverse_bytes(from, count, to + (extent.width - x_last));
+        reverse_bytes(from, count, to + (cut.width - x_last));
       } else {
         std::copy_n(from, count, to + x_first);
       }
@@ -117,12 +129,19 @@ Normalization no_normalization(int channels) {
   return {std::vector<float>(count, 0.0F), std::vector<float>(count, 1.0F)};
 }
 
+std::vector<std::uint32_t> evenly_spaced(std::span<const std::uint32_t> indices, std::size_t most) {
+  const std::size_t count = std::min(most, indices.size());
+  std::vector<std::uint32_t> result(count);
+  for (std::size_t i = 0; i < count; ++i) result[i] = indices[i * indices.size() / count];
+  return result;
+}
+
 Normalization compute_normalization(const Dataset& dataset,
                                     std::span<const std::uint32_t> indices) {
   if (indices.empty()) {
     throw DataError(dataset.name() + ": no images to compute mean and standard deviation from");
   }
-  const Extent extent = extent_of(dataset);
+  const Extent extent = extent_of(dataset.image_shape());
   const std::size_t area = extent.height * extent.width;
   std::vector<std::uint8_t> image(extent.elements());
   // Integers, hence exact in any order: up to 2^48 pixels fit.
@@ -155,15 +174,45 @@ Normalization compute_normalization(const Dataset& dataset,
   return result;
 }
 
+Window random_resized_window(Size image, std::uint64_t seed, std::uint64_t epoch,
+                             std::uint32_t index) {
+  constexpr double least_area = 0.08;
+  constexpr double widest = 4.0 / 3.0;  // width to height; the narrowest is its inverse
+  constexpr int attempts = 10;
+  runtime::Random random(seed, runtime::stream_id("random resized crop", epoch), index);
+  const double area = static_cast<double>(image.width) * image.height;
+  for (int attempt = 0; attempt < attempts; ++attempt) {
+    const double part = area * random.uniform(least_area, 1.0);
+    const double ratio = std::exp(random.uniform(-std::log(widest), std::log(widest)));
+    const auto width = static_cast<int>(std::lround(std::sqrt(part * ratio)));
+    const auto height = static_cast<int>(std::lround(std::sqrt(part / ratio)));
+    if (width < 1 || height < 1 || width > image.width || height > image.height) continue;
+    const auto x = random.below(static_cast<std::uint32_t>(image.width - width) + 1);
+    const auto y = random.below(static_cast<std::uint32_t>(image.height - height) + 1);
+    return {static_cast<int>(x), static_cast<int>(y), width, height};
+  }
+  const auto at_most = [](int side, int other) {
+    return std::clamp(static_cast<int>(std::lround(other * widest)), 1, side);
+  };
+  const int width = at_most(image.width, image.height);
+  const int height = at_most(image.height, image.width);
+  return {(image.width - width) / 2, (image.height - height) / 2, width, height};
+}
+
 void load_batch(const Dataset& dataset, std::span<const std::uint32_t> indices,
-                const Augmentation* augmentation, const Normalization& normalization,
-                std::uint64_t seed, std::uint64_t epoch, float* images_nchw, std::int32_t* labels) {
-  const Extent extent = extent_of(dataset);
-  if (normalization.mean.size() != extent.channels ||
-      normalization.stddev.size() != extent.channels) {
+                const runtime::Shape& shape, const Augmentation* augmentation,
+                const Normalization& normalization, std::uint64_t seed, std::uint64_t epoch,
+                float* images_nchw, std::int32_t* labels) {
+  const Extent stored = extent_of(dataset.image_shape());
+  const Extent cut = extent_of(shape);
+  if (cut.channels != stored.channels || cut.height > stored.height || cut.width > stored.width) {
+    throw std::invalid_argument("load_batch: images of " + dataset.image_shape().to_string() +
+                                " cannot be cut to " + shape.to_string());
+  }
+  if (normalization.mean.size() != cut.channels || normalization.stddev.size() != cut.channels) {
     throw std::invalid_argument("load_batch: normalization for " +
                                 std::to_string(normalization.mean.size()) +
-                                " channels, images have " + std::to_string(extent.channels));
+                                " channels, images have " + std::to_string(cut.channels));
   }
   if (augmentation != nullptr &&
       (augmentation->crop_padding < 0 || augmentation->crop_padding > 4096)) {
@@ -171,26 +220,36 @@ void load_batch(const Dataset& dataset, std::span<const std::uint32_t> indices,
                                 std::to_string(augmentation->crop_padding));
   }
   const std::uint64_t stream = runtime::stream_id("augmentation", epoch);
-  const std::size_t padding =
-      augmentation == nullptr ? 0 : static_cast<std::size_t>(augmentation->crop_padding);
+  const bool resized = augmentation != nullptr && augmentation->random_resized_crop;
+  const bool same_size = cut.height == stored.height && cut.width == stored.width;
   // Kept by the thread: batches must not allocate.
   thread_local std::vector<std::uint8_t> image;
   thread_local std::vector<std::uint8_t> changed;
-  image.resize(extent.elements());
-  changed.resize(extent.elements());
+  image.resize(stored.elements());
+  changed.resize(cut.elements());
 
-  const std::size_t area = extent.height * extent.width;
+  const std::size_t area = cut.height * cut.width;
   float* out = images_nchw;
   for (std::size_t i = 0; i < indices.size(); ++i) {
     const std::uint32_t index = indices[i];
-    dataset.read(index, image);
     labels[i] = dataset.label(index);
+    if (resized) {
+      dataset.read_window(
+          index, [&](Size size) { return random_resized_window(size, seed, epoch, index); },
+          {static_cast<int>(cut.width), static_cast<int>(cut.height)}, image);
+    } else {
+      dataset.read(index, image);
+    }
     const std::uint8_t* pixels = image.data();
-    if (augmentation != nullptr) {
-      augment(image, extent, padding, choose(*augmentation, seed, stream, index), changed);
+    if (augmentation != nullptr || !same_size) {
+      const Extent source = resized ? cut : stored;
+      const Choice choice = augmentation != nullptr
+                                ? choose(*augmentation, source, cut, seed, stream, index)
+                                : centred(source, cut);
+      augment(pixels, source, choice, changed.data(), cut);
       pixels = changed.data();
     }
-    for (std::size_t c = 0; c < extent.channels; ++c, pixels += area, out += area) {
+    for (std::size_t c = 0; c < cut.channels; ++c, pixels += area, out += area) {
       convert(pixels, area, affine_of(normalization.mean[c], normalization.stddev[c]), out);
     }
   }

@@ -14,6 +14,11 @@ struct Normalization {
 /// Only scales the pixels to [0, 1].
 [[nodiscard]] Normalization no_normalization(int channels);
 
+/// At most `most` of `indices`, evenly spaced: enough images to compute a normalization from where
+/// reading all of them would take too long.
+[[nodiscard]] std::vector<std::uint32_t> evenly_spaced(std::span<const std::uint32_t> indices,
+                                                       std::size_t most);
+
 /// Mean and standard deviation over the given images; exact sums, so the same for any order of
 /// `indices`. A constant channel gets the standard deviation 1. Throws DataError if there is no
 /// image.
@@ -21,17 +26,29 @@ struct Normalization {
                                                   std::span<const std::uint32_t> indices);
 
 struct Augmentation {
-  int crop_padding = 0;  ///< pad by so many black pixels on each side and crop at random
+  int crop_padding = 0;  ///< pad by so many black pixels on each side before the random crop
   bool flip = false;     ///< mirror left to right with probability 1/2
+  /// Instead of padding and the random crop: a random part of the stored image, resized (Szegedy et
+  /// al., "Going deeper with convolutions", 2014).
+  bool random_resized_crop = false;
 };
 
-/// Writes indices.size() images (channels x height x width floats each) and their labels. Without
-/// an augmentation (null) the images are only normalised. Padding is pixel value 0 before
+/// The part that random_resized_crop takes of an image of that size: area uniform in 8 % to 100 %
+/// of it, logarithm of the aspect ratio uniform between those of 3/4 and 4/3, position uniform.
+/// Where ten such parts do not fit, the largest centred one of allowed aspect ratio.
+[[nodiscard]] Window random_resized_window(Size image, std::uint64_t seed, std::uint64_t epoch,
+                                           std::uint32_t index);
+
+/// Writes indices.size() images of channels x height x width floats, and their labels. `shape` is
+/// {.., channels, height, width}: the channels of the dataset, and a height and width that are at
+/// most those of its images. With an augmentation it is cut out at a random place; without (null)
+/// out of the middle, and the images are only normalised. Padding is pixel value 0 before
 /// normalisation, as torchvision's RandomCrop has it when it stands before Normalize. An image's
 /// random choices depend on (seed, epoch, index) alone, not on its place in the batch, the thread
-/// or the other option. May be called from several threads.
+/// or the other options. May be called from several threads.
 void load_batch(const Dataset& dataset, std::span<const std::uint32_t> indices,
-                const Augmentation* augmentation, const Normalization& normalization,
-                std::uint64_t seed, std::uint64_t epoch, float* images_nchw, std::int32_t* labels);
+                const runtime::Shape& shape, const Augmentation* augmentation,
+                const Normalization& normalization, std::uint64_t seed, std::uint64_t epoch,
+                float* images_nchw, std::int32_t* labels);
 
 }  // namespace stpt::data

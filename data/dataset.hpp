@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -18,6 +19,25 @@ class DataError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// In pixels.
+struct Size {
+  int width = 0;
+  int height = 0;
+  friend bool operator==(const Size&, const Size&) = default;
+};
+
+/// A part of an image, in its pixels; lies within it and is not empty.
+struct Window {
+  int x = 0;
+  int y = 0;
+  int width = 0;
+  int height = 0;
+  friend bool operator==(const Window&, const Window&) = default;
+};
+
+/// Picks a part of an image of that size.
+using ChooseWindow = std::function<Window(Size)>;
+
 class Dataset {
  public:
   virtual ~Dataset() = default;
@@ -29,6 +49,14 @@ class Dataset {
   [[nodiscard]] virtual int label(std::size_t index) const = 0;
   /// Writes the image as channels x height x width bytes; may be called from several threads.
   virtual void read(std::size_t index, std::span<std::uint8_t> chw) const = 0;
+  /// The part of the image that `choose` picks, resized to `size`, as bytes like those of read().
+  /// Where read() gives a smaller version of what is stored (image_folder.hpp), this one is asked
+  /// about the stored image, and cuts out of it. May be called from several threads.
+  virtual void read_window(std::size_t index, const ChooseWindow& choose, Size size,
+                           std::span<std::uint8_t> chw) const;
+  /// The images met so far that cannot be read, in the order of their indices: "file: why". Others
+  /// stand in for them.
+  [[nodiscard]] virtual std::vector<std::string> unreadable() const { return {}; }
 };
 
 /// Training and test set of one source; classes and image shape agree.

@@ -38,10 +38,10 @@ void Loader::submit(const Batch& batch, std::span<const std::uint32_t> indices,
   constexpr int priority = 1;
   runtime::submit(
       codelet, {{batch.images, runtime::Access::write}, {batch.labels, runtime::Access::write}},
-      [source = source_, epoch,
+      [source = source_, epoch, shape = batch.images.spec().shape,
        chosen = std::vector<std::uint32_t>(indices.begin(), indices.end())](
           const runtime::TaskContext& task) {
-        load_batch(*source->dataset, chosen,
+        load_batch(*source->dataset, chosen, shape,
                    source->augmentation ? &*source->augmentation : nullptr, source->normalization,
                    source->seed, epoch, task.buffer<float>(0), task.buffer<std::int32_t>(1));
       },

@@ -30,8 +30,8 @@ class Loader {
 
   [[nodiscard]] const Dataset& dataset() const { return *dataset_; }
 
-  /// Adds the task that fills `batch` with these images, as many as it has room for. Asynchronous;
-  /// `indices` is copied.
+  /// Adds the task that fills `batch` with these images, as many as it has room for, cut to its
+  /// height and width. Asynchronous; `indices` is copied.
   void submit(const Batch& batch, std::span<const std::uint32_t> indices,
               std::uint64_t epoch) const;
 

@@ -66,7 +66,8 @@ debian_packages() {
   local boost=libboost-json-dev
   [[ ${VERSION_ID:-} == 12 ]] && boost=libboost-json1.81-dev  # 12's default Boost has no JSON
   echo g++ cmake ninja-build pkg-config libhwloc-dev libopenmpi-dev openmpi-bin "$boost" \
-    libdnnl-dev zlib1g-dev libssl-dev catch2 dataset-fashion-mnist python3-matplotlib
+    libdnnl-dev zlib1g-dev libjpeg62-turbo-dev libpng-dev libssl-dev catch2 \
+    dataset-fashion-mnist python3-matplotlib
   # To build StarPU:
   have_own_starpu || echo libfxt-dev fxt-tools dpkg-dev make patch debian-archive-keyring
 }
@@ -110,6 +111,9 @@ check_elsewhere() {
   header dnnl.hpp || need "oneDNN 2.6 or newer (dnnl.hpp)"
   header boost/json.hpp || need "Boost 1.75 or newer with Boost.JSON"
   header zlib.h || need "zlib"
+  printf '#include <stdio.h>\n#include <jpeglib.h>\n' | "${CXX:-c++}" -E -x c++ - >/dev/null 2>&1 ||
+    need "libjpeg-turbo"
+  header png.h || need "libpng 1.6"
   header openssl/evp.h || need "OpenSSL 3 (libcrypto)"
   header catch2/catch.hpp || header catch2/catch_all.hpp || need "Catch2 2.13 or 3"
   "${PYTHON:-/usr/bin/python3}" -c "import matplotlib" 2>/dev/null ||

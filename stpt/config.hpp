@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "data/image_folder.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt {
@@ -18,7 +19,7 @@ enum class GradientReduction { tree, redux };
 enum class Policy { stpt, fixed, step, plateau, cosine, linear, random_winner, always_one };
 enum class WarmupForm { linear, constant };
 enum class AnnealForm { none, linear, cosine };
-enum class DataFormat { idx, synthetic };
+enum class DataFormat { idx, cifar10, cifar100, image_folder, synthetic };
 enum class PretrainBatch { global, worker };
 /// Of the LR, when Pre-train runs on the worker's batch.
 enum class LrScaling { none, linear, square_root };
@@ -49,13 +50,19 @@ struct SyntheticConfig {
 
 struct DataConfig {
   DataFormat format = DataFormat::idx;
-  /// Folder with the four IDX files, plain or .gz; empty: Debian's dataset-fashion-mnist.
+  /// Folder with the data set; empty for idx: Debian's dataset-fashion-mnist.
   std::string path;
   std::int64_t limit = 0;        ///< first so many training images, hold-out included; 0 = all
   std::int64_t hold_out = 2000;  ///< training images set apart to score the candidates
-  int crop_padding = 2;          ///< pad by so many zero pixels and crop at random; 0 = off
-  bool flip = true;              ///< mirror every other image at random
-  bool normalize = true;         ///< to mean 0 and variance 1 per channel over the training images
+  int image_size = 256;          ///< image_folder: side of the square images are resized to
+  data::ResizeMode resize = data::ResizeMode::stretch;  ///< image_folder
+  int crop_size = 0;                 ///< side of what is cut out of the images; 0 = all
+  double bad_image_limit = 0.001;    ///< image_folder: share of images that may be unreadable
+  double cache = 2;                  ///< image_folder: GiB of decoded images kept in memory
+  int crop_padding = 2;              ///< pad by so many zero pixels and crop at random; 0 = off
+  bool flip = true;                  ///< mirror every other image at random
+  bool random_resized_crop = false;  ///< instead of padding and a crop of fixed size
+  bool normalize = true;  ///< to mean 0 and variance 1 per channel over the training images
   SyntheticConfig synthetic;
   friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };

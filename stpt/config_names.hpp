@@ -64,7 +64,16 @@ inline constexpr std::array names<AnnealForm> = {
 template <>
 inline constexpr std::array names<DataFormat> = {
     Named{DataFormat::idx, "idx", "the files of MNIST, Fashion-MNIST and their kin"},
+    Named{DataFormat::cifar10, "cifar10", "the binary version of CIFAR-10"},
+    Named{DataFormat::cifar100, "cifar100", "the binary version of CIFAR-100, fine labels"},
+    Named{DataFormat::image_folder, "image_folder",
+          "JPEG and PNG files, `train/<class>/*` and `val/<class>/*`, as ImageNet has them"},
     Named{DataFormat::synthetic, "synthetic", "learnable images made from the seed"},
+};
+template <>
+inline constexpr std::array names<data::ResizeMode> = {
+    Named{data::ResizeMode::stretch, "stretch", "both sides to that, as in the paper"},
+    Named{data::ResizeMode::crop, "crop", "the shorter side, and the middle of the longer one"},
 };
 template <>
 inline constexpr std::array names<PretrainBatch> = {

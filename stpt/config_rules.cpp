@@ -93,6 +93,16 @@ const std::vector<Rule>& rules() {
          const std::optional<std::int64_t> images = known_images(config);
          return images ? check_images(config, *images) : std::nullopt;
        }},
+      {"`data.path` is there for the formats cifar10, cifar100 and image_folder.",
+       [](const Config& config) -> MaybeProblem {
+         const DataFormat format = config.data.format;
+         if (format == DataFormat::idx || format == DataFormat::synthetic ||
+             !config.data.path.empty()) {
+           return std::nullopt;
+         }
+         return Problem{"data.path", "is empty; must be the folder of the " +
+                                         std::string(enum_name(format)) + " data"};
+       }},
       {"`training.learning_rate.warmup.epochs` is below `training.epochs`.",
        [](const Config& config) -> MaybeProblem {
          const int warmup = config.training.learning_rate.warmup.epochs;

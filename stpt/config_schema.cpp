@@ -371,7 +371,7 @@ const std::vector<Key>& schema() {
 
       choice("data.format", STPT_FIELD(data.format), "Where images come from."),
       text("data.path", STPT_FIELD(data.path), "a folder's path, or empty", is_path,
-           "The folder with the data set; for idx with its four files, plain or .gz. Empty: where "
+           "The folder with the data set; docs/data.md says what lies in it. Empty for idx: where "
            "Debian's package dataset-fashion-mnist puts Fashion-MNIST."),
       whole("data.limit", STPT_FIELD(data.limit), {0},
             "Takes only the first so many training images, hold-out included; 0 takes all."),
@@ -379,11 +379,28 @@ const std::vector<Key>& schema() {
             "So many training images are set apart to score candidates, under every policy, so "
             "that runs compare."),
       flag("data.normalize", STPT_FIELD(data.normalize),
-           "To mean 0 and variance 1 per channel over the training images."),
+           "To mean 0 and variance 1 per channel over the training images; those of image_folder "
+           "are sampled, 4096 evenly spaced ones."),
+      whole("data.image_size", STPT_FIELD(data.image_size), {1, 4096},
+            "Format image_folder: images are resized to squares of so many pixels."),
+      choice("data.resize", STPT_FIELD(data.resize), "Format image_folder: how they are."),
+      whole("data.crop_size", STPT_FIELD(data.crop_size), {0, 4096},
+            "The network sees a square of so many pixels, cut out of the image: at random while "
+            "training, from the middle to score and test; 0 takes the whole image."),
+      number("data.bad_image_limit", STPT_FIELD(data.bad_image_limit), {0, true, 1, true},
+             "Format image_folder: this share of a set's images may be unreadable; another of its "
+             "class stands in for each, and all are named. More end the run."),
+      number("data.cache", STPT_FIELD(data.cache), {0, true, 65536, true},
+             "Format image_folder: GiB of memory for decoded images, which later epochs then need "
+             "not decode. Changes no result. Does nothing for training images with "
+             "`random_resized_crop`."),
 
       whole("data.augment.crop_padding", STPT_FIELD(data.crop_padding), {0, 64},
             "Pads by so many black pixels on each side and crops at random; 0 does not."),
       flag("data.augment.flip", STPT_FIELD(data.flip), "Mirrors half of the images, at random."),
+      flag("data.augment.random_resized_crop", STPT_FIELD(data.random_resized_crop),
+           "Instead of `crop_padding` and the random crop: a part of 8 % to 100 % of the stored "
+           "image's area and of aspect ratio 3/4 to 4/3, resized."),
 
       whole("data.synthetic.classes", STPT_FIELD(data.synthetic.classes), {2, 256}, "Labels."),
       whole("data.synthetic.channels", STPT_FIELD(data.synthetic.channels), {1, 256},

@@ -5,7 +5,10 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "data/cached_dataset.hpp"
+#include "data/cifar.hpp"
 #include "data/idx.hpp"
+#include "data/image_folder.hpp"
 #include "data/synthetic.hpp"
 #include "models/zoo.hpp"
 #include "runtime/cluster.hpp"
@@ -16,10 +19,24 @@
 namespace stpt {
 namespace {
 
+std::size_t cache_limit(const DataConfig& config) {
+  constexpr double gibibyte = 1024.0 * 1024.0 * 1024.0;
+  return static_cast<std::size_t>(config.cache * gibibyte);
+}
+
 data::DatasetPair load(const Config& config) {
   switch (config.data.format) {
     case DataFormat::idx:
       return data::load_idx(config.data.path);
+    case DataFormat::cifar10:
+      return data::load_cifar10(config.data.path);
+    case DataFormat::cifar100:
+      return data::load_cifar100(config.data.path);
+    case DataFormat::image_folder:
+      return data::cached(
+          data::load_image_folder(config.data.path, {config.data.image_size, config.data.resize,
+                                                     config.data.bad_image_limit}),
+          cache_limit(config.data));
     case DataFormat::synthetic: {
       const SyntheticConfig& synthetic = config.data.synthetic;
       return data::make_synthetic({synthetic.classes, synthetic.channels, synthetic.height,
@@ -28,6 +45,20 @@ data::DatasetPair load(const Config& config) {
     }
   }
   throw std::logic_error("load: unknown data format");
+}
+
+data::Normalization normalization_of(const Config& config, const data::Dataset& train,
+                                     std::span<const std::uint32_t> indices) {
+  if (!config.data.normalize) {
+    return data::no_normalization(static_cast<int>(train.image_shape().c));
+  }
+  if (config.data.format != DataFormat::image_folder) {
+    return data::compute_normalization(train, indices);
+  }
+  // To decode all of ImageNet would take half an hour. A channel's mean differs between images by
+  // about 0.2, so that of 4096 images is right to 0.003.
+  constexpr std::size_t sample = 4096;
+  return data::compute_normalization(train, data::evenly_spaced(indices, sample));
 }
 
 /// Wraps what is known only once the data are there into the error that names the key.
@@ -50,10 +81,26 @@ int checked_iterations(const Config& config, const data::DatasetPair& data,
                          static_cast<std::size_t>(config.training.batch_per_worker)));
 }
 
+/// Of what the network sees: the data set's images, cut to data.crop_size.
+runtime::Shape input_shape(const Config& config, const data::Dataset& dataset,
+                           const std::string& source) {
+  runtime::Shape shape = dataset.image_shape();
+  const int side = config.data.crop_size;
+  if (side == 0) return shape;
+  if (side > shape.h || side > shape.w) {
+    throw ConfigError(source, "data.crop_size",
+                      "is " + std::to_string(side) + "; must be at most the size of the images, " +
+                          std::to_string(shape.w) + "x" + std::to_string(shape.h));
+  }
+  shape.h = shape.w = side;
+  return shape;
+}
+
 models::Network build_network(const Config& config, const data::Dataset& dataset,
                               const std::string& source) {
   models::Network network = made(source, "model.name", [&] {
-    return models::make_network(config.model.name, dataset.image_shape(), dataset.classes());
+    return models::make_network(config.model.name, input_shape(config, dataset, source),
+                                dataset.classes());
   });
   network.data_type = config.model.data_type;
   return network;
@@ -73,9 +120,7 @@ Experiment::Experiment(const Config& run_config, const std::string& source)
       data(load(config)),
       split(data::make_split(*data.train, config.data.limit, config.data.hold_out,
                              config.training.seed)),
-      normalization(config.data.normalize
-                        ? data::compute_normalization(*data.train, split.training)
-                        : data::no_normalization(static_cast<int>(data.train->image_shape().c))),
+      normalization(normalization_of(config, *data.train, split.training)),
       sampler(split.training, config.training.seed),
       network(build_network(config, *data.train, source)),
       iterations_per_epoch(checked_iterations(config, data, sampler, source)),

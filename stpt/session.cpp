@@ -18,8 +18,11 @@ codelets::SgdSettings sgd_settings(const OptimizerConfig& config) {
 }
 
 std::optional<data::Augmentation> augmentation(const DataConfig& config) {
-  if (config.crop_padding == 0 && !config.flip) return std::nullopt;
-  return data::Augmentation{config.crop_padding, config.flip};
+  if (config.crop_padding == 0 && !config.flip && !config.random_resized_crop &&
+      config.crop_size == 0) {
+    return std::nullopt;
+  }
+  return data::Augmentation{config.crop_padding, config.flip, config.random_resized_crop};
 }
 
 std::vector<std::uint32_t> all_of(const data::Dataset& dataset) {

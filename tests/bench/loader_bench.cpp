@@ -30,8 +30,8 @@ double images_per_second(const data::Dataset& dataset, const data::Augmentation*
   for (std::uint64_t epoch = 0; elapsed < seconds; ++epoch) {
     const std::vector<std::uint32_t> order = sampler.order(epoch);
     for (std::size_t t = 0; t < sampler.iterations(1, batch); ++t) {
-      data::load_batch(dataset, data::worker_batch(order, t, 0, 1, batch), augmentation,
-                       normalization, 1, epoch, images.data(), labels.data());
+      data::load_batch(dataset, data::worker_batch(order, t, 0, 1, batch), dataset.image_shape(),
+                       augmentation, normalization, 1, epoch, images.data(), labels.data());
       done += batch;
     }
     elapsed = std::chrono::duration<double>(Clock::now() - start).count();

@@ -46,8 +46,8 @@ Batch load(const Dataset& dataset, std::span<const std::uint32_t> indices,
            std::uint64_t seed = 1, std::uint64_t epoch = 1) {
   Batch batch{std::vector<float>(indices.size() * elements),
               std::vector<std::int32_t>(indices.size())};
-  load_batch(dataset, indices, augmentation, normalization, seed, epoch, batch.images.data(),
-             batch.labels.data());
+  load_batch(dataset, indices, dataset.image_shape(), augmentation, normalization, seed, epoch,
+             batch.images.data(), batch.labels.data());
   return batch;
 }
 
@@ -180,8 +180,8 @@ TEST_CASE("Mirroring is exact at any width", "[augmentation]") {
     for (std::uint64_t epoch = 0; epoch < 64; ++epoch) {
       std::vector<float> out(w);
       std::int32_t label = -1;
-      load_batch(dataset, all_indices(1), &augmentation, {{0.0F}, {1.0F / 255.0F}}, 1, epoch,
-                 out.data(), &label);
+      load_batch(dataset, all_indices(1), dataset.image_shape(), &augmentation,
+                 {{0.0F}, {1.0F / 255.0F}}, 1, epoch, out.data(), &label);
       const bool mirrored = std::lround(out[0]) == static_cast<long>(w);
       flipped += mirrored ? 1 : 0;
       bool right = true;
@@ -238,8 +238,9 @@ TEST_CASE("An image is the same at any place, in any batch, on any thread", "[au
       part = {std::vector<float>(images * elements), std::vector<std::int32_t>(images)};
       for (std::size_t i = 0; i < images; i += 3) {
         const std::size_t count = std::min<std::size_t>(3, images - i);
-        load_batch(dataset, std::span(reversed).subspan(i, count), &augmentation, normalization, 5,
-                   3, part.images.data() + i * elements, part.labels.data() + i);
+        load_batch(dataset, std::span(reversed).subspan(i, count), dataset.image_shape(),
+                   &augmentation, normalization, 5, 3, part.images.data() + i * elements,
+                   part.labels.data() + i);
       }
     });
   }

@@ -1,0 +1,267 @@
+#include "data/image_folder.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "data/image_decoder.hpp"
+
+namespace stpt::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail(const fs::path& path, const std::string& what) {
+  throw DataError(path.string() + ": " + what);
+}
+
+std::string error_text(int number) { return std::generic_category().message(number); }
+
+/// A file descriptor that is closed with the object.
+class File {
+ public:
+  explicit File(const std::string& path) : number_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (number_ < 0) throw ImageError("cannot be opened: " + error_text(errno));
+  }
+  ~File() { close(number_); }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  void read(std::vector<std::uint8_t>& bytes) const {
+    // Compressed images are smaller than this, and a device or a pipe must not be read for ever.
+    constexpr std::int64_t most_bytes = std::int64_t{512} << 20U;
+    struct stat status {};
+    if (fstat(number_, &status) != 0) throw ImageError("cannot be read: " + error_text(errno));
+    if (!S_ISREG(status.st_mode)) throw ImageError("is not a regular file");
+    if (status.st_size > most_bytes) throw ImageError("is larger than 512 MiB");
+    bytes.resize(static_cast<std::size_t>(status.st_size));
+    std::size_t done = 0;
+    while (done < bytes.size()) {
+      const ssize_t got = ::read(number_, bytes.data() + done, bytes.size() - done);
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) throw ImageError("cannot be read: " + error_text(errno));
+      if (got == 0) throw ImageError("shrank while it was read");
+      done += static_cast<std::size_t>(got);
+    }
+  }
+
+ private:
+  int number_;
+};
+
+Window centred_square(Size size) {
+  const int side = std::min(size.width, size.height);
+  return {(size.width - side) / 2, (size.height - side) / 2, side, side};
+}
+
+class ImageFolder final : public Dataset {
+ public:
+  /// `files` by class; paths relative to `root`.
+  ImageFolder(std::string name, fs::path root, std::vector<std::vector<std::string>> files,
+              const ImageFolderOptions& options)
+      : name_(std::move(name)), root_(root.string() + "/"), options_(options) {
+    for (auto& members : files) {
+      class_starts_.push_back(files_.size());
+      std::move(members.begin(), members.end(), std::back_inserter(files_));
+    }
+    class_starts_.push_back(files_.size());
+    most_unreadable_ = static_cast<std::size_t>(
+        std::floor(options_.bad_image_limit * static_cast<double>(files_.size())));
+  }
+
+  [[nodiscard]] std::string name() const override { return name_; }
+  [[nodiscard]] std::size_t size() const override { return files_.size(); }
+  [[nodiscard]] int classes() const override { return static_cast<int>(class_starts_.size()) - 1; }
+  [[nodiscard]] runtime::Shape image_shape() const override {
+    return {1, 3, options_.image_size, options_.image_size};
+  }
+  [[nodiscard]] int label(std::size_t index) const override {
+    const auto after = std::upper_bound(class_starts_.begin(), class_starts_.end(), index);
+    return static_cast<int>(after - class_starts_.begin()) - 1;
+  }
+
+  void read(std::size_t index, std::span<std::uint8_t> chw) const override {
+    const bool crop = options_.resize == ResizeMode::crop;
+    read_window(
+        index,
+        [crop](Size size) {
+          return crop ? centred_square(size) : Window{0, 0, size.width, size.height};
+        },
+        {options_.image_size, options_.image_size}, chw);
+  }
+
+  void read_window(std::size_t index, const ChooseWindow& choose, Size size,
+                   std::span<std::uint8_t> chw) const override {
+    const std::size_t bytes =
+        3 * static_cast<std::size_t>(size.width) * static_cast<std::size_t>(size.height);
+    if (index >= files_.size() || chw.size() < bytes) {
+      throw std::out_of_range("ImageFolder: image " + std::to_string(index) + " of " +
+                              std::to_string(files_.size()) + " into " +
+                              std::to_string(chw.size()) + " bytes");
+    }
+    const auto class_number = static_cast<std::size_t>(label(index));
+    const std::size_t first = class_starts_[class_number];
+    const std::size_t count = class_starts_[class_number + 1] - first;
+    for (std::size_t step = 0; step < count; ++step) {
+      const std::size_t candidate = first + (index - first + step) % count;
+      if (try_read(candidate, choose, size, chw)) return;
+    }
+    fail(root_ + files_[index], "no image of its class can be read");
+  }
+
+  [[nodiscard]] std::vector<std::string> unreadable() const override {
+    const std::scoped_lock lock(mutex_);
+    std::vector<std::string> result;
+    for (const auto& [index, why] : unreadable_)
+      result.push_back(root_ + files_[index] + ": " + why);
+    return result;
+  }
+
+ private:
+  bool try_read(std::size_t index, const ChooseWindow& choose, Size size,
+                std::span<std::uint8_t> chw) const {
+    thread_local std::string path;
+    thread_local std::vector<std::uint8_t> bytes;
+    path.assign(root_).append(files_[index]);
+    try {
+      File(path).read(bytes);
+      decode_rgb(bytes, choose, size, chw);
+      return true;
+    } catch (const ImageError& error) {
+      note_unreadable(index, error.what());
+      return false;
+    }
+  }
+
+  void note_unreadable(std::size_t index, const std::string& why) const {
+    const std::scoped_lock lock(mutex_);
+    unreadable_.emplace(index, why);
+    if (unreadable_.size() <= most_unreadable_) return;
+    const std::string others = std::to_string(unreadable_.size() - 1);
+    fail(root_ + files_[index],
+         why + (unreadable_.size() == 1 ? "" : ", after " + others + " other unreadable images") +
+             "; data.bad_image_limit allows " + std::to_string(most_unreadable_) + " of the " +
+             std::to_string(files_.size()) + " in " + name_ +
+             ": mend or remove the file, or raise the limit");
+  }
+
+  std::string name_;
+  std::string root_;  ///< with a slash at the end
+  ImageFolderOptions options_;
+  std::vector<std::string> files_;
+  std::vector<std::size_t> class_starts_;  ///< index of each class's first image, and the size
+  std::size_t most_unreadable_;
+  mutable std::mutex mutex_;  ///< of the next one; taken for unreadable images alone
+  mutable std::map<std::size_t, std::string> unreadable_;
+};
+
+bool is_hidden(const fs::path& path) { return path.filename().native().starts_with('.'); }
+
+bool has_image_name(const fs::path& path) {
+  std::string ending = path.extension().string();
+  std::ranges::transform(ending, ending.begin(), [](char c) {
+    return 'A' <= c && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  });
+  return ending == ".jpg" || ending == ".jpeg" || ending == ".png";
+}
+
+std::vector<std::string> class_names(const fs::path& half) {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(half)) {
+    if (entry.is_directory() && !is_hidden(entry)) names.push_back(entry.path().filename());
+  }
+  if (names.empty()) {
+    fail(half, "has no folders; must have one for each class, with its images in it");
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+/// The images of each class, as paths relative to `half`.
+std::vector<std::vector<std::string>> image_files(const fs::path& half,
+                                                  const std::vector<std::string>& classes) {
+  std::vector<std::vector<std::string>> files;
+  const std::size_t root_length = half.native().size() + 1;
+  for (const std::string& name : classes) {
+    std::vector<std::string>& members = files.emplace_back();
+    auto entry = fs::recursive_directory_iterator(half / name,
+                                                  fs::directory_options::follow_directory_symlink);
+    for (; entry != fs::recursive_directory_iterator(); ++entry) {
+      if (is_hidden(entry->path())) {
+        entry.disable_recursion_pending();
+      } else if (has_image_name(entry->path()) && !entry->is_directory()) {
+        members.push_back(entry->path().native().substr(root_length));
+      }
+    }
+    if (members.empty()) {
+      fail(half / name, "has no images; must have files ending in .jpg, .jpeg or .png");
+    }
+    std::ranges::sort(members);
+  }
+  return files;
+}
+
+/// Where the two lists part.
+void check_same_classes(const fs::path& train, const std::vector<std::string>& train_classes,
+                        const fs::path& test, const std::vector<std::string>& test_classes) {
+  const auto [a, b] = std::ranges::mismatch(train_classes, test_classes);
+  if (a == train_classes.end() && b == test_classes.end()) return;
+  const bool only_in_test = a == train_classes.end() || (b != test_classes.end() && *b < *a);
+  const fs::path& has = only_in_test ? test : train;
+  const fs::path& lacks = only_in_test ? train : test;
+  const std::string& name = only_in_test ? *b : *a;
+  fail(lacks, "has no folder " + name + ", but " + has.filename().string() +
+                  " has; both must have the same classes");
+}
+
+fs::path find_test_half(const fs::path& folder) {
+  for (const char* name : {"val", "valid", "validation", "test"}) {
+    if (fs::is_directory(folder / name)) return folder / name;
+  }
+  fail(folder / "val", "no such folder, nor valid, validation or test; must hold the test images");
+}
+
+DatasetPair scan(const fs::path& folder, const ImageFolderOptions& options) {
+  if (!fs::is_directory(folder)) fail(folder, "no such folder; set data.path to one with images");
+  const fs::path train = folder / "train";
+  if (!fs::is_directory(train)) {
+    fail(train, "no such folder; must hold a folder of training images for each class");
+  }
+  const fs::path test = find_test_half(folder);
+  const std::vector<std::string> classes = class_names(train);
+  if (classes.size() < 2) {
+    fail(train, "has one class, " + classes.front() + "; at least 2 are needed");
+  }
+  check_same_classes(train, classes, test, class_names(test));
+  fs::path leaf = folder.lexically_normal();
+  if (leaf.filename().empty()) leaf = leaf.parent_path();  // a trailing slash
+  const std::string name = leaf.filename().string();
+  return {std::make_shared<ImageFolder>(name + "/" + train.filename().string(), train,
+                                        image_files(train, classes), options),
+          std::make_shared<ImageFolder>(name + "/" + test.filename().string(), test,
+                                        image_files(test, classes), options),
+          name};
+}
+
+}  // namespace
+
+DatasetPair load_image_folder(const fs::path& folder, const ImageFolderOptions& options) {
+  try {
+    return scan(folder, options);
+  } catch (const fs::filesystem_error& error) {
+    fail(error.path1().empty() ? folder : error.path1(),
+         "cannot be listed: " + error.code().message());
+  }
+}
+
+}  // namespace stpt::data

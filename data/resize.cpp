@@ -1,0 +1,179 @@
+#include "data/resize.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace stpt::data {
+namespace {
+
+constexpr int weight_bits = 14;
+
+/// Which inputs make each output along one axis, and with which weight.
+struct Axis {
+  std::vector<int> first;    ///< of each output
+  std::vector<int> count;    ///< of each output
+  std::vector<int> weights;  ///< `taps` for each output, in 2^-weight_bits, sum 1
+  std::size_t taps = 0;      ///< the largest count
+  bool copies = false;       ///< output i is input first[0] + i
+
+  void plan(int inputs, double start, double length, int outputs);
+};
+
+void Axis::plan(int inputs, double start, double length, int outputs) {
+  const double scale = length / outputs;
+  const double support = std::max(scale, 1.0);
+  const double inverse = 1.0 / support;
+  const auto n = static_cast<std::size_t>(outputs);
+  taps = static_cast<std::size_t>(std::ceil(support)) * 2 + 1;
+  first.resize(n);
+  count.resize(n);
+  weights.resize(n * taps);
+  thread_local std::vector<double> shares;
+  shares.resize(taps);
+  copies = true;
+  for (std::size_t i = 0; i < n; ++i) {
+    const double centre = start + (static_cast<double>(i) + 0.5) * scale;
+    // Input j has its centre at j + 0.5.
+    int low = std::clamp(static_cast<int>(std::floor(centre - support - 0.5)) + 1, 0, inputs - 1);
+    int high = std::clamp(static_cast<int>(std::ceil(centre + support - 0.5)) - 1, low, inputs - 1);
+    double sum = 0;
+    for (int j = low; j <= high; ++j) {
+      const double share = std::max(0.0, 1.0 - std::abs(j + 0.5 - centre) * inverse);
+      shares[static_cast<std::size_t>(j - low)] = share;
+      sum += share;
+    }
+    const double unit = (1 << weight_bits) / sum;
+    int* weight = &weights[i * taps];
+    int left = 1 << weight_bits;
+    std::size_t heaviest = 0;
+    for (std::size_t k = 0; k <= static_cast<std::size_t>(high - low); ++k) {
+      weight[k] = static_cast<int>(shares[k] * unit + 0.5);
+      left -= weight[k];
+      if (weight[k] > weight[heaviest]) heaviest = k;
+    }
+    weight[heaviest] += left;  // a constant image stays what it is
+    first[i] = low;
+    count[i] = high - low + 1;
+    copies = copies && count[i] == 1 && first[i] == first[0] + static_cast<int>(i);
+  }
+}
+
+/// Weighted sums of whole rows; `out` has a stride of `width`.
+void blend_rows(const std::uint8_t* rows, std::size_t stride, std::size_t width, const Axis& axis,
+                std::uint8_t* out) {
+  constexpr std::size_t block = 64;  // sums that fit into vector registers
+  for (std::size_t i = 0; i < axis.first.size(); ++i, out += width) {
+    const std::uint8_t* from = rows + static_cast<std::size_t>(axis.first[i]) * stride;
+    const int* weight = &axis.weights[i * axis.taps];
+    const auto count = static_cast<std::size_t>(axis.count[i]);
+    if (count == 1) {
+      std::memcpy(out, from, width);
+      continue;
+    }
+    std::size_t x = 0;
+    for (; x + block <= width; x += block) {
+      std::int32_t sums[block];
+      std::fill_n(sums, block, 1 << (weight_bits - 1));
+      for (std::size_t k = 0; k < count; ++k) {
+        const std::uint8_t* row = from + k * stride + x;
+        for (std::size_t j = 0; j < block; ++j) sums[j] += weight[k] * row[j];
+      }
+      for (std::size_t j = 0; j < block; ++j) {
+        out[x + j] = static_cast<std::uint8_t>(sums[j] >> weight_bits);
+      }
+    }
+    for (; x < width; ++x) {
+      std::int32_t sum = 1 << (weight_bits - 1);
+      for (std::size_t k = 0; k < count; ++k) sum += weight[k] * from[k * stride + x];
+      out[x] = static_cast<std::uint8_t>(sum >> weight_bits);
+    }
+  }
+}
+
+using Bytes16 = std::uint8_t __attribute__((vector_size(16)));
+
+/// 16 rows of 16 bytes: four rounds that each interleave row r with row r + 8.
+void transpose_16x16(const std::uint8_t* from, std::size_t from_stride, std::uint8_t* to,
+                     std::size_t to_stride) {
+  Bytes16 rows[16];
+  for (std::size_t r = 0; r < 16; ++r) std::memcpy(&rows[r], from + r * from_stride, 16);
+  for (int round = 0; round < 4; ++round) {
+    Bytes16 next[16];
+    for (std::size_t r = 0; r < 8; ++r) {
+      next[2 * r] = __builtin_shufflevector(rows[r], rows[r + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20,
+                                            5, 21, 6, 22, 7, 23);
+      next[2 * r + 1] = __builtin_shufflevector(rows[r], rows[r + 8], 8, 24, 9, 25, 10, 26, 11, 27,
+                                                12, 28, 13, 29, 14, 30, 15, 31);
+    }
+    std::copy_n(next, 16, rows);
+  }
+  for (std::size_t r = 0; r < 16; ++r) std::memcpy(to + r * to_stride, &rows[r], 16);
+}
+
+/// height x width bytes become width x height.
+void transpose(const std::uint8_t* from, std::size_t stride, std::size_t height, std::size_t width,
+               std::uint8_t* to) {
+  const std::size_t whole_height = height / 16 * 16;
+  const std::size_t whole_width = width / 16 * 16;
+  for (std::size_t y = 0; y < whole_height; y += 16) {
+    for (std::size_t x = 0; x < whole_width; x += 16) {
+      transpose_16x16(from + y * stride + x, stride, to + x * height + y, height);
+    }
+  }
+  for (std::size_t y = 0; y < height; ++y) {
+    for (std::size_t x = y < whole_height ? whole_width : 0; x < width; ++x) {
+      to[x * height + y] = from[y * stride + x];
+    }
+  }
+}
+
+}  // namespace
+
+void resize(const PlaneView& source, const Rectangle& part, Size size, std::uint8_t* out) {
+  // Kept by the thread: images must not allocate.
+  thread_local Axis rows;
+  thread_local Axis columns;
+  thread_local std::vector<std::uint8_t> blended;
+  thread_local std::vector<std::uint8_t> turned;
+  const auto height = static_cast<std::size_t>(size.height);
+  const auto width = static_cast<std::size_t>(size.width);
+  rows.plan(source.size.height, part.y, part.height, size.height);
+  columns.plan(source.size.width, part.x, part.width, size.width);
+
+  // Only the columns that are needed.
+  const auto left = static_cast<std::size_t>(columns.first.front());
+  const auto right = static_cast<std::size_t>(columns.first.back() + columns.count.back());
+  const std::uint8_t* from = source.pixels + left;
+  std::size_t stride = source.stride;
+  const std::size_t needed = right - left;
+  if (rows.copies) {
+    from += static_cast<std::size_t>(rows.first.front()) * stride;
+  } else {
+    std::uint8_t* to = out;
+    if (!columns.copies) {
+      blended.resize(height * needed);
+      to = blended.data();
+    }
+    blend_rows(from, stride, needed, rows, to);
+    if (columns.copies) return;
+    from = blended.data();
+    stride = needed;
+  }
+  if (columns.copies) {
+    for (std::size_t y = 0; y < height; ++y) std::memcpy(out + y * width, from + y * stride, width);
+    return;
+  }
+  // Columns are blended as rows of the transposed plane: sums of whole rows fill vector registers
+  // without a shuffle for every tap.
+  turned.resize(needed * height);
+  transpose(from, stride, height, needed, turned.data());
+  blended.resize(std::max(blended.size(), width * height));
+  for (int& first : columns.first) first -= static_cast<int>(left);
+  blend_rows(turned.data(), height, height, columns, blended.data());
+  transpose(blended.data(), height, width, height, out);
+}
+
+}  // namespace stpt::data
