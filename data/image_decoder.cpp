@@ -36,13 +36,13 @@ void ycc_to_rgb(std::size_t count, std::uint8_t* __restrict first, std::uint8_t*
   }
 }
 
-/// In place: what of the light each ink and black let through; `inverted`: bytes say that already.
-void cmyk_to_rgb(std::size_t count, bool inverted, std::uint8_t* channel,
+/// In place: the light that an ink and black let through together, of bytes that say how much each
+/// lets through once the masks have turned them round.
+void cmyk_to_rgb(std::size_t count, int ink_mask, int black_mask, std::uint8_t* ink,
                  const std::uint8_t* black) {
-  const int flip = inverted ? 0 : 255;
   for (std::size_t i = 0; i < count; ++i) {
-    const int light = (channel[i] ^ flip) * (black[i] ^ flip);
-    channel[i] = static_cast<std::uint8_t>((light + 127) / 255);
+    const int light = (ink[i] ^ ink_mask) * (black[i] ^ black_mask);
+    ink[i] = static_cast<std::uint8_t>((light + 127) / 255);
   }
 }
 
@@ -105,7 +105,8 @@ void decode_rgb(std::span<const std::uint8_t> file, const ChooseWindow& choose, 
     case ColorModel::cmyk:
     case ColorModel::cmyk_inverted:
       for (std::size_t number = 0; number < 3; ++number) {
-        cmyk_to_rgb(area, picture.model != ColorModel::cmyk, channel(number), black.data());
+        cmyk_to_rgb(area, picture.model == ColorModel::cmyk_inverted ? 0 : 255,
+                    picture.model == ColorModel::cmyk ? 255 : 0, channel(number), black.data());
       }
       break;
   }

@@ -28,7 +28,7 @@ enum class ColorModel : std::uint8_t {
   ycc,
   cmyk,           ///< 255 is full ink
   cmyk_inverted,  ///< 0 is full ink, as Adobe's programs write it
-  ycck,           ///< YCbCr of inverted CMY, and inverted black
+  ycck,           ///< the YCbCr of red = 255 - C and so on, and K, of cmyk_inverted
 };
 
 struct Plane {

@@ -9,20 +9,30 @@
 namespace stpt::data {
 namespace {
 
-constexpr int weight_bits = 14;
-
 /// Which inputs make each output along one axis, and with which weight.
 struct Axis {
-  std::vector<int> first;    ///< of each output
-  std::vector<int> count;    ///< of each output
-  std::vector<int> weights;  ///< `taps` for each output, in 2^-weight_bits, sum 1
-  std::size_t taps = 0;      ///< the largest count
-  bool copies = false;       ///< output i is input first[0] + i
+  std::vector<int> first;              ///< of each output
+  std::vector<int> count;              ///< of each output
+  std::vector<std::uint16_t> weights;  ///< `taps` for each output, in 2^-16; sum 1 if count > 1
+  std::size_t taps = 0;                ///< the largest count
+  bool copies = false;                 ///< output i is input first[0] + i
 
   void plan(int inputs, double start, double length, int outputs);
+
+ private:
+  int inputs_ = 0;
+  double start_ = 0;
+  double length_ = 0;
+  int outputs_ = 0;
 };
 
 void Axis::plan(int inputs, double start, double length, int outputs) {
+  // The two chroma planes, and images of one size, share a plan.
+  if (inputs == inputs_ && start == start_ && length == length_ && outputs == outputs_) return;
+  inputs_ = inputs;
+  start_ = start;
+  length_ = length;
+  outputs_ = outputs;
   const double scale = length / outputs;
   const double support = std::max(scale, 1.0);
   const double inverse = 1.0 / support;
@@ -31,64 +41,80 @@ void Axis::plan(int inputs, double start, double length, int outputs) {
   first.resize(n);
   count.resize(n);
   weights.resize(n * taps);
-  thread_local std::vector<double> shares;
-  shares.resize(taps);
+  thread_local std::vector<double> sums;  // of the triangle up to each input
+  sums.resize(taps);
   copies = true;
   for (std::size_t i = 0; i < n; ++i) {
     const double centre = start + (static_cast<double>(i) + 0.5) * scale;
     // Input j has its centre at j + 0.5.
-    int low = std::clamp(static_cast<int>(std::floor(centre - support - 0.5)) + 1, 0, inputs - 1);
-    int high = std::clamp(static_cast<int>(std::ceil(centre + support - 0.5)) - 1, low, inputs - 1);
+    const auto reach = [&](double edge) { return static_cast<int>(std::floor(edge - 0.5)); };
+    const int low = std::clamp(reach(centre - support) + 1, 0, inputs - 1);
+    const int high = std::clamp(reach(centre + support), low, inputs - 1);
+    const auto most = static_cast<std::size_t>(high - low + 1);
     double sum = 0;
-    for (int j = low; j <= high; ++j) {
-      const double share = std::max(0.0, 1.0 - std::abs(j + 0.5 - centre) * inverse);
-      shares[static_cast<std::size_t>(j - low)] = share;
-      sum += share;
+    for (std::size_t k = 0; k < most; ++k) {
+      const double distance = std::abs(low + static_cast<double>(k) + 0.5 - centre);
+      sum += std::max(0.0, 1.0 - distance * inverse);
+      sums[k] = sum;
     }
-    const double unit = (1 << weight_bits) / sum;
-    int* weight = &weights[i * taps];
-    int left = 1 << weight_bits;
-    std::size_t heaviest = 0;
-    for (std::size_t k = 0; k <= static_cast<std::size_t>(high - low); ++k) {
-      weight[k] = static_cast<int>(shares[k] * unit + 0.5);
-      left -= weight[k];
-      if (weight[k] > weight[heaviest]) heaviest = k;
+    // Rounded sums: their differences are never negative and add up to 1 exactly, so that what is
+    // of one colour keeps it. Inputs without weight are left out.
+    const double unit = sum > 0 ? 65536.0 / sum : 0;
+    std::uint16_t* weight = &weights[i * taps];
+    std::size_t skipped = 0;
+    while (skipped + 1 < most && sums[skipped] * unit < 0.5) ++skipped;
+    first[i] = low + static_cast<int>(skipped);
+    count[i] = 1;
+    int before = 0;
+    for (std::size_t k = skipped; k < most; ++k) {
+      const int rounded = static_cast<int>(sums[k] * unit + 0.5);
+      weight[k - skipped] = static_cast<std::uint16_t>(rounded - before);
+      if (rounded > before) count[i] = static_cast<int>(k - skipped) + 1;
+      before = rounded;
     }
-    weight[heaviest] += left;  // a constant image stays what it is
-    first[i] = low;
-    count[i] = high - low + 1;
     copies = copies && count[i] == 1 && first[i] == first[0] + static_cast<int>(i);
   }
 }
 
-/// Weighted sums of whole rows; `out` has a stride of `width`.
+/// Weighted sums of `count` pieces of rows, `stride` bytes apart, in bytes of 2^-8: 16 bits hold
+/// them, so that vector registers hold twice as many. A product loses less than 2^-8; the start
+/// makes up for half of that, as far as it fits.
+template <std::size_t width>
+void blend_block(const std::uint8_t* from, std::size_t stride, const std::uint16_t* weights,
+                 std::size_t count, std::uint8_t* out) {
+  std::uint16_t sums[width];
+  std::fill_n(sums, width, static_cast<std::uint16_t>(128 + std::min<std::size_t>(count / 2, 127)));
+  for (std::size_t k = 0; k < count; ++k) {
+    const std::uint8_t* row = from + k * stride;
+    const std::uint32_t weight = weights[k];
+    for (std::size_t j = 0; j < width; ++j) {
+      const auto pixel = static_cast<std::uint16_t>(row[j] << 8);
+      sums[j] = static_cast<std::uint16_t>(sums[j] + (pixel * weight >> 16));
+    }
+  }
+  for (std::size_t j = 0; j < width; ++j) out[j] = static_cast<std::uint8_t>(sums[j] >> 8);
+}
+
+/// Weighted sums of whole rows; `rows` begins with input `origin` of the axis, `out` has a stride
+/// of `width`.
 void blend_rows(const std::uint8_t* rows, std::size_t stride, std::size_t width, const Axis& axis,
-                std::uint8_t* out) {
+                std::size_t origin, std::uint8_t* out) {
   constexpr std::size_t block = 64;  // sums that fit into vector registers
   for (std::size_t i = 0; i < axis.first.size(); ++i, out += width) {
-    const std::uint8_t* from = rows + static_cast<std::size_t>(axis.first[i]) * stride;
-    const int* weight = &axis.weights[i * axis.taps];
+    const std::uint8_t* from = rows + (static_cast<std::size_t>(axis.first[i]) - origin) * stride;
+    const std::uint16_t* weights = &axis.weights[i * axis.taps];
     const auto count = static_cast<std::size_t>(axis.count[i]);
     if (count == 1) {
       std::memcpy(out, from, width);
-      continue;
-    }
-    std::size_t x = 0;
-    for (; x + block <= width; x += block) {
-      std::int32_t sums[block];
-      std::fill_n(sums, block, 1 << (weight_bits - 1));
-      for (std::size_t k = 0; k < count; ++k) {
-        const std::uint8_t* row = from + k * stride + x;
-        for (std::size_t j = 0; j < block; ++j) sums[j] += weight[k] * row[j];
+    } else if (width < block) {
+      for (std::size_t x = 0; x < width; ++x) {
+        blend_block<1>(from + x, stride, weights, count, out + x);
       }
-      for (std::size_t j = 0; j < block; ++j) {
-        out[x + j] = static_cast<std::uint8_t>(sums[j] >> weight_bits);
+    } else {
+      for (std::size_t x = 0; x < width; x += block) {
+        const std::size_t place = std::min(x, width - block);  // the last one overlaps
+        blend_block<block>(from + place, stride, weights, count, out + place);
       }
-    }
-    for (; x < width; ++x) {
-      std::int32_t sum = 1 << (weight_bits - 1);
-      for (std::size_t k = 0; k < count; ++k) sum += weight[k] * from[k * stride + x];
-      out[x] = static_cast<std::uint8_t>(sum >> weight_bits);
     }
   }
 }
@@ -157,7 +183,7 @@ void resize(const PlaneView& source, const Rectangle& part, Size size, std::uint
       blended.resize(height * needed);
       to = blended.data();
     }
-    blend_rows(from, stride, needed, rows, to);
+    blend_rows(from, stride, needed, rows, 0, to);
     if (columns.copies) return;
     from = blended.data();
     stride = needed;
@@ -171,8 +197,7 @@ void resize(const PlaneView& source, const Rectangle& part, Size size, std::uint
   turned.resize(needed * height);
   transpose(from, stride, height, needed, turned.data());
   blended.resize(std::max(blended.size(), width * height));
-  for (int& first : columns.first) first -= static_cast<int>(left);
-  blend_rows(turned.data(), height, height, columns, blended.data());
+  blend_rows(turned.data(), height, height, columns, left, blended.data());
   transpose(blended.data(), height, width, height, out);
 }
 

@@ -93,9 +93,11 @@ void print_error(const std::string& message) {
 
 // ---- The run file ----------------------------------------------------------------------------
 
-/// A run keeps its bits when these change: how long it goes on, and where its tasks run.
+/// A run keeps its bits when these change: how long it goes on, what it puts up with, and where its
+/// tasks run.
 bool may_change_on_resume(std::string_view path) {
-  return path == "training.epochs" || path.starts_with("runtime.");
+  return path == "training.epochs" || path == "data.bad_image_limit" || path == "data.cache" ||
+         path.starts_with("runtime.");
 }
 
 /// The first key whose value differs and may not; both have the same keys.
@@ -127,8 +129,9 @@ RunFile load_run_file(const CommandLine& line) {
         find_change(read_json(print_config(before)), read_json(print_config(file.config)), "");
     if (!change.empty()) {
       throw ConfigError("--set", change,
-                        "cannot change in a run that goes on; only training.epochs and runtime.* "
-                        "can, start a new run for others");
+                        "cannot change in a run that goes on; only training.epochs, "
+                        "data.bad_image_limit, data.cache and runtime.* can, start a new run for "
+                        "others");
     }
     return file;
   }
@@ -236,6 +239,18 @@ std::string result_line(const RunRecord& run, const RunDirectory& directory) {
   return line + "\n";
 }
 
+/// "2 images cannot be read; others of their class stand in: a.jpg: is empty; b.jpg: ..."
+std::string unreadable_line(const std::vector<std::string>& images) {
+  constexpr std::size_t shown = 3;
+  std::string line = std::to_string(images.size()) + (images.size() == 1 ? " image" : " images") +
+                     " cannot be read; others of the class stand in: ";
+  for (std::size_t i = 0; i < std::min(shown, images.size()); ++i) {
+    line += (i == 0 ? "" : "; ") + one_line(images[i]);
+  }
+  if (images.size() > shown) line += "; and " + std::to_string(images.size() - shown) + " more";
+  return line;
+}
+
 void write_results(const RunDirectory& directory, const RunRecord& run) {
   directory.write_summary(run);
   directory.write_report(run);
@@ -290,6 +305,13 @@ class RunOutput {
     return observer;
   }
 
+  /// Says which images cannot be read if there are more than when it was last called.
+  void name_unreadable(const std::vector<std::string>& images) {
+    const std::scoped_lock lock(mutex_);
+    if (images.size() > named_) progress_.message(unreadable_line(images));
+    named_ = images.size();
+  }
+
   void finish(const RunRecord& run) {
     const std::scoped_lock lock(mutex_);
     progress_.finish();
@@ -324,6 +346,7 @@ class RunOutput {
   RunRecord last_;
   ProgressLine progress_{std::cerr, isatty(STDERR_FILENO) == 1};
   bool failed_ = false;
+  std::size_t named_ = 0;  ///< unreadable images
   std::mutex mutex_;
 };
 
@@ -343,6 +366,11 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
   RunOutput output(directory, trainer.record(), version, ranks);
   cluster.watch([&output](const std::string& failure) { output.fail(one_line(failure)); });
   TrainerObserver observer = output.observer();
+  observer.epoch_done = [&, record = observer.epoch_done](const RunRecord& run,
+                                                          const Checkpoint* checkpoint) {
+    record(run, checkpoint);
+    output.name_unreadable(trainer.unreadable_images());
+  };
   observer.abandon = [&](const std::exception& error) {
     output.fail(cluster.here() + ": " + message_of(error));
     cluster.abandon("", failed);
@@ -359,7 +387,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
   }
 }
 
-/// Another rank's part: it trains, and writes nothing.
+/// Another rank's part: it trains, and writes no files.
 int train_along(Trainer& trainer) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   TrainerObserver observer;
@@ -367,7 +395,10 @@ int train_along(Trainer& trainer) {
     cluster.abandon(message_of(error), failed);
   };
   try {
-    return trainer.run(observer, &stop_requested).status == "stopped" ? stop_status() : 0;
+    const RunRecord run = trainer.run(observer, &stop_requested);
+    const std::vector<std::string> unreadable = trainer.unreadable_images();
+    if (!unreadable.empty()) print_error(cluster.here() + ": " + unreadable_line(unreadable));
+    return run.status == "stopped" ? stop_status() : 0;
   } catch (const std::exception& error) {
     cluster.abandon(message_of(error), failed);
   }

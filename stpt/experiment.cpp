@@ -206,8 +206,11 @@ std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
                                                    : runtime::Machine::detect().cores;
   const auto chains =
       static_cast<std::uint64_t>(config.runtime.fusion == Fusion::step ? cores : 2 * cores);
+  const std::uint64_t cache = config.data.format == DataFormat::image_folder
+                                  ? data::cache_bytes(data, cache_limit(config.data))
+                                  : 0;
   return (candidates + 1) * state + in_flight * workers * parameters + batches +
-         chains * activations;
+         chains * activations + cache;
 }
 
 std::uint64_t Experiment::memory_bytes() const { return memory_bytes(most_candidates()); }
@@ -217,10 +220,12 @@ void Experiment::check_memory(const std::string& source) const {
   if (available == 0 || memory_bytes() <= available) return;
   if (const std::uint64_t least = memory_bytes(std::min<std::size_t>(1, most_candidates()));
       least > available) {
-    throw ConfigError(source, "training.batch_per_worker",
-                      "training needs about " + gibibytes(least) + " of memory, " +
-                          gibibytes(available) +
-                          " are available; take fewer workers, a smaller batch or a smaller model");
+    throw ConfigError(
+        source, "training.batch_per_worker",
+        "training needs about " + gibibytes(least) + " of memory, " + gibibytes(available) +
+            " are available; take fewer workers, a smaller batch" +
+            (config.data.format == DataFormat::image_folder ? ", a smaller data.cache" : "") +
+            " or a smaller model");
   }
   const std::uint64_t each = memory_bytes(1) - memory_bytes(std::size_t{0});
   const std::uint64_t fit = (available - memory_bytes(std::size_t{0})) / each;

@@ -45,7 +45,7 @@ struct Experiment {
   [[nodiscard]] models::Team replica_team(std::size_t replica, std::size_t candidates) const;
   /// The most workers that live on this rank at a time, Pre-train included.
   [[nodiscard]] int most_local_workers() const;
-  /// Main memory that training will hold besides the data set, about.
+  /// Main memory that training will hold, about; of the data set only the cache of decoded images.
   [[nodiscard]] std::uint64_t memory_bytes() const;
   /// Images scored by one evaluation task at most.
   [[nodiscard]] int evaluation_batch() const;

@@ -596,6 +596,13 @@ RunRecord Trainer::run(const TrainerObserver& observer, const std::atomic<bool>*
   return impl_->run(observer, stop);
 }
 
+std::vector<std::string> Trainer::unreadable_images() const {
+  const data::DatasetPair& data = impl_->experiment.data;
+  std::vector<std::string> images = data.train->unreadable();
+  std::ranges::move(data.test->unreadable(), std::back_inserter(images));
+  return images;
+}
+
 const models::ModelValues& Trainer::model() const { return impl_->final_model; }
 
 }  // namespace stpt

@@ -57,6 +57,9 @@ class Trainer {
   /// runtime::TaskError, TrainingError. All ranks of the job call it.
   RunRecord run(const TrainerObserver& observer, const std::atomic<bool>* stop = nullptr);
 
+  /// data::Dataset::unreadable() of the training and the test images, as far as this rank met them.
+  [[nodiscard]] std::vector<std::string> unreadable_images() const;
+
   /// The model after run(): parameters, velocity, running statistics. For tests and tools. Rank 0
   /// only.
   [[nodiscard]] const models::ModelValues& model() const;

@@ -270,3 +270,144 @@ TEST_CASE("Misuse of load_batch is caught", "[augmentation]") {
   CHECK_THROWS_AS(load(dataset, all_indices(2), nullptr, no_normalization(channels)),
                   std::out_of_range);
 }
+
+namespace {
+
+/// Pixel (x, y) of both channels is 10 * y + x.
+MemoryDataset ramp(int side) {
+  std::vector<std::uint8_t> pixels;
+  for (int i = 0; i < 2 * side * side; ++i) {
+    pixels.push_back(static_cast<std::uint8_t>(10 * (i / side % side) + i % side));
+  }
+  return {"ramp", 2, stpt::runtime::Shape{1, 2, side, side}, std::move(pixels), {0}};
+}
+
+/// The first row of what the network sees, as pixels.
+std::vector<int> first_row(const Dataset& dataset, int side, const Augmentation* augmentation,
+                           std::uint64_t epoch) {
+  std::vector<float> images(2 * static_cast<std::size_t>(side) * static_cast<std::size_t>(side));
+  std::int32_t label = 0;
+  load_batch(dataset, all_indices(1), {1, 2, side, side}, augmentation, no_normalization(2), 1,
+             epoch, images.data(), &label);
+  std::vector<int> row;
+  for (int x = 0; x < side; ++x) {
+    row.push_back(static_cast<int>(std::lround(images[static_cast<std::size_t>(x)] * 255)));
+  }
+  return row;
+}
+
+}  // namespace
+
+TEST_CASE("A crop is cut out of the middle without augmentation", "[augmentation]") {
+  const MemoryDataset dataset = ramp(9);
+  CHECK(first_row(dataset, 5, nullptr, 1) == std::vector{22, 23, 24, 25, 26});
+  CHECK(first_row(dataset, 4, nullptr, 1) == std::vector{22, 23, 24, 25});
+  CHECK(first_row(dataset, 9, nullptr, 1) == std::vector{0, 1, 2, 3, 4, 5, 6, 7, 8});
+  CHECK_THROWS_AS(first_row(dataset, 10, nullptr, 1), std::invalid_argument);
+}
+
+TEST_CASE("Random crops are uniform, half of them mirrored", "[augmentation]") {
+  const MemoryDataset dataset = ramp(9);
+  const Augmentation augmentation{0, true};
+  constexpr int expected_count = 400;
+  constexpr int epochs = expected_count * 5 * 5;  // a crop of 5 has 5 x 5 places
+  std::map<int, int> counts;
+  int mirrored = 0;
+  for (int epoch = 0; epoch < epochs; ++epoch) {
+    const std::vector<int> row =
+        first_row(dataset, 5, &augmentation, static_cast<std::uint64_t>(epoch));
+    mirrored += row[1] > row[3] ? 1 : 0;
+    counts[row[2]] += 1;  // the middle tells the place, mirrored or not
+  }
+  // Five standard deviations of a binomial count.
+  CHECK(std::abs(mirrored - epochs / 2) < 5 * std::sqrt(epochs / 4.0));
+  CHECK(counts.size() == 25);
+  for (const auto& [place, count] : counts) {
+    CHECK(std::abs(count - expected_count) < 5 * std::sqrt(expected_count));
+  }
+}
+
+TEST_CASE("Random resized crops have the areas, ratios and places they should", "[augmentation]") {
+  const Size image{500, 375};
+  constexpr int draws = 20000;
+  double area = 0;
+  double log_ratio = 0;
+  double left = 0;
+  for (std::uint32_t index = 0; index < draws; ++index) {
+    const Window window = random_resized_window(image, 1, 1, index);
+    REQUIRE(window.x >= 0);
+    REQUIRE(window.y >= 0);
+    REQUIRE(window.x + window.width <= image.width);
+    REQUIRE(window.y + window.height <= image.height);
+    const double share = window.width * window.height / (500.0 * 375.0);
+    const double ratio = static_cast<double>(window.width) / window.height;
+    // Rounding to pixels: sides are at least 90 pixels long.
+    REQUIRE(share > 0.08 * 0.98);
+    REQUIRE(ratio > 0.75 * 0.98);
+    REQUIRE(ratio < 4.0 / 3.0 * 1.02);
+    area += share / draws;
+    log_ratio += std::log(ratio) / draws;
+    if (window.width < image.width)
+      left += window.x / static_cast<double>(image.width - window.width);
+  }
+  // The means over all parts that fit, since others are drawn anew.
+  double fitting = 0;
+  double fitting_area = 0;
+  double fitting_log_ratio = 0;
+  constexpr int steps = 400;
+  for (int i = 0; i < steps; ++i) {
+    for (int j = 0; j < steps; ++j) {
+      const double share = 0.08 + 0.92 * (i + 0.5) / steps;
+      const double log_of_ratio = std::log(4.0 / 3.0) * (2 * (j + 0.5) / steps - 1);
+      const double pixels = share * 500 * 375;
+      if (std::sqrt(pixels * std::exp(log_of_ratio)) > 500) continue;
+      if (std::sqrt(pixels / std::exp(log_of_ratio)) > 375) continue;
+      fitting += 1;
+      fitting_area += share;
+      fitting_log_ratio += log_of_ratio;
+    }
+  }
+  // Standard deviations of both are about 0.2; five of those of the mean, and rounding to pixels.
+  CHECK(std::abs(area - fitting_area / fitting) < 0.01);
+  CHECK(std::abs(log_ratio - fitting_log_ratio / fitting) < 0.01);
+  CHECK(std::abs(left / draws - 0.5) < 0.02);
+  CHECK(random_resized_window(image, 1, 1, 7) == random_resized_window(image, 1, 1, 7));
+  CHECK_FALSE(random_resized_window(image, 1, 1, 7) == random_resized_window(image, 1, 2, 7));
+  CHECK_FALSE(random_resized_window(image, 1, 1, 7) == random_resized_window(image, 2, 1, 7));
+  // Nothing of the ratios fits into a strip: the largest that does, from its middle.
+  CHECK(random_resized_window({1000, 30}, 1, 1, 1) == Window{480, 0, 40, 30});
+  CHECK(random_resized_window({30, 1000}, 1, 1, 1) == Window{0, 480, 30, 40});
+  CHECK(random_resized_window({1, 1}, 1, 1, 1) == Window{0, 0, 1, 1});
+}
+
+TEST_CASE("A random resized crop shows its window, mirrored as without it", "[augmentation]") {
+  // Of two values a pixel: left of the middle 0, right of it 200.
+  std::vector<std::uint8_t> pixels;
+  for (int i = 0; i < 2 * 64 * 64; ++i) pixels.push_back(i % 64 < 32 ? 0 : 200);
+  const MemoryDataset dataset("test", 2, stpt::runtime::Shape{1, 2, 64, 64}, pixels, {0});
+  const Augmentation resized{0, false, true};
+  const Augmentation both{0, true, true};
+  const Augmentation flip{0, true, false};
+  int differ = 0;
+  for (std::uint64_t epoch = 1; epoch <= 40; ++epoch) {
+    const Window window = random_resized_window({64, 64}, 1, epoch, 0);
+    const std::vector<int> row = first_row(dataset, 16, &resized, epoch);
+    // Well inside of either half.
+    if (window.x + window.width / 16 < 28) CHECK(row.front() == 0);
+    if (window.x + window.width - window.width / 16 > 36) CHECK(row.back() == 200);
+    std::vector<int> mirrored(row.rbegin(), row.rend());
+    const bool flipped = first_row(dataset, 64, &flip, epoch).front() == 200;
+    CHECK(first_row(dataset, 16, &both, epoch) == (flipped ? mirrored : row));
+    differ += flipped ? 1 : 0;
+  }
+  CHECK(differ > 5);
+  CHECK(differ < 35);
+}
+
+TEST_CASE("Evenly spaced indices are a sample of all", "[augmentation]") {
+  const auto indices = all_indices(10);
+  CHECK(evenly_spaced(indices, 4) == std::vector<std::uint32_t>{0, 2, 5, 7});
+  CHECK(evenly_spaced(indices, 10) == indices);
+  CHECK(evenly_spaced(indices, 99) == indices);
+  CHECK(evenly_spaced({}, 4).empty());
+}

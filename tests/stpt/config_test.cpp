@@ -256,7 +256,8 @@ TEST_CASE("values out of range", "[config]") {
         "run.json: training.learning_rate.anneal.fraction: is 1.5; must be a number above 0 and at "
         "most 1");
   CHECK(error_of(R"({"data": {"format": "idxx"}})") ==
-        "run.json: data.format: is \"idxx\"; must be one of idx, synthetic");
+        "run.json: data.format: is \"idxx\"; must be one of idx, cifar10, cifar100, image_folder, "
+        "synthetic");
   CHECK(error_of(R"({"model": {"data_type": "bfloat16"}})") ==
         "run.json: model.data_type: is \"bfloat16\"; must be float32");
   CHECK(error_of(R"({"name": "../x"})") ==

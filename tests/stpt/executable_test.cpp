@@ -23,6 +23,7 @@
 #include "stpt/config.hpp"
 #include "stpt/json_text.hpp"
 #include "tests/catch.hpp"
+#include "tests/data/image_files.hpp"
 #include "tests/data/testing.hpp"
 #include "tests/stpt/program.hpp"
 
@@ -199,6 +200,14 @@ TEST_CASE("Bad input ends with status 2, one line and nothing written", "[execut
     set("stpt.many_candidates=reject");
     expected = "run.json: stpt.candidates: has 3 candidates; must have at most training.workers, 2";
   }
+  SECTION("a crop larger than the images") {
+    set("data.crop_size=13");
+    expected = "run.json: data.crop_size: is 13; must be at most the size of the images, 12x12";
+  }
+  SECTION("image_folder without a path") {
+    set("data.format=image_folder");
+    expected = "run.json: data.path: is empty; must be the folder of the image_folder data";
+  }
   SECTION("output into a folder that is not empty") {
     write_file(folder / "out" / "precious.txt", "keep me");
     expected = "out: exists and is not empty; ";
@@ -279,6 +288,14 @@ TEST_CASE("Bad data end with status 2, one line and nothing written", "[executab
   SECTION("label out of range") {
     write_file(images / "t10k-labels-idx1-ubyte", idx(0x801, {128}, std::string(128, '\4')));
     expected = "data/t10k-labels-idx1-ubyte: label 4 ";
+  }
+  SECTION("an image folder that is none") {
+    arguments[5] = "data.format=image_folder";
+    expected = "data/train: no such folder; ";
+  }
+  SECTION("CIFAR-10 that is none") {
+    arguments[5] = "data.format=cifar10";
+    expected = "data/data_batch_1.bin: no such file; ";
   }
   SECTION("more images asked for than there are") {
     arguments.insert(arguments.end(), {"--set", "data.limit=641"});
@@ -424,6 +441,104 @@ TEST_CASE("A run leaves all its files and says how it went", "[executable]") {
   // 2 epochs of 15 iterations and 3 candidates' Pre-train of 3, 32 images each.
   CHECK(text_of(summary, "samples_total") == std::to_string(2 * (15 + 3 * 3) * 32));
   CHECK(text_of(summary, "samples_discarded") == std::to_string(2 * 2 * 3 * 32));
+}
+
+/// Two classes, light and dark JPEG files of several sizes.
+void write_image_folder(const fs::path& folder, int train_images, int test_images) {
+  using namespace data::testing;
+  const auto write_half = [&folder](const char* half, int images) {
+    for (int i = 0; i < images; ++i) {
+      const bool light = i % 2 == 0;
+      const auto shade = static_cast<std::uint8_t>((light ? 180 : 40) + i % 32);
+      write_bytes(folder / half / (light ? "light" : "dark") / (std::to_string(1000 + i) + ".JPEG"),
+                  jpeg_file({20 + i % 7, 16 + i % 5}, plain({shade, shade, shade})));
+    }
+  };
+  write_half("train", train_images);
+  write_half("val", test_images);
+}
+
+TEST_CASE("Image folders and CIFAR train", "[executable]") {
+  Program program;
+  const fs::path folder = program.folder();
+  write_file(folder / "run.json", small_run);
+  Arguments arguments = {"--config",       "run.json", "--set",
+                         "data.path=data", "--set",    "training.epochs=1"};
+  const auto set = [&arguments](const std::string& override) {
+    arguments.insert(arguments.end(), {"--set", override});
+  };
+  SECTION("an image folder") {
+    write_image_folder(folder / "data", 200, 40);
+    set("data.format=image_folder");
+    set("data.image_size=16");
+    set("data.crop_size=12");
+    SECTION("with random crops") {}
+    SECTION("with random resized crops") { set("data.augment.random_resized_crop=true"); }
+  }
+  SECTION("CIFAR-10") {
+    std::string records;
+    for (int i = 0; i < 40; ++i) {
+      records += static_cast<char>(i % 4);
+      records += std::string(3072, static_cast<char>(60 * (i % 4)));
+    }
+    for (const char* file : {"data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4",
+                             "data_batch_5", "test_batch"}) {
+      write_file(folder / "data" / (std::string(file) + ".bin"), records);
+    }
+    set("data.format=cifar10");
+  }
+  // Without the cache and on other workers as with it, to the bit.
+  arguments.insert(arguments.end(), {"--output", "out"});
+  const Outcome first = program.run(arguments);
+  INFO(first.err);
+  REQUIRE(first.status == 0);
+  arguments.back() = "again";
+  set("data.cache=0");
+  set("runtime.cpu_workers=1");
+  REQUIRE(program.run(arguments).status == 0);
+  CHECK(text_of(summary_of(folder / "out"), "model_digest") ==
+        text_of(summary_of(folder / "again"), "model_digest"));
+  CHECK_THAT(first.err, !Catch::Matchers::Contains("cannot be read"));
+}
+
+TEST_CASE("Unreadable images are named, and end the run where there are many", "[executable]") {
+  Program program;
+  const fs::path folder = program.folder();
+  write_file(folder / "run.json", small_run);
+  write_image_folder(folder / "data", 200, 40);
+  write_file(folder / "data/train/light/1100.JPEG", "no image");
+  write_file(folder / "data/val/dark/1001.JPEG", "");
+  Arguments arguments = {"--config", "run.json",
+                         "--output", "out",
+                         "--set",    "data.path=data",
+                         "--set",    "data.format=image_folder",
+                         "--set",    "data.image_size=16",
+                         "--set",    "training.epochs=1",
+                         "--set",    "data.normalize=false"};
+  SECTION("within the limit") {
+    arguments.insert(arguments.end(), {"--set", "data.bad_image_limit=0.03"});
+    const Outcome outcome = program.run(arguments);
+    CHECK(outcome.status == 0);
+    CHECK_THAT(outcome.err, Catch::Matchers::Contains(
+                                "2 images cannot be read; others of the class stand in: "
+                                "data/train/light/1100.JPEG: is neither a JPEG nor a PNG file; "
+                                "data/val/dark/1001.JPEG: is empty\n"));
+  }
+  SECTION("beyond it, while training") {
+    const Outcome outcome = program.run(arguments);
+    CHECK(outcome.status == 1);
+    CHECK_THAT(outcome.err,
+               Catch::Matchers::Contains("data/train/light/1100.JPEG: is neither a JPEG nor a PNG "
+                                         "file; data.bad_image_limit allows 0 of the 200 in "));
+    CHECK(text_of(summary_of(folder / "out"), "status") == "failed");
+  }
+  SECTION("beyond it, while the mean is taken") {
+    arguments.back() = "data.normalize=true";
+    const Outcome outcome = program.run(arguments);
+    CHECK(outcome.status == 2);
+    CHECK(lines_in(outcome.err) == 1);
+    CHECK_FALSE(fs::exists(folder / "out"));
+  }
 }
 
 TEST_CASE("Without --output a run gets a folder of its own", "[executable]") {
