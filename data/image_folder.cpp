@@ -70,24 +70,35 @@ class ImageFolder final : public Dataset {
   ImageFolder(std::string name, fs::path root, std::vector<std::vector<std::string>> files,
               const ImageFolderOptions& options)
       : name_(std::move(name)), root_(root.string() + "/"), options_(options) {
-    for (auto& members : files) {
-      class_starts_.push_back(files_.size());
-      std::move(members.begin(), members.end(), std::back_inserter(files_));
+    std::size_t most = 0;
+    for (const auto& members : files) most = std::max(most, members.size());
+    std::vector<std::uint32_t> first(files.size());
+    std::vector<std::uint32_t> last(files.size());
+    for (std::size_t turn = 0; turn < most; ++turn) {
+      for (std::size_t k = 0; k < files.size(); ++k) {
+        if (turn >= files[k].size()) continue;
+        const auto index = static_cast<std::uint32_t>(files_.size());
+        files_.push_back(std::move(files[k][turn]));
+        labels_.push_back(static_cast<std::uint32_t>(k));
+        if (turn == 0) first[k] = index;
+        next_in_class_.push_back(first[k]);
+        if (turn > 0) next_in_class_[last[k]] = index;
+        last[k] = index;
+      }
     }
-    class_starts_.push_back(files_.size());
+    classes_ = static_cast<int>(files.size());
     most_unreadable_ = static_cast<std::size_t>(
         std::floor(options_.bad_image_limit * static_cast<double>(files_.size())));
   }
 
   [[nodiscard]] std::string name() const override { return name_; }
   [[nodiscard]] std::size_t size() const override { return files_.size(); }
-  [[nodiscard]] int classes() const override { return static_cast<int>(class_starts_.size()) - 1; }
+  [[nodiscard]] int classes() const override { return classes_; }
   [[nodiscard]] runtime::Shape image_shape() const override {
     return {1, 3, options_.image_size, options_.image_size};
   }
   [[nodiscard]] int label(std::size_t index) const override {
-    const auto after = std::upper_bound(class_starts_.begin(), class_starts_.end(), index);
-    return static_cast<int>(after - class_starts_.begin()) - 1;
+    return static_cast<int>(labels_.at(index));
   }
 
   void read(std::size_t index, std::span<std::uint8_t> chw) const override {
@@ -109,13 +120,11 @@ class ImageFolder final : public Dataset {
                               std::to_string(files_.size()) + " into " +
                               std::to_string(chw.size()) + " bytes");
     }
-    const auto class_number = static_cast<std::size_t>(label(index));
-    const std::size_t first = class_starts_[class_number];
-    const std::size_t count = class_starts_[class_number + 1] - first;
-    for (std::size_t step = 0; step < count; ++step) {
-      const std::size_t candidate = first + (index - first + step) % count;
+    std::size_t candidate = index;
+    do {
       if (try_read(candidate, choose, size, chw)) return;
-    }
+      candidate = next_in_class_[candidate];
+    } while (candidate != index);
     fail(root_ + files_[index], "no image of its class can be read");
   }
 
@@ -159,7 +168,9 @@ class ImageFolder final : public Dataset {
   std::string root_;  ///< with a slash at the end
   ImageFolderOptions options_;
   std::vector<std::string> files_;
-  std::vector<std::size_t> class_starts_;  ///< index of each class's first image, and the size
+  std::vector<std::uint32_t> labels_;
+  std::vector<std::uint32_t> next_in_class_;  ///< after the last one the first
+  int classes_ = 0;
   std::size_t most_unreadable_;
   mutable std::mutex mutex_;  ///< of the next one; taken for unreadable images alone
   mutable std::map<std::size_t, std::string> unreadable_;

@@ -389,7 +389,7 @@ const std::vector<Key>& schema() {
             "training, from the middle to score and test; 0 takes the whole image."),
       number("data.bad_image_limit", STPT_FIELD(data.bad_image_limit), {0, true, 1, true},
              "Format image_folder: this share of a set's images may be unreadable; another of its "
-             "class stands in for each, and all are named. More end the run."),
+             "class stands in for each, and a line says so. More end the run."),
       number("data.cache", STPT_FIELD(data.cache), {0, true, 65536, true},
              "Format image_folder: GiB of memory for decoded images, which later epochs then need "
              "not decode. Changes no result. Does nothing for training images with "

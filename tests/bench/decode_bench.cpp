@@ -19,6 +19,8 @@
 #include "data/augmentation.hpp"
 #include "data/cached_dataset.hpp"
 #include "data/image_folder.hpp"
+#include "data/loader.hpp"
+#include "runtime/runtime.hpp"
 
 namespace {
 
@@ -91,6 +93,28 @@ class RawDecoder {
   Bytes pixels_;
 };
 
+/// Images a second on all cores, by tasks that load `per_task` images each.
+double through_starpu(const data::Loader& loader, const runtime::Shape& shape,
+                      std::span<const std::uint32_t> indices, std::size_t per_task) {
+  // As many as 8 logical workers have with two steps in flight and the next one loading.
+  constexpr std::size_t batches_in_flight = 24;
+  std::vector<data::Batch> ring;
+  for (std::size_t i = 0; i < batches_in_flight * batch / per_task; ++i) {
+    ring.emplace_back(static_cast<int>(per_task), shape, "batch");
+  }
+  constexpr int epochs = 4;
+  const double seconds = seconds_of([&] {
+    std::size_t next = 0;
+    for (int epoch = 0; epoch < epochs; ++epoch) {
+      for (std::size_t i = 0; i < indices.size(); i += per_task) {
+        loader.submit(ring[next++ % ring.size()], indices.subspan(i, per_task), 1);
+      }
+    }
+    runtime::Runtime::current().wait_for_all();
+  });
+  return static_cast<double>(epochs * indices.size()) / seconds;
+}
+
 double median(std::vector<double> values) {
   std::ranges::sort(values);
   return values[values.size() / 2];
@@ -160,5 +184,15 @@ int main(int argc, char** argv) {
   print("batches from the cache", kept);
   std::printf("batches against libjpeg-turbo: %.2f (M/8), %.2f (1/8, 2/8, 4/8, 8/8)\n",
               median(ratios), median(half_ratios));
+
+  const runtime::Runtime runtime;
+  const data::Loader loader(pair.train, normalization, crop, 1);
+  std::vector<double> tasks, parts;
+  for (int round = 0; round < rounds; ++round) {
+    tasks.push_back(through_starpu(loader, shape, indices, batch));
+    parts.push_back(through_starpu(loader, shape, indices, batch / 4));
+  }
+  std::printf("on %zu cores through StarPU: %.0f images/s, batches in four parts %.0f images/s\n",
+              runtime.workers().size(), median(tasks), median(parts));
   return 0;
 }
