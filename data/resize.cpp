@@ -1,9 +1,10 @@
 #include "data/resize.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 namespace stpt::data {
@@ -18,21 +19,9 @@ struct Axis {
   bool copies = false;                 ///< output i is input first[0] + i
 
   void plan(int inputs, double start, double length, int outputs);
-
- private:
-  int inputs_ = 0;
-  double start_ = 0;
-  double length_ = 0;
-  int outputs_ = 0;
 };
 
 void Axis::plan(int inputs, double start, double length, int outputs) {
-  // The two chroma planes, and images of one size, share a plan.
-  if (inputs == inputs_ && start == start_ && length == length_ && outputs == outputs_) return;
-  inputs_ = inputs;
-  start_ = start;
-  length_ = length;
-  outputs_ = outputs;
   const double scale = length / outputs;
   const double support = std::max(scale, 1.0);
   const double inverse = 1.0 / support;
@@ -74,6 +63,27 @@ void Axis::plan(int inputs, double start, double length, int outputs) {
     }
     copies = copies && count[i] == 1 && first[i] == first[0] + static_cast<int>(i);
   }
+}
+
+/// The thread's plan for that axis, good until four others have been asked for. Chroma planes share
+/// theirs, and so do images of one size.
+const Axis& planned(int inputs, double start, double length, int outputs) {
+  struct Entry {
+    std::tuple<int, double, double, int> key{};
+    std::uint64_t used = 0;
+    Axis axis;
+  };
+  thread_local std::array<Entry, 4> entries;
+  thread_local std::uint64_t now = 0;
+  const std::tuple key{inputs, start, length, outputs};
+  auto entry = std::ranges::find(entries, key, &Entry::key);
+  if (entry == entries.end()) {
+    entry = std::ranges::min_element(entries, {}, &Entry::used);
+    entry->axis.plan(inputs, start, length, outputs);
+    entry->key = key;
+  }
+  entry->used = ++now;
+  return entry->axis;
 }
 
 /// Weighted sums of `count` pieces of rows, `stride` bytes apart, in bytes of 2^-8: 16 bits hold
@@ -160,14 +170,12 @@ void transpose(const std::uint8_t* from, std::size_t stride, std::size_t height,
 
 void resize(const PlaneView& source, const Rectangle& part, Size size, std::uint8_t* out) {
   // Kept by the thread: images must not allocate.
-  thread_local Axis rows;
-  thread_local Axis columns;
   thread_local std::vector<std::uint8_t> blended;
   thread_local std::vector<std::uint8_t> turned;
   const auto height = static_cast<std::size_t>(size.height);
   const auto width = static_cast<std::size_t>(size.width);
-  rows.plan(source.size.height, part.y, part.height, size.height);
-  columns.plan(source.size.width, part.x, part.width, size.width);
+  const Axis& rows = planned(source.size.height, part.y, part.height, size.height);
+  const Axis& columns = planned(source.size.width, part.x, part.width, size.width);
 
   // Only the columns that are needed.
   const auto left = static_cast<std::size_t>(columns.first.front());
