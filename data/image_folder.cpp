@@ -5,12 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cmath>
 #include <map>
 #include <mutex>
-#include <string_view>
 #include <system_error>
 #include <utility>
 
