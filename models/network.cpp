@@ -105,7 +105,7 @@ ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x
   try {
     out = codelets::conv2d_output(in, filters, kernel, kernel, stride, padding);
   } catch (const std::invalid_argument& error) {
-    throw std::invalid_argument(network_.name + ": layer " + name + ": " + error.what());
+    throw LayerError(network_.name + ": layer " + name + ": ", error.what());
   }
   Layer& layer = append(LayerKind::convolution, name, {x}, out);
   layer.kernel_h = layer.kernel_w = kernel;
@@ -119,10 +119,11 @@ ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x
   return layer.output;
 }
 
-ActivationId NetworkBuilder::batch_norm(const std::string& name, ActivationId x) {
+ActivationId NetworkBuilder::batch_norm(const std::string& name, ActivationId x,
+                                        Initialisation gamma) {
   const Shape in = shape(x);
   Layer& layer = append(LayerKind::batch_norm, name, {x}, in);
-  layer.weight = parameter(name + ".weight", {1, in.c, 1, 1}, Initialisation::one, 1, false);
+  layer.weight = parameter(name + ".weight", {1, in.c, 1, 1}, gamma, 1, false);
   layer.bias = parameter(name + ".bias", {1, in.c, 1, 1}, Initialisation::zero, 1, false);
   layer.running_mean = static_cast<int>(network_.running_statistics);
   layer.running_variance = layer.running_mean + static_cast<int>(padded(in.c));
@@ -136,48 +137,56 @@ ActivationId NetworkBuilder::relu(ActivationId x) {
 
 ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {
   if (shape(a) != shape(b)) {
-    throw std::invalid_argument(network_.name + ": cannot add " + shape(a).to_string() + " and " +
-                                shape(b).to_string() + ": shapes must be equal");
+    throw LayerError(network_.name + ": ", "cannot add " + shape(a).to_string() + " and " +
+                                               shape(b).to_string() + ": shapes must be equal");
   }
   return append(LayerKind::add, "add", {a, b}, shape(a)).output;
 }
 
 ActivationId NetworkBuilder::pool(LayerKind kind, const std::string& name, ActivationId x,
-                                  int kernel, int stride, int padding) {
+                                  int kernel_h, int kernel_w, int stride, int padding) {
   Shape out;
   try {
-    out = codelets::pool2d_output(shape(x), kernel, kernel, stride, padding);
+    out = codelets::pool2d_output(shape(x), kernel_h, kernel_w, stride, padding);
   } catch (const std::invalid_argument& error) {
-    throw std::invalid_argument(network_.name + ": pooling: " + error.what());
+    throw LayerError(network_.name + ": pooling: ", error.what());
   }
   Layer& layer = append(kind, name, {x}, out);
-  layer.kernel_h = layer.kernel_w = kernel;
+  layer.kernel_h = kernel_h;
+  layer.kernel_w = kernel_w;
   layer.stride = stride;
   layer.padding = padding;
   return layer.output;
 }
 
 ActivationId NetworkBuilder::max_pool(ActivationId x, int kernel, int stride, int padding) {
-  return pool(LayerKind::max_pool, "max_pool", x, kernel, stride, padding);
+  return pool(LayerKind::max_pool, "max_pool", x, kernel, kernel, stride, padding);
 }
 
 ActivationId NetworkBuilder::average_pool(ActivationId x, int kernel, int stride, int padding) {
-  return pool(LayerKind::average_pool, "average_pool", x, kernel, stride, padding);
+  return pool(LayerKind::average_pool, "average_pool", x, kernel, kernel, stride, padding);
 }
 
 ActivationId NetworkBuilder::global_average_pool(ActivationId x) {
   const Shape in = shape(x);
-  Layer& layer = append(LayerKind::average_pool, "global_average_pool", {x}, {1, in.c, 1, 1});
-  layer.kernel_h = static_cast<int>(in.h);
-  layer.kernel_w = static_cast<int>(in.w);
-  return layer.output;
+  return pool(LayerKind::average_pool, "global_average_pool", x, static_cast<int>(in.h),
+              static_cast<int>(in.w), 1, 0);
+}
+
+ActivationId NetworkBuilder::average_pool_to(ActivationId x, int size) {
+  const Shape in = shape(x);
+  const auto h = static_cast<int>(in.h), w = static_cast<int>(in.w);
+  if (std::min(h, w) < size || std::max(h, w) == size) return x;
+  const int stride = std::min(h, w) / size;
+  return pool(LayerKind::average_pool, "average_pool", x, h - (size - 1) * stride,
+              w - (size - 1) * stride, stride, 0);
 }
 
 ActivationId NetworkBuilder::fully_connected(const std::string& name, ActivationId x, int outputs) {
   const Shape in = shape(x);
   if (outputs < 1) {
-    throw std::invalid_argument(network_.name + ": layer " + name + ": " + std::to_string(outputs) +
-                                " outputs; at least 1 is needed");
+    throw LayerError(network_.name + ": layer " + name + ": ",
+                     std::to_string(outputs) + " outputs; at least 1 is needed");
   }
   const std::int64_t inputs = in.c * in.h * in.w;
   Layer& layer = append(LayerKind::fully_connected, name, {x}, {1, outputs, 1, 1});

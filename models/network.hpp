@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,7 @@ enum class Initialisation { he_normal, one, zero };
 /// Shapes as the ops want them: convolution k x c x kh x kw, fully connected k x inputs, vectors 1
 /// x c.
 struct Parameter {
-  std::string name;  ///< torch-like: "stage1.block1.conv1.weight"
+  std::string name;  ///< "<layer>.weight" or "<layer>.bias"
   Shape shape;
   Initialisation initialisation = Initialisation::zero;
   std::int64_t fan_in = 1;
@@ -86,8 +87,20 @@ struct Network {
   [[nodiscard]] std::vector<float> initial_running_statistics() const;
 };
 
-/// Adds layers one by one; each returns its output. Layers that do not fit throw
-/// std::invalid_argument naming the layer and the shapes.
+/// A layer that does not fit: what() names the network, the layer and the shapes.
+class LayerError : public std::invalid_argument {
+ public:
+  /// `place` is what precedes the problem in what().
+  LayerError(const std::string& place, const std::string& problem)
+      : std::invalid_argument(place + problem), problem_(problem) {}
+  /// Without the names, for who knows them better.
+  [[nodiscard]] const std::string& problem() const { return problem_; }
+
+ private:
+  std::string problem_;
+};
+
+/// Adds layers one by one; each returns its output. Layers that do not fit throw LayerError.
 class NetworkBuilder {
  public:
   NetworkBuilder(std::string name, const Shape& input, int classes);
@@ -97,12 +110,17 @@ class NetworkBuilder {
   [[nodiscard]] ActivationId input() const { return 0; }
   ActivationId convolution(const std::string& name, ActivationId x, int filters, int kernel,
                            int stride, int padding, bool bias = false);
-  ActivationId batch_norm(const std::string& name, ActivationId x);
+  ActivationId batch_norm(const std::string& name, ActivationId x,
+                          Initialisation gamma = Initialisation::one);
   ActivationId relu(ActivationId x);
   ActivationId add(ActivationId a, ActivationId b);
   ActivationId max_pool(ActivationId x, int kernel, int stride, int padding = 0);
   ActivationId average_pool(ActivationId x, int kernel, int stride, int padding = 0);
   ActivationId global_average_pool(ActivationId x);
+  /// Averages an image of at least size x size down to size x size by windows of one size, which
+  /// overlap where they must. They are those of torch's adaptive pooling where `size` divides
+  /// height and width and the two are equal. Smaller images stay as they are.
+  ActivationId average_pool_to(ActivationId x, int size);
   ActivationId fully_connected(const std::string& name, ActivationId x, int outputs);
   [[nodiscard]] const Shape& shape(ActivationId x) const;
 
@@ -112,8 +130,8 @@ class NetworkBuilder {
  private:
   Layer& append(LayerKind kind, const std::string& name, std::vector<ActivationId> inputs,
                 const Shape& output);
-  ActivationId pool(LayerKind kind, const std::string& name, ActivationId x, int kernel, int stride,
-                    int padding);
+  ActivationId pool(LayerKind kind, const std::string& name, ActivationId x, int kernel_h,
+                    int kernel_w, int stride, int padding);
   int parameter(const std::string& name, const Shape& shape, Initialisation initialisation,
                 std::int64_t fan_in, bool decay);
 

@@ -1,28 +1,31 @@
 #include "models/zoo.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <stdexcept>
+
+#include "models/architectures.hpp"
 
 namespace stpt::models {
 namespace {
 
-Network mlp(const std::string& name, const Shape& input, int classes) {
-  NetworkBuilder net(name, input, classes);
+Network mlp(const ModelRequest& request) {
+  NetworkBuilder net(request.name, request.input, request.classes);
   ActivationId x = net.input();
   for (const char* layer : {"fc1", "fc2"}) {
     net.begin_block(layer);
     x = net.relu(net.fully_connected(layer, x, 256));
   }
   net.begin_block("fc3");
-  return net.build(net.fully_connected("fc3", x, classes));
+  return net.build(net.fully_connected("fc3", x, request.classes));
 }
 
 /// LeCun et al. 1998, figure 2, with ReLU and max pooling as is usual today.
-Network lenet5(const std::string& name, const Shape& input, int classes) {
-  NetworkBuilder net(name, input, classes);
+Network lenet5(const ModelRequest& request) {
+  NetworkBuilder net(request.name, request.input, request.classes);
   // The original pads 28x28 digits to 32x32.
-  const int padding = input.h < 32 ? 2 : 0;
+  const int padding = request.input.h < 32 ? 2 : 0;
   net.begin_block("conv1");
   ActivationId x =
       net.max_pool(net.relu(net.convolution("conv1", net.input(), 6, 5, 1, padding, true)), 2, 2);
@@ -31,57 +34,73 @@ Network lenet5(const std::string& name, const Shape& input, int classes) {
   net.begin_block("classifier");
   x = net.relu(net.fully_connected("fc1", x, 120));
   x = net.relu(net.fully_connected("fc2", x, 84));
-  return net.build(net.fully_connected("fc3", x, classes));
-}
-
-/// He et al. 2016, section 4.2: 6n+2 layers, three stages of n basic blocks with 16, 32 and 64
-/// filters. Where the shape changes the shortcut is a 1x1 convolution with BatchNorm (option B).
-Network cifar_resnet(const std::string& name, const Shape& input, int classes,
-                     int blocks_per_stage) {
-  NetworkBuilder net(name, input, classes);
-  net.begin_block("stem");
-  ActivationId x =
-      net.relu(net.batch_norm("bn", net.convolution("conv", net.input(), 16, 3, 1, 1)));
-  for (int stage = 1; stage <= 3; ++stage) {
-    const int filters = 8 << stage;
-    for (int index = 1; index <= blocks_per_stage; ++index) {
-      const std::string block = "stage" + std::to_string(stage) + ".block" + std::to_string(index);
-      const int stride = stage > 1 && index == 1 ? 2 : 1;
-      net.begin_block(block);
-      ActivationId y = net.convolution(block + ".conv1", x, filters, 3, stride, 1);
-      y = net.relu(net.batch_norm(block + ".bn1", y));
-      y = net.batch_norm(block + ".bn2", net.convolution(block + ".conv2", y, filters, 3, 1, 1));
-      if (net.shape(x) != net.shape(y)) {
-        x = net.batch_norm(block + ".shortcut.bn",
-                           net.convolution(block + ".shortcut.conv", x, filters, 1, stride, 0));
-      }
-      x = net.relu(net.add(y, x));
-    }
-  }
-  net.begin_block("classifier");
-  return net.build(net.fully_connected("fc", net.global_average_pool(x), classes));
+  return net.build(net.fully_connected("fc3", x, request.classes));
 }
 
 struct Entry {
   ModelInfo info;
-  Network (*make)(const std::string& name, const Shape& input, int classes);
+  std::function<Network(const ModelRequest&)> make;
 };
 
-template <int depth>
-Network cifar_resnet_of(const std::string& name, const Shape& input, int classes) {
-  static_assert((depth - 2) % 6 == 0);
-  return cifar_resnet(name, input, classes, (depth - 2) / 6);
+std::vector<Entry> make_entries() {
+  const Shape digit{1, 1, 28, 28}, thumbnail{1, 3, 32, 32}, photograph{1, 3, 224, 224};
+  std::vector<Entry> table = {
+      {{"mlp", "two hidden layers of 256, ReLU", digit}, mlp},
+      {{"lenet5", "LeNet-5 with ReLU and max pooling", digit}, lenet5},
+      {{"plain_cnn", "six convolutions without batch normalisation", thumbnail}, plain_cnn},
+  };
+  for (const int depth : {8, 20, 32, 44, 56, 110}) {
+    const std::string number = std::to_string(depth);
+    table.push_back(
+        {{"resnet" + number, "CIFAR-style ResNet, " + number + " layers", thumbnail},
+         [depth](const ModelRequest& request) { return cifar_resnet(request, (depth - 2) / 6); }});
+  }
+  const auto add_resnet = [&](int depth, ResidualBlock block, std::array<int, 4> blocks) {
+    const std::string number = std::to_string(depth);
+    table.push_back({{"resnet" + number,
+                      "ImageNet ResNet, " + number + " layers" +
+                          (block == ResidualBlock::bottleneck ? ", stride in the 3x3 (v1.5)" : ""),
+                      photograph},
+                     [block, blocks](const ModelRequest& request) {
+                       return imagenet_resnet(request, block, blocks);
+                     }});
+  };
+  add_resnet(18, ResidualBlock::basic, {2, 2, 2, 2});
+  add_resnet(34, ResidualBlock::basic, {3, 4, 6, 3});
+  add_resnet(50, ResidualBlock::bottleneck, {3, 4, 6, 3});
+  add_resnet(101, ResidualBlock::bottleneck, {3, 4, 23, 3});
+  add_resnet(152, ResidualBlock::bottleneck, {3, 8, 36, 3});
+  const auto add_vgg = [&](int depth, std::array<int, 5> convolutions) {
+    for (const bool batch_norm : {false, true}) {
+      const std::string number = std::to_string(depth);
+      table.push_back({{"vgg" + number + (batch_norm ? "_bn" : ""),
+                        "VGG, " + number + " layers, without dropout" +
+                            (batch_norm ? ", batch normalisation" : ""),
+                        photograph},
+                       [convolutions, batch_norm](const ModelRequest& request) {
+                         return vgg(request, convolutions, batch_norm);
+                       }});
+    }
+  };
+  add_vgg(11, {1, 1, 2, 2, 2});
+  add_vgg(13, {2, 2, 2, 2, 2});
+  add_vgg(16, {2, 2, 3, 3, 3});
+  add_vgg(19, {2, 2, 4, 4, 4});
+  return table;
 }
 
 const std::vector<Entry>& entries() {
-  static const std::vector<Entry> table = {
-      {{"mlp", "two hidden layers of 256, ReLU", {1, 1, 28, 28}}, mlp},
-      {{"lenet5", "LeNet-5 with ReLU and max pooling", {1, 1, 28, 28}}, lenet5},
-      {{"resnet8", "CIFAR-style ResNet, 8 layers", {1, 3, 32, 32}}, cifar_resnet_of<8>},
-      {{"resnet20", "CIFAR-style ResNet, 20 layers", {1, 3, 32, 32}}, cifar_resnet_of<20>},
-      {{"resnet56", "CIFAR-style ResNet, 56 layers", {1, 3, 32, 32}}, cifar_resnet_of<56>},
-  };
+  static const std::vector<Entry> table = make_entries();
   return table;
+}
+
+/// Some BatchNorm starts with gamma 0.
+bool has_zero_gamma(const Network& network) {
+  return std::ranges::any_of(network.layers, [&](const Layer& layer) {
+    return layer.kind == LayerKind::batch_norm &&
+           network.parameters[static_cast<std::size_t>(layer.weight)].initialisation ==
+               Initialisation::zero;
+  });
 }
 
 /// Characters to insert, remove or replace.
@@ -110,7 +129,8 @@ const std::vector<ModelInfo>& available_models() {
   return models;
 }
 
-Network make_network(const std::string& name, const Shape& input, int classes) {
+Network make_network(const std::string& name, const Shape& input, int classes,
+                     const ModelOptions& options) {
   if (input.c < 1 || input.h < 1 || input.w < 1) {
     throw std::invalid_argument(name + ": images of " + input.to_string() + " have no pixels");
   }
@@ -119,7 +139,13 @@ Network make_network(const std::string& name, const Shape& input, int classes) {
                                 " classes; at least 2 are needed");
   }
   for (const Entry& entry : entries()) {
-    if (entry.info.name == name) return entry.make(name, input, classes);
+    if (entry.info.name != name) continue;
+    Network network = entry.make({name, input, classes, options});
+    if (options.zero_gamma && !has_zero_gamma(network)) {
+      throw std::invalid_argument(
+          name + ": has no residual branch that ends in BatchNorm; zero_gamma must be false");
+    }
+    return network;
   }
   std::string known, nearest;
   std::size_t least = name.size();

@@ -45,11 +45,77 @@ TEST_CASE("operations are counted as 2 per multiply-add", "[zoo]") {
         2.0 * (6 * 25 * 784 + 16 * 6 * 25 * 100 + 400 * 120 + 120 * 84 + 84 * 10));
 }
 
+TEST_CASE("the networks of ImageNet have the published numbers of parameters and multiply-adds",
+          "[zoo]") {
+  struct Published {
+    const char* name;
+    std::int64_t parameters;
+    double giga_multiply_adds;  // to the 2 decimals that torchvision's documentation has
+  };
+  for (const Published& published : {Published{"resnet18", 11'689'512, 1.81},
+                                     {"resnet34", 21'797'672, 3.66},
+                                     {"resnet50", 25'557'032, 4.09},
+                                     {"resnet101", 44'549'160, 7.80},
+                                     {"resnet152", 60'192'808, 11.51},
+                                     {"vgg11", 132'863'336, 7.61},
+                                     {"vgg13", 133'047'848, 11.31},
+                                     {"vgg16", 138'357'544, 15.47},
+                                     {"vgg19", 143'667'240, 19.63},
+                                     {"vgg11_bn", 132'868'840, 7.61},
+                                     {"vgg16_bn", 138'365'992, 15.47}}) {
+    INFO(published.name);
+    const Network network = make_network(published.name, {1, 3, 224, 224}, 1000);
+    CHECK(network.parameter_count() == published.parameters);
+    CHECK(network.flops_per_image() / 2e9 == Approx(published.giga_multiply_adds).margin(0.0051));
+  }
+}
+
+TEST_CASE("gamma 0 is for the last BatchNorm of each residual branch", "[zoo]") {
+  for (const char* name : {"resnet20", "resnet18", "resnet50"}) {
+    INFO(name);
+    const Network network = make_network(name, {1, 3, 32, 32}, 10, {.zero_gamma = true});
+    const std::string last = std::string(name) == "resnet50" ? ".bn3.weight" : ".bn2.weight";
+    int zeros = 0;
+    for (const Parameter& parameter : network.parameters) {
+      if (!parameter.name.ends_with(".weight") || parameter.shape.n != 1) continue;
+      const bool zero = parameter.initialisation == Initialisation::zero;
+      CHECK(zero == parameter.name.ends_with(last));
+      zeros += zero;
+    }
+    int sums = 0;
+    for (const Layer& layer : network.layers) sums += layer.kind == LayerKind::add;
+    CHECK(zeros == sums);
+  }
+  for (const char* name : {"vgg11_bn", "lenet5"}) {
+    const std::string message = refusal([&] {
+      (void)make_network(name, {1, 3, 32, 32}, 10, {.zero_gamma = true});
+    });
+    CHECK(contains(message, std::string(name) + ": has no residual branch"));
+  }
+}
+
+TEST_CASE("a VGG's classifier takes what the stages leave of the image", "[zoo]") {
+  const auto inputs = [](std::int64_t h, std::int64_t w) {
+    for (const Parameter& parameter : make_network("vgg11", {1, 3, h, w}, 10).parameters) {
+      if (parameter.name == "classifier.0.weight") return parameter.shape.c;
+    }
+    return std::int64_t{0};
+  };
+  CHECK(inputs(32, 32) == 512);
+  CHECK(inputs(64, 96) == 512 * 2 * 3);
+  CHECK(inputs(224, 224) == 512 * 49);
+  CHECK(inputs(256, 256) == 512 * 49);
+  CHECK(inputs(448, 230) == 512 * 49);
+  CHECK(inputs(448, 192) == 512 * 14 * 6);
+}
+
 TEST_CASE("every model fits its usual images and others", "[zoo]") {
   for (const ModelInfo& info : available_models()) {
     INFO(info.name);
-    for (const Shape& input :
-         {info.usual_input, Shape{1, 3, 32, 32}, Shape{1, 1, 28, 28}, Shape{1, 3, 40, 24}}) {
+    const bool is_vgg = info.name.starts_with("vgg");
+    for (const Shape& input : {info.usual_input, Shape{1, 3, 32, 32}, Shape{1, 1, 28, 28},
+                               Shape{1, 3, 40, 24}, Shape{1, 3, 256, 256}}) {
+      if (is_vgg && std::min(input.h, input.w) < 32) continue;
       const Network network = make_network(info.name, input, 7);
       CHECK(network.name == info.name);
       CHECK(network.classes == 7);
@@ -81,6 +147,20 @@ TEST_CASE("parameters lie aligned in the buckets, without overlap, each with its
     CHECK(names.size() == network.parameters.size());
     CHECK(count == network.parameter_count());
   }
+}
+
+TEST_CASE("averages down to a size take equal windows that cover the image", "[network]") {
+  NetworkBuilder net("net", {1, 3, 30, 17}, 10);
+  const ActivationId x = net.average_pool_to(net.input(), 7);
+  CHECK(net.shape(x) == Shape{1, 3, 7, 7});
+  CHECK(net.average_pool_to(x, 7) == x);
+  CHECK(net.average_pool_to(x, 8) == x);
+  const Network network = net.build(net.fully_connected("fc", x, 10));
+  const Layer& layer = network.layers.front();
+  CHECK(layer.kind == LayerKind::average_pool);
+  CHECK(layer.stride == 2);
+  CHECK(6 * layer.stride + layer.kernel_h == 30);
+  CHECK(6 * layer.stride + layer.kernel_w == 17);
 }
 
 TEST_CASE("weights start as He et al. have it", "[network]") {
@@ -194,6 +274,12 @@ TEST_CASE("a model that cannot be made is an error that says what would do", "[z
   CHECK(contains(far, "resnet56"));
   CHECK(contains(refusal([] { (void)make_network("lenet5", {1, 1, 4, 4}, 10); }), "lenet5"));
   CHECK(contains(refusal([] { (void)make_network("mlp", {1, 1, 0, 4}, 10); }), "1x1x0x4"));
+  CHECK(refusal([] {
+          (void)make_network("vgg16", {1, 3, 32, 31}, 10);
+        }) == "vgg16: images of 32x31 pixels are too small; at least 32x32 are needed");
+  CHECK(refusal([] {
+          (void)make_network("plain_cnn", {1, 3, 7, 8}, 10);
+        }) == "plain_cnn: images of 7x8 pixels are too small; at least 8x8 are needed");
   CHECK(contains(refusal([] { (void)make_network("mlp", {1, 1, 4, 4}, 1); }), "1 classes"));
 }
 

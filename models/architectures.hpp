@@ -1,0 +1,49 @@
+// The families of networks that zoo.cpp names members of. Each throws std::invalid_argument where
+// the input is too small.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "models/network.hpp"
+#include "models/zoo.hpp"
+
+namespace stpt::models {
+
+/// What every family is told.
+struct ModelRequest {
+  std::string name;
+  Shape input;
+  int classes = 0;
+  ModelOptions options;
+};
+
+/// He et al. 2016, "Deep residual learning for image recognition", section 4.2: three stages of
+/// basic blocks with 16, 32 and 64 filters; depth = 6 x blocks_per_stage + 2. Where the shape
+/// changes the shortcut is a 1x1 convolution with BatchNorm (option B).
+[[nodiscard]] Network cifar_resnet(const ModelRequest& request, int blocks_per_stage);
+
+enum class ResidualBlock {
+  basic,       ///< two 3x3 convolutions
+  bottleneck,  ///< 1x1, 3x3, 1x1 with four times as many filters; the 3x3 has the stride ("v1.5")
+};
+
+/// The same paper, table 1: a 7x7 convolution and max pooling, then four stages. Layers are called
+/// as torchvision calls them.
+[[nodiscard]] Network imagenet_resnet(const ModelRequest& request, ResidualBlock block,
+                                      std::array<int, 4> blocks_per_stage);
+
+/// Simonyan and Zisserman 2015, "Very deep convolutional networks", table 1: five stages of 3x3
+/// convolutions, each ending in max pooling, and three fully connected layers. Layers are called as
+/// torchvision calls them, but there is no dropout in the classifier. Images have at least 32x32
+/// pixels. What the stages leave of one is averaged to 7x7; where that is less, as of images below
+/// 224x224, the classifier takes it as it is and has fewer inputs.
+[[nodiscard]] Network vgg(const ModelRequest& request, std::array<int, 5> convolutions_per_stage,
+                          bool batch_norm);
+
+/// Three stages of two 3x3 convolutions with 32, 64 and 128 filters, each ending in max pooling,
+/// and two fully connected layers; no normalisation. Images have at least 8x8 pixels. Nobody has
+/// published a learning rate for it.
+[[nodiscard]] Network plain_cnn(const ModelRequest& request);
+
+}  // namespace stpt::models
