@@ -369,10 +369,101 @@ def resnet8_step(dtype=torch.float64):
     return out
 
 
+# --- one training step of ResNet-50 ----------------------------------------------------------------
+
+
+def scrambled(t, shape, scale):
+    """As formula(), but with the bits mixed, so that no two filters of a deep network are alike."""
+    i = np.arange(math.prod(shape), dtype=np.uint64)
+    u = (i * np.uint64(2654435761) + np.uint64(t * 40503 + 12345)).astype(np.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        u = (u ^ (u >> np.uint32(shift))) * np.uint32(factor)
+    u ^= u >> np.uint32(16)
+    value = scale * (u.astype(np.float64) / 2.0**32 - 0.5)
+    return torch.from_numpy(value.astype(np.float32).astype(np.float64)).reshape(shape)
+
+
+class Bottleneck(torch.nn.Module):
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        outputs = 4 * width
+        self.conv1 = torch.nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(width)
+        self.conv2 = torch.nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = torch.nn.BatchNorm2d(width)
+        self.conv3 = torch.nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = torch.nn.BatchNorm2d(outputs)
+        self.downsample = torch.nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.downsample.append(torch.nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+            self.downsample.append(torch.nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+class ResNet50(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(64)
+        inputs = 64
+        for stage, blocks in enumerate((3, 4, 6, 3)):
+            layer = torch.nn.Sequential()
+            for index in range(blocks):
+                layer.append(Bottleneck(inputs, 64 << stage, 2 if stage and not index else 1))
+                inputs = 256 << stage
+            setattr(self, f"layer{stage + 1}", layer)
+        self.fc = torch.nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+def resnet50_step(dtype=torch.float64):
+    model = ResNet50(10)
+    for t, (name, parameter) in enumerate(model.named_parameters()):
+        shape = tuple(parameter.shape)
+        with torch.no_grad():
+            if len(shape) > 1:
+                parameter.copy_(scrambled(t, shape, 2 * math.sqrt(6 / math.prod(shape[1:]))))
+            else:
+                # Small steps from block to block: else rounding errors grow too much on the way.
+                last = name.endswith("bn3.weight")
+                offset = 0 if name.endswith("bias") else 0.25 if last else 1
+                parameter.copy_(scrambled(t, shape, 0.25) + offset)
+    initial = {name: getattr(model, name).weight.detach()[:2].clone() for name in ("conv1", "fc")}
+    model.to(dtype)
+    images = scrambled(1000, (4, 3, 64, 64), 2.0).to(dtype)
+    labels = torch.arange(4) * 3 % 10
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+
+    def sample(value):
+        flat = value.detach().flatten()
+        return flat[:: max(len(flat) // 64, 1)][:64]
+
+    out = {"labels": labels, "loss": loss.reshape(1), "logits": logits}
+    out |= {f"{name}.weight/initial": value for name, value in initial.items()}
+    for name, parameter in model.named_parameters():
+        out[f"{name}/grad"] = sample(parameter.grad)
+        out[f"{name}/grad_norm"] = parameter.grad.double().norm().reshape(1)
+    for name, buffer in model.named_buffers():
+        if not name.endswith("num_batches_tracked"):
+            out[name] = sample(buffer)
+    return out
+
+
 def main():
     files = {
         f.__name__: f
-        for f in (conv2d, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd, resnet8_step)
+        for f in (conv2d, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd, resnet8_step,
+                  resnet50_step)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files to write; all if none is given")

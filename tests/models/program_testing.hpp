@@ -39,6 +39,15 @@ struct Problem {
   std::vector<std::int32_t> labels;
   ModelValues values;
 
+  /// Everything is left to the test; parameters are 0.
+  Problem(Network net, int size) : network(std::move(net)), batch(size) {
+    for (const models::Block& block : network.blocks) {
+      values.parameters.emplace_back(std::max<std::size_t>(block.parameters, 1), 0.0f);
+    }
+    values.velocity = values.parameters;
+    values.running = {network.initial_running_statistics()};
+  }
+
   Problem(Network net, int size, unsigned seed) : network(std::move(net)), batch(size) {
     images = random_values(size * network.input().elements(), seed);
     std::mt19937 generator(seed);
