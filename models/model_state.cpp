@@ -61,6 +61,16 @@ void write_all(const std::vector<Tensor>& tensors, const std::vector<std::vector
   }
 }
 
+/// Sums in the order given.
+void average(std::span<const float* const> addends, std::span<float> mean) {
+  std::copy_n(addends.front(), mean.size(), mean.begin());
+  for (const float* addend : addends.subspan(1)) {
+    codelets::accumulate(mean.size(), mean.data(), addend, codelets::Cpu{}, nullptr);
+  }
+  codelets::scale(mean.size(), mean.data(), 1.0f / static_cast<float>(addends.size()),
+                  codelets::Cpu{}, nullptr);
+}
+
 }  // namespace
 
 ModelState::ModelState(const Network& network, const Team& team, const std::string& name)
@@ -176,6 +186,28 @@ ModelValues ModelValues::initial(const Network& network, int workers, std::uint6
   return values;
 }
 
+bool ModelValues::fits(const Network& network, int workers) const {
+  const auto bucket_fits = [](const std::vector<float>& values, const Block& block) {
+    return values.size() == std::max<std::size_t>(block.parameters, 1);
+  };
+  const auto statistics_fit = [&](const std::vector<float>& values) {
+    return values.size() == network.running_statistics;
+  };
+  return std::ranges::equal(parameters, network.blocks, bucket_fits) &&
+         std::ranges::equal(velocity, network.blocks, bucket_fits) &&
+         running.size() == (network.has_batch_norm() ? static_cast<std::size_t>(workers) : 0) &&
+         std::ranges::all_of(running, statistics_fit);
+}
+
+std::vector<float> ModelValues::average_running() const {
+  if (running.empty()) return {};
+  std::vector<float> mean(running.front().size());
+  std::vector<const float*> statistics;
+  for (const std::vector<float>& values : running) statistics.push_back(values.data());
+  average(statistics, mean);
+  return mean;
+}
+
 ModelValues read(const ModelState& state) {
   return {read_all(state.parameters), read_all(state.velocity), read_all(state.running)};
 }
@@ -195,13 +227,11 @@ void average(std::span<const Tensor* const> parts, const Tensor& destination) {
   uses.push_back({destination, Access::write});
   const std::size_t count = destination.bytes() / sizeof(float);
   runtime::submit(codelet, uses, [count](const runtime::TaskContext& task) {
-    const std::size_t addends = task.buffers.size() - 1;
-    float* mean = task.buffer<float>(addends);
-    std::memcpy(mean, task.buffer<float>(0), count * sizeof(float));
-    for (std::size_t i = 1; i < addends; ++i) {
-      codelets::accumulate(count, mean, task.buffer<float>(i), codelets::Cpu{}, task.stream);
+    std::vector<const float*> addends;
+    for (std::size_t i = 0; i + 1 < task.buffers.size(); ++i) {
+      addends.push_back(task.buffer<float>(i));
     }
-    codelets::scale(count, mean, 1.0f / static_cast<float>(addends), codelets::Cpu{}, task.stream);
+    average(addends, {task.buffer<float>(addends.size()), count});
   });
 }
 

@@ -54,6 +54,10 @@ struct ModelValues {
   std::vector<std::vector<float>> parameters, velocity, running;
 
   [[nodiscard]] static ModelValues initial(const Network& network, int workers, std::uint64_t seed);
+  /// All arrays have the sizes of that network's.
+  [[nodiscard]] bool fits(const Network& network, int workers) const;
+  /// Mean over the workers' running statistics: the same bits as average_running_statistics.
+  [[nodiscard]] std::vector<float> average_running() const;
 };
 
 /// Both wait for the tasks that use the state. All of what is read must be on this rank; of values

@@ -123,6 +123,7 @@ class NetworkBuilder {
   ActivationId average_pool_to(ActivationId x, int size);
   ActivationId fully_connected(const std::string& name, ActivationId x, int outputs);
   [[nodiscard]] const Shape& shape(ActivationId x) const;
+  [[nodiscard]] int classes() const { return network_.classes; }
 
   /// `logits` must be a vector of one element per class, and all other outputs be used.
   [[nodiscard]] Network build(ActivationId logits);

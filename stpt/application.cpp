@@ -33,12 +33,14 @@
 #include "stpt/checkpoint.hpp"
 #include "stpt/command_line.hpp"
 #include "stpt/config.hpp"
+#include "stpt/config_schema.hpp"
 #include "stpt/experiment.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/progress.hpp"
 #include "stpt/run_directory.hpp"
 #include "stpt/run_file.hpp"
 #include "stpt/trainer.hpp"
+#include "stpt/weights.hpp"
 
 namespace stpt {
 namespace {
@@ -103,9 +105,10 @@ bool may_change_on_resume(std::string_view path) {
 /// The first key whose value differs and may not; both have the same keys.
 std::string find_change(const json::value& before, const json::value& after,
                         const std::string& path) {
-  const json::object* sections = before.if_object();
-  if (sections == nullptr) return before == after || may_change_on_resume(path) ? "" : path;
-  for (const auto& [key, value] : *sections) {
+  if (config::find_key(path) != nullptr) {
+    return before == after || may_change_on_resume(path) ? "" : path;
+  }
+  for (const auto& [key, value] : before.as_object()) {
     const std::string below = path.empty() ? std::string(key) : path + "." + std::string(key);
     const std::string change = find_change(value, after.as_object().at(key), below);
     if (!change.empty()) return change;
@@ -531,7 +534,9 @@ int train(const CommandLine& line, const std::string& version) {
     if (!line.resume && writes) RunDirectory::check(output);
     check_runtime(file);
     check_ranks(file);
-    trainer.emplace(file.config, file.name);
+    Config config = file.config;
+    if (line.resume) config.model.weights.clear();  // the checkpoint has them; the file may be gone
+    trainer.emplace(config, file.name);
   });
   check_agreement(file, *trainer, version);
   const std::vector<RankRecord> ranks = describe_ranks();
@@ -568,6 +573,40 @@ std::string validate_run(const CommandLine& line) {
          count(experiment.data.test->size()) + " test images; " +
          std::to_string(experiment.iterations_per_epoch) + " iterations per epoch; about " +
          memory_text(experiment.memory_bytes()) + " of memory\n";
+}
+
+/// The model of the run's last checkpoint, which the run directory alone must suffice for.
+std::string export_model(const CommandLine& line) {
+  const RunDirectory directory = RunDirectory::open(*line.run);
+  const std::string config_file = directory.file(config_name).string();
+  const Config config = parse_config(
+      read_run_file(config_file, "--export needs the directory of a run"), config_file);
+  if (config.stpt.running_statistics == RunningStatistics::recalibrate) {
+    throw ConfigError(
+        config_file, "stpt.running_statistics",
+        "is recalibrate, so that the model's running statistics are in no checkpoint; "
+        "only runs with winner can be exported");
+  }
+  const fs::path checkpoint_file = directory.file(checkpoint_name);
+  const Checkpoint checkpoint = load_checkpoint(checkpoint_file);
+  const RunRecord run = record_until(checkpoint, directory);
+  if (run.classes == 0) {
+    throw CheckpointError(directory.path().string() +
+                          ": metrics.jsonl does not say how large the images are; it was written "
+                          "by an older version, export with a run of this one");
+  }
+  const models::Network network = build_network(
+      config.model, {1, run.channels, run.height, run.width}, run.classes, config_file);
+  if (!checkpoint.model.fits(network, config.training.workers)) {
+    throw CheckpointError(checkpoint_file.string() + ": its tensors are not those of " +
+                          network.name + "; must be the checkpoint of the run's config");
+  }
+  std::int64_t iterations = 0;
+  for (const EpochRecord& epoch : run.epochs) iterations += epoch.iterations;
+  const fs::path file = line.to ? fs::path(*line.to) : directory.file("model.safetensors");
+  export_weights(file, network, checkpoint.model, iterations);
+  return file.string() + ": " + network.name + " after epoch " + std::to_string(checkpoint.epoch) +
+         ", " + format_count(static_cast<double>(network.parameter_count())) + " parameters\n";
 }
 
 std::string models_table() {
@@ -608,6 +647,9 @@ int perform(const CommandLine& line, const std::string& version) {
       return train(line, version);
     case Action::validate:
       print(validate_run(line));
+      break;
+    case Action::export_model:
+      print(export_model(line));
       break;
     case Action::print_config:
       print(print_config(load_run_file(line).config));

@@ -28,8 +28,8 @@ void set_action(CommandLine& line, Action action) {
   const bool asks = action == Action::help || action == Action::version;
   if (line.action != Action::train && line.action != action && !quiet && !asks) {
     throw UsageError(
-        "--validate, --print-config, --print-config-docs and --list-models exclude one another; "
-        "give one of them");
+        "--validate, --export, --print-config, --print-config-docs and --list-models exclude one "
+        "another; give one of them");
   }
   if (!quiet) line.action = action;
 }
@@ -51,6 +51,13 @@ constexpr std::array options = {
            }},
     Option{"--validate", "", "check the run file and the overrides, then stop",
            [](CommandLine& line, const std::string&) { set_action(line, Action::validate); }},
+    Option{"--export", "DIR", "write the model of this run's last checkpoint as safetensors",
+           [](CommandLine& line, const std::string& value) {
+             set_action(line, Action::export_model);
+             set_once(line.run, value, "--export");
+           }},
+    Option{"--to", "FILE", "where --export writes to; default DIR/model.safetensors",
+           [](CommandLine& line, const std::string& value) { set_once(line.to, value, "--to"); }},
     Option{"--print-config", "", "print every key with its value, as a run file",
            [](CommandLine& line, const std::string&) { set_action(line, Action::print_config); }},
     Option{
@@ -95,6 +102,13 @@ void check(const CommandLine& line) {
   }
   if (line.action == Action::train && !line.config && !line.resume) {
     throw UsageError("no run file is given; try --config configs/quickstart.json, or --help");
+  }
+  if (line.action == Action::export_model &&
+      (line.config || line.resume || line.output || !line.overrides.empty())) {
+    throw UsageError("--export takes the run as it is; give nothing but --to FILE with it");
+  }
+  if (line.to && line.action != Action::export_model) {
+    throw UsageError("--to belongs to --export; add --export DIR");
   }
   if (line.action == Action::validate && !line.config) {
     throw UsageError("--validate needs a run file; add --config FILE");
@@ -144,6 +158,7 @@ std::string help_text() {
       "\n"
       "usage: stpt_starpu --config FILE [options]\n"
       "       stpt_starpu --resume DIR\n"
+      "       stpt_starpu --export DIR [--to FILE]\n"
       "\n"
       "options:\n";
   constexpr std::size_t column = 22;
@@ -168,6 +183,8 @@ std::string help_text() {
       "  ./stpt_starpu --config configs/quickstart.json --set data.limit=20000 --output "
       "runs/small\n"
       "      on fewer images, into a folder of your choice\n"
+      "  ./stpt_starpu --export runs/small --to small.safetensors\n"
+      "      its model, for PyTorch or for model.weights of another run\n"
       "  ./stpt_starpu --print-config\n"
       "      every key of a run file and its default\n"
       "\n"

@@ -13,6 +13,7 @@ namespace stpt {
 enum class Action {
   train,
   validate,
+  export_model,
   print_config,
   print_config_docs,
   list_models,
@@ -26,6 +27,8 @@ struct CommandLine {
   std::vector<std::string> overrides;  ///< "key=value", in order
   std::optional<std::string> output;   ///< run directory
   std::optional<std::string> resume;   ///< run directory to go on in; excludes config and output
+  std::optional<std::string> run;      ///< run directory to export the model of
+  std::optional<std::string> to;       ///< file to export it to
 };
 
 /// A command line that cannot be used: one line that says what is wrong and what would be right.

@@ -159,6 +159,13 @@ void drop_older_schedule(Config& config, const std::set<std::string>& given) {
   }
 }
 
+/// A network takes the place of the model that was named below, and the other way round.
+void drop_older_model(ModelConfig& model, const std::set<std::string>& given) {
+  const bool name = given.contains("model.name"), network = given.contains("model.network");
+  if (network && !name && !model.network.description.empty()) model.name.clear();
+  if (name && !network && !model.name.empty()) model.network = {};
+}
+
 /// Of files that extend one another; more is a circle.
 constexpr int most_files = 8;
 
@@ -184,6 +191,7 @@ void apply_file(Config& config, std::string_view text, const std::string& name, 
     std::set<std::string> given;
     apply_members(config, "", members, given);
     drop_older_schedule(config, given);
+    drop_older_model(config.model, given);
   } catch (const JsonError& error) {
     throw ConfigError(
         name + ":" + std::to_string(error.line()) + ":" + std::to_string(error.column()), "",
@@ -223,6 +231,7 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
     throw ConfigError(override_source, problem.path, problem.text);
   }
   drop_older_schedule(config, overridden);
+  drop_older_model(config.model, overridden);
   try {
     check_rules(config);
   } catch (const Problem& problem) {

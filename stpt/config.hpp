@@ -36,8 +36,20 @@ enum class DriftLimit { clamp, anchor, ratio_cap };
 enum class ManyCandidates { waves, reject };
 enum class FewCandidates { groups, idle };
 
+/// A network that a person describes (docs/networks.md).
+struct NetworkConfig {
+  std::string description;  ///< JSON text on one line; empty: there is none
+  std::string file;         ///< where it came from, for messages; not part of what it is
+  friend bool operator==(const NetworkConfig& a, const NetworkConfig& b) {
+    return a.description == b.description;
+  }
+};
+
 struct ModelConfig {
-  std::string name = "resnet8";
+  std::string name = "resnet8";  ///< of a model in the zoo; empty if there is a network
+  NetworkConfig network;
+  bool zero_gamma = false;
+  std::string weights;  ///< safetensors file with initial values; empty: He et al.
   runtime::DataType data_type = runtime::DataType::float32;
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };

@@ -76,6 +76,29 @@ MaybeProblem check_images(const Config& config, std::int64_t images) {
 
 const std::vector<Rule>& rules() {
   static const std::vector<Rule> table = {
+      {"Either `model.name` or `model.network` is given. Either one replaces what an extended "
+       "file, "
+       "or on the command line the run file, has.",
+       [](const Config& config) -> MaybeProblem {
+         const ModelConfig& model = config.model;
+         if (model.name.empty() && model.network.description.empty()) {
+           return Problem{"model.name", "is empty; must be the name of a model"};
+         }
+         if (!model.name.empty() && !model.network.description.empty()) {
+           return Problem{"model.network",
+                          "is given beside model.name, " + model.name + "; give one of them"};
+         }
+         return std::nullopt;
+       }},
+      {"`model.zero_gamma` is false with `model.network`, whose layers say it themselves.",
+       [](const Config& config) -> MaybeProblem {
+         if (!config.model.zero_gamma || config.model.network.description.empty()) {
+           return std::nullopt;
+         }
+         return Problem{"model.zero_gamma",
+                        "is true; must be false with model.network, whose batch_norm layers have "
+                        "\"gamma\": 0 instead"};
+       }},
       {"`data.hold_out` is above 0 where `stpt.score` is hold_out and the policy stpt, "
        "random_winner or always_one.",
        [](const Config& config) -> MaybeProblem {

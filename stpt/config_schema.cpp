@@ -13,7 +13,9 @@
 
 #include "stpt/config_names.hpp"
 #include "stpt/json_text.hpp"
+#include "stpt/json_values.hpp"
 #include "stpt/lr_sets.hpp"
+#include "stpt/network_file.hpp"
 
 namespace stpt::config {
 
@@ -38,42 +40,12 @@ namespace {
 
 // ---- Values ----------------------------------------------------------------------------------
 
-/// A whole number of type T, also if it is written as 1e3.
-template <typename T>
-std::optional<T> to_whole(const json::value& value) {
-  if (const std::int64_t* number = value.if_int64()) {
-    if (std::in_range<T>(*number)) return static_cast<T>(*number);
-  } else if (const std::uint64_t* large = value.if_uint64()) {
-    if (std::in_range<T>(*large)) return static_cast<T>(*large);
-  } else if (const double* real = value.if_double()) {
-    constexpr double exact = 9007199254740992;  // above it doubles skip whole numbers
-    if (std::trunc(*real) == *real && std::abs(*real) <= exact) {
-      return to_whole<T>(json::value(static_cast<std::int64_t>(*real)));
-    }
-  }
-  return std::nullopt;
-}
-
 std::optional<double> to_number(const json::value& value) {
   if (const std::int64_t* number = value.if_int64()) return static_cast<double>(*number);
   if (const std::uint64_t* large = value.if_uint64()) return static_cast<double>(*large);
   if (const double* real = value.if_double()) return *real;
   return std::nullopt;
 }
-
-template <typename T>
-struct WholeRange {
-  T low;
-  T high = std::numeric_limits<T>::max();
-
-  [[nodiscard]] bool has(T value) const { return low <= value && value <= high; }
-  [[nodiscard]] std::string text() const {
-    if (high == std::numeric_limits<T>::max()) {
-      return "a whole number of at least " + std::to_string(low);
-    }
-    return "a whole number from " + std::to_string(low) + " to " + std::to_string(high);
-  }
-};
 
 struct NumberRange {
   double low;
@@ -208,6 +180,30 @@ bool is_name(std::string_view name) {
 }
 bool is_path(std::string_view path) {
   return std::ranges::none_of(path, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
+
+Key network_key(std::string path, std::string meaning) {
+  const std::string allowed =
+      "a network file's path, or a network as such a file has it, {...}, or empty";
+  return {std::move(path),
+          allowed,
+          std::move(meaning),
+          true,
+          [](const Config& config) {
+            const std::string& description = config.model.network.description;
+            return description.empty() ? json::value("") : read_json(description);
+          },
+          [allowed](Config& config, const json::value& value, const std::string& where) {
+            if (value.is_object()) {
+              config.model.network = {compact_json(value), ""};
+            } else if (const json::string* file = value.if_string();
+                       file != nullptr && is_path(*file)) {
+              config.model.network =
+                  file->empty() ? NetworkConfig{} : read_network_file(std::string(*file));
+            } else {
+              refuse(where, value, allowed);
+            }
+          }};
 }
 
 std::string candidates_values() {
@@ -365,8 +361,19 @@ const std::vector<Key>& schema() {
            "1 to 64 letters, digits, '.', '_' or '-', no '.' or '-' first", is_name,
            "Names the run's folder and report."),
 
-      text("model.name", STPT_FIELD(model.name), "the name of a model", is_name,
-           "`./stpt_starpu --list-models` lists them."),
+      text(
+          "model.name", STPT_FIELD(model.name), "the name of a model, or empty",
+          [](std::string_view name) { return name.empty() || is_name(name); },
+          "`./stpt_starpu --list-models` lists them. Empty where `network` is given."),
+      network_key("model.network",
+                  "A network of your own instead of a named one; docs/networks.md says how to "
+                  "write it. A run keeps the network itself, not the path."),
+      flag("model.zero_gamma", STPT_FIELD(model.zero_gamma),
+           "The last batch normalisation of each residual branch starts with gamma 0."),
+      text("model.weights", STPT_FIELD(model.weights), "a safetensors file's path, or empty",
+           is_path,
+           "Initial parameters and running statistics, as `--export` and PyTorch write them. "
+           "Empty: parameters as He et al. have it."),
       choice("model.data_type", STPT_FIELD(model.data_type), "Of parameters and activations."),
 
       choice("data.format", STPT_FIELD(data.format), "Where images come from."),

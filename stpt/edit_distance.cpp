@@ -23,4 +23,17 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return d[a.size()][b.size()];
 }
 
+std::string nearest_word(std::string_view word, std::span<const std::string> known) {
+  word = word.substr(0, 64);
+  std::string best;
+  std::size_t least = std::max<std::size_t>(1, word.size() / 3) + 1;
+  for (const std::string& other : known) {
+    if (const std::size_t distance = edit_distance(word, other); distance < least) {
+      least = distance;
+      best = other;
+    }
+  }
+  return best;
+}
+
 }  // namespace stpt

@@ -2,11 +2,16 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
+#include <string>
 #include <string_view>
 
 namespace stpt {
 
 /// Edits between two words: insert, remove or replace a character, or swap two neighbours.
 [[nodiscard]] std::size_t edit_distance(std::string_view a, std::string_view b);
+
+/// The known word that was probably meant, or empty if none is near.
+[[nodiscard]] std::string nearest_word(std::string_view word, std::span<const std::string> known);
 
 }  // namespace stpt

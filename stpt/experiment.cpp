@@ -14,7 +14,10 @@
 #include "runtime/cluster.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/random.hpp"
+#include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
+#include "stpt/network_file.hpp"
+#include "stpt/weights.hpp"
 
 namespace stpt {
 namespace {
@@ -96,16 +99,6 @@ runtime::Shape input_shape(const Config& config, const data::Dataset& dataset,
   return shape;
 }
 
-models::Network build_network(const Config& config, const data::Dataset& dataset,
-                              const std::string& source) {
-  models::Network network = made(source, "model.name", [&] {
-    return models::make_network(config.model.name, input_shape(config, dataset, source),
-                                dataset.classes());
-  });
-  network.data_type = config.model.data_type;
-  return network;
-}
-
 std::string gibibytes(std::uint64_t bytes) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), "%.1f GiB",
@@ -115,6 +108,23 @@ std::string gibibytes(std::uint64_t bytes) {
 
 }  // namespace
 
+models::Network build_network(const ModelConfig& config, const runtime::Shape& input, int classes,
+                              const std::string& source) {
+  const auto build = [&] {
+    const NetworkConfig& own = config.network;
+    if (own.description.empty()) {
+      return made(source, "model.name", [&] {
+        return models::make_network(config.name, input, classes, {.zero_gamma = config.zero_gamma});
+      });
+    }
+    return build_network(read_json(own.description),
+                         own.file.empty() ? source + ": model.network" : own.file, input, classes);
+  };
+  models::Network network = build();
+  network.data_type = config.data_type;
+  return network;
+}
+
 Experiment::Experiment(const Config& run_config, const std::string& source)
     : config(run_config),
       data(load(config)),
@@ -122,12 +132,21 @@ Experiment::Experiment(const Config& run_config, const std::string& source)
                              config.training.seed)),
       normalization(normalization_of(config, *data.train, split.training)),
       sampler(split.training, config.training.seed),
-      network(build_network(config, *data.train, source)),
+      network(build_network(config.model, input_shape(config, *data.train, source),
+                            data.train->classes(), source)),
       iterations_per_epoch(checked_iterations(config, data, sampler, source)),
       schedule(made(source, "training", [&] {
         return LearningRateSchedule(config.training, config.stpt, iterations_per_epoch);
       })) {
+  if (!config.model.weights.empty()) check_weights(config.model.weights, network);
   check_memory(source);
+}
+
+models::ModelValues Experiment::initial_values() const {
+  models::ModelValues values =
+      models::ModelValues::initial(network, config.training.workers, config.training.seed);
+  if (!config.model.weights.empty()) import_weights(config.model.weights, network, values);
+  return values;
 }
 
 std::int64_t Experiment::global_batch() const {

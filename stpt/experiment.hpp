@@ -9,12 +9,18 @@
 #include "data/dataset.hpp"
 #include "data/sampler.hpp"
 #include "data/split.hpp"
+#include "models/model_state.hpp"
 #include "models/network.hpp"
 #include "models/team.hpp"
 #include "stpt/config.hpp"
 #include "stpt/learning_rate.hpp"
 
 namespace stpt {
+
+/// The network that the config names or describes, for images of that shape (1 x c x h x w). Throws
+/// ConfigError.
+[[nodiscard]] models::Network build_network(const ModelConfig& config, const runtime::Shape& input,
+                                            int classes, const std::string& source);
 
 struct Experiment {
   /// Reads the data and builds the network. Throws ConfigError (with `source` as the file it
@@ -30,6 +36,8 @@ struct Experiment {
   int iterations_per_epoch;
   LearningRateSchedule schedule;
 
+  /// Of the model, by the seed or from model.weights. Throws ConfigError.
+  [[nodiscard]] models::ModelValues initial_values() const;
   [[nodiscard]] std::int64_t global_batch() const;
   /// Pre-train happens in some epoch.
   [[nodiscard]] bool pretrains() const;

@@ -162,8 +162,13 @@ void print(const json::value& value, std::size_t indent, bool one_line, std::str
     if (!one_line && indent + line.size() <= line_width) {
       out += line;
     } else {
-      print_all(*array, '[', ']',
-                [&](const json::value& element) { print(element, indent + 2, one_line, out); });
+      // Rows of a table read best as lines.
+      const auto is_row = [&](const json::value& element) {
+        return element.is_object() && indent + 2 + compact_json(element).size() < line_width;
+      };
+      print_all(*array, '[', ']', [&](const json::value& element) {
+        print(element, indent + 2, one_line || is_row(element), out);
+      });
     }
   } else if (const double* number = value.if_double()) {
     out += std::isfinite(*number) ? number_text(*number) : "null";

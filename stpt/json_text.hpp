@@ -28,7 +28,8 @@ class JsonError : public std::runtime_error {
 /// The fewest digits that read back as the same (finite) double: "0.1", "0.0005", "1e-7", "10".
 [[nodiscard]] std::string number_text(double value);
 
-/// Indented by two spaces; an array stays on one line where it fits. Ends without a newline.
+/// Indented by two spaces; an array, or an object in an array, stays on one line where it fits.
+/// Ends without a newline.
 [[nodiscard]] std::string pretty_json(const boost::json::value& value);
 
 /// On one line. Here as in pretty_json, NaN and infinity, which JSON has no names for, become null.

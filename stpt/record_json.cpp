@@ -85,6 +85,10 @@ void visit_fields(Visitor&& visit,
   visit("policy", record.policy);
   visit("parameters", record.parameters);
   visit("flops_per_image", record.flops_per_image);
+  visit("channels", record.channels);
+  visit("height", record.height);
+  visit("width", record.width);
+  visit("classes", record.classes);
   visit("training_images", record.training_images);
   visit("hold_out_images", record.hold_out_images);
   visit("test_images", record.test_images);

@@ -178,11 +178,11 @@ RunDirectory RunDirectory::open(const fs::path& directory) {
   const fs::path path = directory.has_filename() ? directory : directory.parent_path();
   std::error_code error;
   if (!fs::is_directory(path, error)) {
-    throw OutputError(directory.string() + ": no such directory; --resume needs that of a run");
+    throw OutputError(directory.string() + ": no such directory; must be that of a run");
   }
   if (!fs::is_regular_file(path / kMetrics, error)) {
     throw OutputError(directory.string() + ": holds no run (there is no " + std::string(kMetrics) +
-                      "); --resume needs the directory of a run");
+                      "); must be the directory of a run");
   }
   return RunDirectory(path);
 }

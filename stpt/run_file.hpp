@@ -1,4 +1,4 @@
-// The text of a run file.
+// The text of a run file, or of a network file.
 #pragma once
 
 #include <filesystem>

@@ -133,12 +133,17 @@ struct Trainer::Impl {
 void Trainer::Impl::describe() {
   const Config& config = experiment.config;
   record.name = config.name;
-  record.model = config.model.name;
+  record.model = experiment.network.name;
   record.dataset = experiment.data.name;
   record.started = utc_now();
   record.policy = enum_name(config.training.learning_rate.policy);
   record.parameters = experiment.network.parameter_count();
   record.flops_per_image = experiment.network.flops_per_image();
+  const runtime::Shape input = experiment.network.input();
+  record.channels = static_cast<int>(input.c);
+  record.height = static_cast<int>(input.h);
+  record.width = static_cast<int>(input.w);
+  record.classes = experiment.network.classes;
   record.training_images = static_cast<std::int64_t>(experiment.split.training.size());
   record.hold_out_images = static_cast<std::int64_t>(experiment.split.hold_out.size());
   record.test_images = static_cast<std::int64_t>(experiment.data.test->size());
@@ -447,10 +452,7 @@ void Trainer::Impl::restore_model(Session& session) {
   const int workers = experiment.config.training.workers;
   runtime::Cluster& cluster = runtime::Cluster::current();
   const auto write_to = [&](models::ModelState& state) {
-    models::write(state, progress.epoch == 0
-                             ? models::ModelValues::initial(experiment.network, workers,
-                                                            experiment.config.training.seed)
-                             : progress.model);
+    models::write(state, progress.epoch == 0 ? experiment.initial_values() : progress.model);
   };
   if (cluster.size() == 1) return write_to(*session.current);
   const models::Placement whole(experiment.network, {0, 1, workers});
@@ -552,18 +554,10 @@ const RunRecord& Trainer::record() const { return impl_->record; }
 
 void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   const Config& config = impl_->experiment.config;
-  const auto fresh = models::ModelValues::initial(impl_->experiment.network,
-                                                  config.training.workers, config.training.seed);
-  const auto sizes_agree = [](const std::vector<std::vector<float>>& a,
-                              const std::vector<std::vector<float>>& b) {
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                      [](const auto& x, const auto& y) { return x.size() == y.size(); });
-  };
-  if (!sizes_agree(checkpoint.model.parameters, fresh.parameters) ||
-      !sizes_agree(checkpoint.model.velocity, fresh.velocity) ||
-      !sizes_agree(checkpoint.model.running, fresh.running)) {
-    throw CheckpointError("checkpoint: its tensors are not those of model " + config.model.name +
-                          " with " + std::to_string(config.training.workers) +
+  if (!checkpoint.model.fits(impl_->experiment.network, config.training.workers)) {
+    throw CheckpointError("checkpoint: its tensors are not those of model " +
+                          impl_->experiment.network.name + " with " +
+                          std::to_string(config.training.workers) +
                           " workers; resume with the config it was made with");
   }
   if (checkpoint.epoch >= config.training.epochs) {

@@ -82,15 +82,22 @@ TEST_CASE("command lines that are wrong", "[command_line]") {
   CHECK(error_of({"--resume", "a", "--output", "b"}) ==
         "--resume and --output exclude each other: a run goes on where it is; give one");
   CHECK(error_of({"--validate", "--list-models"}) ==
-        "--validate, --print-config, --print-config-docs and --list-models exclude one another; "
-        "give one of them");
+        "--validate, --export, --print-config, --print-config-docs and --list-models exclude one "
+        "another; give one of them");
+  CHECK(error_of({"--export"}) == "--export: has no value; write --export DIR");
+  CHECK(error_of({"--export", "a", "--resume", "b"}) ==
+        "--export takes the run as it is; give nothing but --to FILE with it");
+  CHECK(error_of({"--export", "a", "--set", "training.epochs=1"}) ==
+        "--export takes the run as it is; give nothing but --to FILE with it");
+  CHECK(error_of({"--config", "a", "--to", "b"}) == "--to belongs to --export; add --export DIR");
 }
 
 TEST_CASE("the help names every option and fits a terminal", "[command_line]") {
   const std::string help = help_text();
-  for (const char* word : {"--config FILE", "--set KEY=VALUE", "--output DIR", "--resume DIR",
-                           "--validate", "--print-config ", "--print-config-docs", "--list-models",
-                           "--help", "--version", "STARPU_NCPU", "STARPU_SCHED"}) {
+  for (const char* word :
+       {"--config FILE", "--set KEY=VALUE", "--output DIR", "--resume DIR", "--validate",
+        "--export DIR", "--to FILE", "--print-config ", "--print-config-docs", "--list-models",
+        "--help", "--version", "STARPU_NCPU", "STARPU_SCHED"}) {
     INFO(word);
     CHECK(help.find(word) != std::string::npos);
   }

@@ -1,0 +1,106 @@
+#include "stpt/weights.hpp"
+
+#include <algorithm>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/state_dict.hpp"
+#include "stpt/config.hpp"
+#include "stpt/safetensors.hpp"
+
+namespace stpt {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* float32 = "F32";
+constexpr const char* int64 = "I64";
+
+/// PyTorch counts in each BatchNorm the batches that its running statistics have seen.
+std::vector<std::string> batch_counters(const models::Network& network) {
+  std::vector<std::string> names;
+  for (const models::Layer& layer : network.layers) {
+    if (layer.kind == models::LayerKind::batch_norm) {
+      names.push_back(layer.name + ".num_batches_tracked");
+    }
+  }
+  return names;
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text;
+  for (const std::int64_t size : shape) text += (text.empty() ? "" : "x") + std::to_string(size);
+  return text.empty() ? "a scalar" : text;
+}
+
+void check(const SafetensorsFile& weights, const fs::path& file, const models::Network& network) {
+  const auto refuse = [&](const std::string& name, const std::string& problem) {
+    throw ConfigError(file.string(), "", "tensor \"" + name + "\" " + problem);
+  };
+  std::set<std::string> known;
+  for (const std::string& counter : batch_counters(network)) known.insert(counter);
+  for (const models::StateEntry& entry : models::state_dict(network)) {
+    known.insert(entry.name);
+    const std::string needed = shape_text(entry.dimensions);
+    const auto found = weights.entries().find(entry.name);
+    if (found == weights.entries().end()) {
+      refuse(entry.name, "is missing; " + network.name + " needs it, " + needed);
+    }
+    const SafetensorsFile::Entry& tensor = found->second;
+    if (tensor.shape != entry.dimensions) {
+      refuse(entry.name, "is " + shape_text(tensor.shape) + "; must be " + needed + " for " +
+                             network.name + " with " + std::to_string(network.classes) +
+                             " classes and images of " + network.input().to_string());
+    }
+    if (tensor.data_type != float32) {
+      refuse(entry.name, "has the dtype " + tensor.data_type + "; must be " + float32);
+    }
+    if (tensor.end - tensor.begin != entry.elements() * sizeof(float)) {
+      refuse(entry.name, "has " + std::to_string(tensor.end - tensor.begin) +
+                             " bytes, not those of " + needed + "; the file is damaged");
+    }
+  }
+  for (const auto& [name, tensor] : weights.entries()) {
+    if (!known.contains(name)) refuse(name, "is none of " + network.name + "'s; remove it");
+  }
+}
+
+}  // namespace
+
+void export_weights(const fs::path& file, const models::Network& network,
+                    const models::ModelValues& values, std::int64_t batches) {
+  // With one worker, whose running statistics are the mean.
+  models::ModelValues averaged;
+  if (network.has_batch_norm()) averaged.running = {values.average_running()};
+  std::vector<NamedTensor> tensors;
+  // Counters come first: behind them everything is aligned.
+  for (const std::string& name : batch_counters(network)) {
+    tensors.push_back({name, int64, {}, std::as_bytes(std::span(&batches, 1))});
+  }
+  for (const models::StateEntry& entry : models::state_dict(network)) {
+    const models::ModelValues& source = entry.running ? averaged : values;
+    tensors.push_back({entry.name, float32, entry.dimensions, std::as_bytes(entry.in(source))});
+  }
+  write_safetensors(file, tensors, {{"format", "pt"}, {"model", network.name}});
+}
+
+void check_weights(const fs::path& file, const models::Network& network) {
+  check(SafetensorsFile(file), file, network);
+}
+
+void import_weights(const fs::path& file, const models::Network& network,
+                    models::ModelValues& values) {
+  const SafetensorsFile weights(file);
+  check(weights, file, network);
+  for (const models::StateEntry& entry : models::state_dict(network)) {
+    const std::span<float> first = entry.in(values);
+    weights.read(weights.entries().at(entry.name), std::as_writable_bytes(first));
+    for (std::size_t worker = 1; entry.running && worker < values.running.size(); ++worker) {
+      std::ranges::copy(first, entry.in(values, worker).begin());
+    }
+  }
+}
+
+}  // namespace stpt
