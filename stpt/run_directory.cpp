@@ -30,10 +30,12 @@ constexpr std::string_view kMetrics = "metrics.jsonl";
 
 class Descriptor {
  public:
-  Descriptor(const fs::path& path, int flags)
+  /// A failure names `shown`.
+  Descriptor(const fs::path& path, int flags, const fs::path& shown)
       : value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {
-    if (value_ < 0) fail(path, "cannot open", errno);
+    if (value_ < 0) fail(shown, "cannot open", errno);
   }
+  Descriptor(const fs::path& path, int flags) : Descriptor(path, flags, path) {}
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   ~Descriptor() {
@@ -124,7 +126,7 @@ void write_file_atomically(const fs::path& file, std::string_view contents) {
   Temporary temporary(directory /
                       ("." + file.filename().string() + "." + std::to_string(::getpid()) + ".tmp"));
   {
-    const Descriptor out(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC);
+    const Descriptor out(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC, file);
     write_all(out.get(), contents, file);
     if (::fsync(out.get()) != 0) fail(file, "cannot write", errno);
   }

@@ -507,6 +507,54 @@ TEST_CASE("a config made by a program is checked as well", "[config]") {
   CHECK(error([](Config& c) { c.training.optimizer.nesterov = true; }) == "no error");
 }
 
+TEST_CASE("a network takes the place of a named model", "[config]") {
+  const std::string network = R"({"name": "n", "layers": [{"type": "relu"}]})";
+  const std::string with_network = R"({"model": {"network": )" + network + "}}";
+  const Config own = parse_config(with_network, "run.json");
+  CHECK(own.model.name.empty());
+  CHECK(read_json(own.model.network.description) == read_json(network));
+  CHECK(parse_config(print_config(own), "printed") == own);
+
+  // On the command line either replaces the other.
+  const Config named = parse_config(with_network, "run.json", {"model.name=mlp"});
+  CHECK(named.model.name == "mlp");
+  CHECK(named.model.network.description.empty());
+  const Config again =
+      parse_config(R"({"model": {"name": "mlp"}})", "run.json", {"model.network=" + network});
+  CHECK(again == own);
+  CHECK(parse_config(print_config(own), "printed", {"model.name=mlp"}) == named);
+  CHECK(parse_config(with_network, "run.json", {"model.network="}) != own);
+
+  CHECK(error_of(R"({"model": {"name": "mlp", "network": )" + network + "}}") ==
+        "run.json: model.network: is given beside model.name, mlp; give one of them");
+  CHECK(error_of(R"({"model": {"name": ""}})") ==
+        "run.json: model.name: is empty; must be the name of a model");
+  CHECK(error_of(with_network, {"model.zero_gamma=true"})
+            .starts_with("--set: model.zero_gamma: is true; must be false with model.network"));
+  CHECK(error_of(R"({"model": {"network": 5}})")
+            .starts_with("run.json: model.network: is 5; must be a network file's path, or "));
+  CHECK(
+      error_of(R"({"model": {"network": [1]}})").starts_with("run.json: model.network: is [1]; "));
+  CHECK(error_of("{}", {"model.network=none.json"}) ==
+        "none.json: no such file; model.network needs a network file");
+}
+
+TEST_CASE("a network's file is read once and kept", "[config]") {
+  const data::testing::TemporaryFolder folder;
+  const std::string path = (folder.path() / "net.json").string();
+  const auto write = [&](const std::string& text) { std::ofstream(path) << text; };
+  write("{\"name\": \"n\",\n \"layers\": []}");
+  const Config config = parse_config("{}", "run.json", {"model.network=" + path});
+  CHECK(config.model.network.file == path);
+  std::filesystem::remove(path);
+  CHECK(parse_config(print_config(config), "printed") == config);
+
+  write("{\"name\": \"n\",\n \"layers\": [}");
+  CHECK(error_of("{}", {"model.network=" + path}).starts_with(path + ":2:13: "));
+  write("[]");
+  CHECK(error_of("{}", {"model.network=" + path}) == path + ": is no object; must be {...}");
+}
+
 TEST_CASE("what depends on the data set", "[config]") {
   const Config config;
   CHECK_NOTHROW(validate_for_images(config, 60000));
@@ -557,6 +605,15 @@ TEST_CASE("the command lines in the help can be run", "[config]") {
     ++examples;
   }
   CHECK(examples >= 5);
+}
+
+TEST_CASE("the nearest word is the one that was meant", "[config]") {
+  const std::vector<std::string> known = {"kernel", "stride", "padding", "name"};
+  CHECK(nearest_word("kernal", known) == "kernel");
+  CHECK(nearest_word("nmae", known) == "name");
+  CHECK(nearest_word("groups", known).empty());
+  CHECK(nearest_word("", known).empty());
+  CHECK(nearest_word(std::string(100000, 'a'), known).empty());
 }
 
 TEST_CASE("edit distance", "[config]") {

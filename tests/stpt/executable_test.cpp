@@ -672,6 +672,111 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
   CHECK(snapshot(program.folder()) == before);
 }
 
+TEST_CASE("A run of a network of one's own needs its file no more", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  write_file(program.folder() / "net.json", R"({"name": "own", "layers": [
+    {"name": "conv", "type": "convolution", "filters": 4, "kernel": 3},
+    {"name": "bn", "type": "batch_norm"}, {"type": "relu"}, {"type": "global_average_pool"},
+    {"name": "fc", "type": "fully_connected"}]})");
+  const Arguments whole = {"--config", "run.json", "--set", "model.network=net.json", "--output"};
+  const auto with = [](Arguments arguments, const Arguments& more) {
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  REQUIRE(program.run(with(whole, {"whole"})).status == 0);
+  REQUIRE(program.run(with(whole, {"part", "--set", "training.epochs=1"})).status == 0);
+  CHECK(text_of(summary_of(program.folder() / "whole"), "model") == "own");
+
+  // Another network is another run.
+  write_file(program.folder() / "net.json",
+             R"({"name": "own", "layers": [{"name": "fc", "type": "fully_connected"}]})");
+  const Arguments resume = {"--resume", "part", "--set", "training.epochs=2"};
+  const Outcome changed = program.run(with(resume, {"--set", "model.network=net.json"}));
+  CHECK(changed.status == 2);
+  CHECK_THAT(changed.err, Catch::Matchers::StartsWith("stpt_starpu: --set: model.network: cannot "
+                                                      "change in a run that goes on"));
+
+  fs::remove(program.folder() / "net.json");
+  REQUIRE(program.run(resume).status == 0);
+  CHECK(text_of(summary_of(program.folder() / "part"), "model_digest") ==
+        text_of(summary_of(program.folder() / "whole"), "model_digest"));
+  const Outcome exported = program.run({"--export", "part"});
+  CHECK(exported.status == 0);
+  CHECK(exported.out == "part/model.safetensors: own after epoch 2, 64 parameters\n");
+}
+
+TEST_CASE("A run starts from what another one exported", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Arguments first = {"--config",           "run.json", "--set",
+                           "model.name=resnet8", "--set",    "training.epochs=1"};
+  Arguments arguments = first;
+  arguments.insert(arguments.end(), {"--output", "first"});
+  REQUIRE(program.run(arguments).status == 0);
+  REQUIRE(program.run({"--export", "first", "--to", "a.safetensors"}).status == 0);
+
+  arguments = first;
+  arguments.insert(arguments.end(), {"--set", "model.weights=a.safetensors", "--output", "second"});
+  REQUIRE(program.run(arguments).status == 0);
+  CHECK(text_of(summary_of(program.folder() / "second"), "model_digest") !=
+        text_of(summary_of(program.folder() / "first"), "model_digest"));
+  // From a trained model the first epoch is a better one.
+  const auto loss = [&](const char* run) {
+    std::istringstream metrics(read_file(program.folder() / run / "metrics.jsonl"));
+    std::string line;
+    std::getline(metrics, line);
+    std::getline(metrics, line);
+    return read_json(line).as_object().at("train_loss").as_double();
+  };
+  CHECK(loss("second") < loss("first"));
+
+  // The weights were for the start: the run goes on without them.
+  fs::remove(program.folder() / "a.safetensors");
+  CHECK(program.run({"--resume", "second", "--set", "training.epochs=2"}).status == 0);
+  const Outcome gone = program.run(arguments);
+  CHECK(gone.status == 2);
+  CHECK(gone.err ==
+        "stpt_starpu: second: exists and is not empty; use another directory, or --resume to go on "
+        "with the run in it\n");
+  arguments.back() = "third";
+  const Outcome missing = program.run(arguments);
+  CHECK(missing.status == 2);
+  CHECK(missing.err == "stpt_starpu: a.safetensors: no such file; must be a safetensors file\n");
+  CHECK_FALSE(fs::exists(program.folder() / "third"));
+}
+
+TEST_CASE("What cannot be exported", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  Arguments arguments = {"--export", "out", "--to", "a.safetensors"};
+  Arguments run = {"--config", "run.json", "--output", "out", "--set", "training.epochs=1"};
+  std::string expected;
+  SECTION("no run") {
+    run = {"--print-config"};
+    expected = "out: no such directory; must be that of a run";
+  }
+  SECTION("a run without checkpoints") {
+    run.insert(run.end(), {"--set", "runtime.checkpoint=false"});
+    expected = "out/checkpoint.bin: no such file";
+  }
+  SECTION("running statistics that no checkpoint has") {
+    run.insert(run.end(), {"--set", "stpt.running_statistics=recalibrate"});
+    expected = "out/config.json: stpt.running_statistics: is recalibrate";
+  }
+  SECTION("a place that is none") {
+    arguments.back() = "none/a.safetensors";
+    expected = "none/a.safetensors: cannot open";
+  }
+  REQUIRE(program.run(run).status == 0);
+  const auto before = snapshot(program.folder());
+  const Outcome outcome = program.run(arguments);
+  CHECK(outcome.status == 2);
+  CHECK(lines_in(outcome.err) == 1);
+  CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("stpt_starpu: " + expected));
+  CHECK(snapshot(program.folder()) == before);
+}
+
 TEST_CASE("The same values may be set again when a run goes on", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);

@@ -1,0 +1,139 @@
+#include "stpt/weights.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+
+#include "models/state_dict.hpp"
+#include "models/zoo.hpp"
+#include "stpt/config.hpp"
+#include "stpt/safetensors.hpp"
+#include "tests/catch.hpp"
+#include "tests/data/testing.hpp"
+
+namespace stpt {
+namespace {
+
+using data::testing::TemporaryFolder;
+using models::ModelValues;
+using models::Network;
+
+/// Values that are all different.
+ModelValues numbered(const Network& network, int workers) {
+  ModelValues values = ModelValues::initial(network, workers, 1);
+  float next = 1;
+  for (const models::StateEntry& entry : models::state_dict(network)) {
+    for (int worker = 0; worker < (entry.running ? workers : 1); ++worker) {
+      for (float& value : entry.in(values, static_cast<std::size_t>(worker))) value = next++;
+    }
+  }
+  return values;
+}
+
+std::string error_of(const std::filesystem::path& file, const Network& network) {
+  try {
+    check_weights(file, network);
+  } catch (const ConfigError& error) {
+    const std::string message = error.what();
+    REQUIRE(message.starts_with(file.string() + ": "));
+    return message.substr(file.string().size() + 2);
+  }
+  return "no error";
+}
+
+TEST_CASE("what is exported is imported with the same bits", "[weights]") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "model.safetensors";
+  for (const char* name : {"resnet8", "resnet18", "plain_cnn"}) {
+    INFO(name);
+    const Network network = models::make_network(name, {1, 3, 32, 32}, 10);
+    ModelValues values = numbered(network, 2);
+    // Of equal statistics the mean is exactly they.
+    if (network.has_batch_norm()) values.running[1] = values.running[0];
+    export_weights(file, network, values, 123);
+    CHECK(error_of(file, network) == "no error");
+    ModelValues imported = ModelValues::initial(network, 2, 2);
+    import_weights(file, network, imported);
+    CHECK(imported.parameters == values.parameters);
+    CHECK(imported.velocity == values.velocity);
+    CHECK(imported.running == values.running);
+  }
+}
+
+TEST_CASE("an export has the workers' mean and the count of batches", "[weights]") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "model.safetensors";
+  const Network network = models::make_network("resnet8", {1, 1, 8, 8}, 10);
+  ModelValues values = numbered(network, 3);
+  for (std::size_t worker = 0; worker < 3; ++worker) {
+    std::ranges::fill(values.running[worker], static_cast<float>(worker * worker));
+  }
+  export_weights(file, network, values, 123);
+  const SafetensorsFile written(file);
+  std::size_t counters = 0;
+  for (const auto& [name, entry] : written.entries()) {
+    if (!name.ends_with(".num_batches_tracked")) continue;
+    CHECK(entry.data_type == "I64");
+    CHECK(entry.shape.empty());
+    std::int64_t count = 0;
+    written.read(entry, std::as_writable_bytes(std::span(&count, 1)));
+    CHECK(count == 123);
+    ++counters;
+  }
+  CHECK(counters == 9);  // two a block, two shortcuts, and the stem's
+  CHECK(written.entries().size() == models::state_dict(network).size() + counters);
+  ModelValues imported = ModelValues::initial(network, 2, 1);
+  import_weights(file, network, imported);
+  CHECK(imported.running[0] == imported.running[1]);
+  // (0 + 1 + 4) times the float32 that is nearest to 1/3.
+  CHECK(imported.running[0][0] == 5 * (1.0f / 3));
+}
+
+TEST_CASE("weights of something else are refused, and the tensor named", "[weights]") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "model.safetensors";
+  const Network network = models::make_network("resnet8", {1, 3, 32, 32}, 10);
+  const ModelValues values = ModelValues::initial(network, 1, 1);
+
+  /// Writes the network's tensors after `change` has seen each; those without a name are left out.
+  const auto write_changed = [&](const std::function<void(NamedTensor&)>& change,
+                                 std::vector<NamedTensor> tensors = {}) {
+    for (const models::StateEntry& entry : models::state_dict(network)) {
+      NamedTensor tensor{entry.name, "F32", entry.dimensions, std::as_bytes(entry.in(values))};
+      change(tensor);
+      if (!tensor.name.empty()) tensors.push_back(tensor);
+    }
+    write_safetensors(file, tensors, {});
+    return error_of(file, network);
+  };
+  const auto for_tensor = [&](const char* name, const std::function<void(NamedTensor&)>& change) {
+    return write_changed([&](NamedTensor& tensor) {
+      if (tensor.name == name) change(tensor);
+    });
+  };
+  const auto nothing = [](NamedTensor&) {};
+  CHECK(write_changed(nothing) == "no error");
+  CHECK(for_tensor("bn.running_var", [](NamedTensor& t) { t.name.clear(); }) ==
+        "tensor \"bn.running_var\" is missing; resnet8 needs it, 16");
+  CHECK(for_tensor("conv.weight",
+                   [](NamedTensor& t) {
+                     t.shape = {3, 16, 3, 3};
+                   }) ==
+        "tensor \"conv.weight\" is 3x16x3x3; must be 16x3x3x3 for resnet8 with 10 classes and "
+        "images of 1x3x32x32");
+  CHECK(for_tensor("fc.bias", [](NamedTensor& t) {
+          t.shape = {};
+        }).starts_with("tensor \"fc.bias\" is a scalar; must be 10 for "));
+  CHECK(for_tensor("fc.bias", [](NamedTensor& t) { t.data_type = "BF16"; }) ==
+        "tensor \"fc.bias\" has the dtype BF16; must be F32");
+  CHECK(for_tensor("fc.bias", [](NamedTensor& t) { t.data = t.data.first(39); }) ==
+        "tensor \"fc.bias\" has 39 bytes, not those of 10; the file is damaged");
+  CHECK(write_changed(nothing, {{"layer1.weight", "F32", {0}, {}}}) ==
+        "tensor \"layer1.weight\" is none of resnet8's; remove it");
+  CHECK(write_changed(nothing, {{"bn.num_batches_tracked", "I64", {0}, {}}}) == "no error");
+  CHECK(write_changed(nothing, {{"fc.num_batches_tracked", "I64", {0}, {}}}) ==
+        "tensor \"fc.num_batches_tracked\" is none of resnet8's; remove it");
+}
+
+}  // namespace
+}  // namespace stpt
