@@ -127,7 +127,7 @@ struct LayerType {
   std::string_view name;
   std::vector<std::string> keys;  ///< besides those that all have
   std::size_t inputs = 1;
-  bool has_weights = false;  ///< and therefore needs a name
+  bool has_parameters = false;  ///< and therefore needs a name
   bool may_begin_block = false;
   ActivationId (*add)(NetworkBuilder&, const LayerText&, Inputs);
 };
@@ -295,7 +295,7 @@ class NetworkReader {
     std::vector<std::string> known = {"name", "type", "inputs", "block"};
     known.insert(known.end(), layer.type->keys.begin(), layer.type->keys.end());
     text.check_keys(known, "a " + std::string(layer.type->name));
-    if (text.name().empty() && layer.type->has_weights) {
+    if (text.name().empty() && layer.type->has_parameters) {
       text.fail("has no name; a " + std::string(layer.type->name) +
                 " needs one, for it has parameters");
     }

@@ -42,6 +42,12 @@ ActivationId classifier(NetworkBuilder& net, ActivationId x) {
 
 const std::vector<Form>& forms() {
   static const std::vector<Form> all = {
+      {"windows that overlap differently in height and width",
+       {1, 3, 9, 6},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.relu(net.convolution("conv", net.input(), 8, 3, 1, 1, true));
+         return classifier(net, net.average_pool_to(x, 4));
+       }},
       {"sum of two convolutions",
        {1, 3, 8, 8},
        [](NetworkBuilder& net) {
@@ -344,6 +350,17 @@ TEST_CASE("the models of the zoo compute what they say", "[program]") {
   check_against_reference(Problem(make_network("lenet5", {1, 1, 28, 28}, 10), 2, 3), Grain::block);
   check_against_reference(Problem(make_network("mlp", {1, 1, 6, 6}, 10), 3, 4), Grain::op);
   check_against_reference(Problem(make_network("resnet8", {1, 3, 12, 12}, 10), 2, 5), Grain::step);
+}
+
+TEST_CASE("every model of the zoo can be lowered", "[program]") {
+  Runtime runtime({.cpu_workers = 1, .scheduler = {}});
+  for (const models::ModelInfo& info : models::available_models()) {
+    INFO(info.name);
+    const Network network = make_network(info.name, {1, 3, 32, 32}, 10);
+    const Program program(network, 2, Mode::train, Grain::block);
+    // A segment forward and one backward for each block; the loss goes with the last one.
+    CHECK(program.segments() == 2 * network.blocks.size());
+  }
 }
 
 TEST_CASE("random networks compute what they say", "[program]") {
