@@ -19,11 +19,12 @@ namespace fs = std::filesystem;
 
 const fs::path configs = fs::path(STPT_SOURCE_DIR) / "configs";
 
-/// From the folder downwards, sorted.
+/// From the folder downwards, sorted; without networks.
 std::vector<fs::path> run_files(const fs::path& folder) {
   std::vector<fs::path> files;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
-    if (entry.is_regular_file()) files.push_back(entry.path());
+    const bool is_network = entry.path().parent_path().filename() == "networks";
+    if (entry.is_regular_file() && !is_network) files.push_back(entry.path());
   }
   std::ranges::sort(files);
   REQUIRE_FALSE(files.empty());
