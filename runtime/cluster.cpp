@@ -21,7 +21,8 @@ namespace {
 
 Cluster* live = nullptr;
 
-constexpr int reason_tag = 1;
+constexpr int reason_tag = 1, beat_tag = 2;
+constexpr std::chrono::milliseconds tick(50);
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -59,6 +60,9 @@ void check(int error, const char* what) {
 struct Cluster::Mpi {
   Mpi() {
     int provided = MPI_THREAD_SINGLE;
+    // StarPU-MPI's thread polls, often on a core that a worker needs. Open MPI; a value from
+    // outside wins.
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
     if (provided < MPI_THREAD_MULTIPLE) {
       MPI_Finalize();
@@ -71,13 +75,51 @@ struct Cluster::Mpi {
     check(MPI_Comm_dup(MPI_COMM_WORLD, &control), "MPI_Comm_dup");
   }
   ~Mpi() {
-    ending = true;
-    if (watcher.joinable()) watcher.join();
+    if (watcher.joinable()) {
+      // Ranks are heard of until all have come here.
+      MPI_Barrier(data);
+      ending = true;
+      watcher.join();
+    }
     for (Vote& vote : pending) MPI_Wait(&vote.request, MPI_STATUS_IGNORE);
     MPI_Finalize();
   }
   Mpi(const Mpi&) = delete;
   Mpi& operator=(const Mpi&) = delete;
+
+  /// Tells the others, once a second, that this rank lives, and takes note of their signs of life.
+  void exchange_beats(int rank, int size) {
+    for (int peer = 0; peer < size; ++peer) {
+      if (peer == rank || (rank != 0 && peer != 0)) continue;
+      MPI_Request& request = beats[static_cast<std::size_t>(peer)];
+      int done = 1;
+      if (request != MPI_REQUEST_NULL) MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+      if (done != 0) MPI_Isend(nullptr, 0, MPI_BYTE, peer, beat_tag, control, &request);
+      ++silent[static_cast<std::size_t>(peer)];
+    }
+    while (true) {
+      int arrived = 0;
+      MPI_Status status;
+      MPI_Iprobe(MPI_ANY_SOURCE, beat_tag, control, &arrived, &status);
+      if (arrived == 0) return;
+      MPI_Recv(nullptr, 0, MPI_BYTE, status.MPI_SOURCE, beat_tag, control, MPI_STATUS_IGNORE);
+      silent[static_cast<std::size_t>(status.MPI_SOURCE)] = 0;
+    }
+  }
+
+  /// Why a rank abandoned the job; empty if none has.
+  [[nodiscard]] std::string received_reason() const {
+    int arrived = 0;
+    MPI_Status status;
+    MPI_Iprobe(MPI_ANY_SOURCE, reason_tag, control, &arrived, &status);
+    if (arrived == 0) return {};
+    int length = 0;
+    MPI_Get_count(&status, MPI_BYTE, &length);
+    std::string reason(static_cast<std::size_t>(length), '\0');
+    MPI_Recv(reason.data(), length, MPI_BYTE, status.MPI_SOURCE, reason_tag, control,
+             MPI_STATUS_IGNORE);
+    return reason;
+  }
 
   struct Vote {
     int mine = 0, any = 0;
@@ -89,6 +131,10 @@ struct Cluster::Mpi {
   std::deque<Vote> pending;  // the requests write into their elements, which a deque never moves
   std::thread watcher;
   std::atomic<bool> ending = false;
+  // Per rank, for the watcher alone. Seconds are counted by its own beats, so that a job which was
+  // suspended as a whole finds nobody silent.
+  std::vector<MPI_Request> beats;
+  std::vector<int> silent;
 };
 
 Cluster::Cluster(std::nullptr_t) : host_(host_name()) {}
@@ -101,6 +147,7 @@ Cluster::Cluster() : host_(host_name()) {
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
     MPI_Comm neighbours = MPI_COMM_NULL;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &neighbours);
+    MPI_Comm_rank(neighbours, &rank_on_host_);
     MPI_Comm_size(neighbours, &ranks_on_host_);
     MPI_Comm_free(&neighbours);
     if (*launched > 0 && *launched != size_) {
@@ -213,22 +260,31 @@ bool Cluster::any(bool mine) {
 
 void Cluster::watch(std::function<void(const std::string&)> report) {
   if (size_ == 1) return;
-  mpi_->watcher = std::thread([mpi = mpi_.get(), report = std::move(report)] {
-    while (!mpi->ending) {
-      int arrived = 0;
-      MPI_Status status;
-      MPI_Iprobe(MPI_ANY_SOURCE, reason_tag, mpi->control, &arrived, &status);
-      if (arrived == 0) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(50));
-        continue;
+  for (const auto& bytes : all_gather(std::as_bytes(std::span(host_))))
+    hosts_.emplace_back(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  mpi_->beats.assign(static_cast<std::size_t>(size_), MPI_REQUEST_NULL);
+  mpi_->silent.assign(static_cast<std::size_t>(size_), 0);
+  mpi_->watcher = std::thread([this, report = std::move(report)] {
+    constexpr int ticks_per_beat = 1000 / static_cast<int>(tick.count());
+    for (int ticks = 0; !mpi_->ending; ++ticks) {
+      std::string reason = mpi_->received_reason();
+      if (ticks % ticks_per_beat == 0) mpi_->exchange_beats(rank_, size_);
+      const auto lost =
+          std::ranges::find_if(mpi_->silent, [](int seconds) { return seconds > silence_seconds; });
+      if (reason.empty() && lost != mpi_->silent.end()) {
+        const auto peer = static_cast<std::size_t>(lost - mpi_->silent.begin());
+        reason = "rank " + std::to_string(peer) + " (" + hosts_[peer] +
+                 ") has not been heard of for " + std::to_string(silence_seconds) +
+                 " seconds: its node or the network is gone";
       }
-      int length = 0;
-      MPI_Get_count(&status, MPI_BYTE, &length);
-      std::string reason(static_cast<std::size_t>(length), '\0');
-      MPI_Recv(reason.data(), length, MPI_BYTE, status.MPI_SOURCE, reason_tag, mpi->control,
-               MPI_STATUS_IGNORE);
-      report(reason);
-      MPI_Abort(MPI_COMM_WORLD, 1);
+      if (!reason.empty()) {
+        report(reason);
+        MPI_Abort(MPI_COMM_WORLD, 1);
+      }
+      std::this_thread::sleep_for(tick);
+    }
+    for (MPI_Request& request : mpi_->beats) {
+      if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
     }
   });
 }

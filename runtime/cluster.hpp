@@ -35,6 +35,8 @@ class Cluster {
   [[nodiscard]] const std::string& host() const { return host_; }
   /// Ranks that share this one's main memory, it included.
   [[nodiscard]] int ranks_on_host() const { return ranks_on_host_; }
+  /// This one's number among them, from 0.
+  [[nodiscard]] int rank_on_host() const { return rank_on_host_; }
   /// "rank 2 (node7)"
   [[nodiscard]] std::string here() const;
 
@@ -49,9 +51,11 @@ class Cluster {
   /// question asked `lag` calls ago, and the same on all ranks.
   [[nodiscard]] bool any(bool mine);
 
-  /// Rank 0 calls `report` from a thread of its own when another rank abandons the job, with a line
-  /// that names that rank; after it the job ends. Rank 0 alone, once.
+  /// From here on a thread of this class's own ends the job when another rank abandons it, or has
+  /// not been heard of for silence_seconds. First it calls `report`, with a line that names that
+  /// rank: rank 0 hears of every rank, the others only of rank 0's silence. All ranks, once.
   void watch(std::function<void(const std::string&)> report);
+  static constexpr int silence_seconds = 20;
   /// Tells rank 0 why this rank cannot go on, and ends all ranks with `status`. Never returns.
   [[noreturn]] void abandon(const std::string& reason, int status) noexcept;
 
@@ -59,9 +63,10 @@ class Cluster {
   struct Mpi;
   explicit Cluster(std::nullptr_t);  // a job of one rank
 
-  int rank_ = 0, size_ = 1, ranks_on_host_ = 1;
+  int rank_ = 0, size_ = 1, rank_on_host_ = 0, ranks_on_host_ = 1;
   std::string host_;
-  std::unique_ptr<Mpi> mpi_;  // null without a launcher
+  std::vector<std::string> hosts_;  ///< of every rank
+  std::unique_ptr<Mpi> mpi_;        // null without a launcher
 };
 
 /// Bytes of a plain value or array, for the collectives.

@@ -88,10 +88,13 @@ std::uint64_t available_memory() {
   return available;
 }
 
+using Bitmap = std::unique_ptr<hwloc_bitmap_s, decltype(&hwloc_bitmap_free)>;
+
+Bitmap make_bitmap() { return {hwloc_bitmap_alloc(), &hwloc_bitmap_free}; }
+
 /// Cores that the process is not bound away from (taskset, a batch system).
 int usable_cores(hwloc_topology_t topology) {
-  const std::unique_ptr<hwloc_bitmap_s, decltype(&hwloc_bitmap_free)> bound(hwloc_bitmap_alloc(),
-                                                                            &hwloc_bitmap_free);
+  const Bitmap bound = make_bitmap();
   const bool known = bound && hwloc_get_cpubind(topology, bound.get(), HWLOC_CPUBIND_PROCESS) == 0;
   const int all = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
   int usable = 0;
@@ -130,6 +133,21 @@ std::string Machine::to_string() const {
   text << ", " << std::fixed << std::setprecision(1)
        << static_cast<double>(memory_bytes) / (1024.0 * 1024.0 * 1024.0) << " GiB";
   return text.str();
+}
+
+bool take_share_of_cores(int part, int parts) {
+  keep_hwloc_from_displays();
+  const Topology topology = load_topology();
+  const int cores = hwloc_get_nbobjs_by_type(topology.get(), HWLOC_OBJ_CORE);
+  if (parts <= 1 || cores < parts || usable_cores(topology.get()) < cores) return false;
+  const Bitmap share = make_bitmap();
+  if (!share) return false;
+  for (int i = part * cores / parts; i < (part + 1) * cores / parts; ++i) {
+    const auto core =
+        hwloc_get_obj_by_type(topology.get(), HWLOC_OBJ_CORE, static_cast<unsigned>(i));
+    hwloc_bitmap_or(share.get(), share.get(), core->cpuset);
+  }
+  return hwloc_set_cpubind(topology.get(), share.get(), HWLOC_CPUBIND_PROCESS) == 0;
 }
 
 std::uint64_t resident_bytes() {

@@ -24,6 +24,11 @@ struct Machine {
 /// outside wins.
 void keep_hwloc_from_displays();
 
+/// Binds this process, and threads it starts later, to part `part` of `parts` equal parts of the
+/// cores, in the machine's order. Returns false and does nothing where there are fewer cores than
+/// parts, or where the launcher has bound the process already.
+bool take_share_of_cores(int part, int parts);
+
 /// Resident memory of this process in bytes.
 [[nodiscard]] std::uint64_t resident_bytes();
 

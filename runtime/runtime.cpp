@@ -62,21 +62,21 @@ Runtime::Runtime(const RuntimeOptions& options) {
   check(options);
   keep_hwloc_from_displays();
   const Cluster& cluster = Cluster::current();
+  // Ranks of one host do not get into each other's way.
+  const bool has_share = take_share_of_cores(cluster.rank_on_host(), cluster.ranks_on_host());
   const int cores = Machine::detect().cores;
   int cpu_workers = options.cpu_workers;
   if (cpu_workers == 0 && cluster.size() > 1 && std::getenv("STARPU_NCPU") == nullptr) {
     // StarPU-MPI's thread polls. Where cores are few, sharing one costs less than giving one up.
-    const int share = std::max(1, cores / cluster.ranks_on_host());
-    cpu_workers = share > 4 ? share - 1 : share;
+    cpu_workers = cores > 4 ? cores - 1 : cores;
   }
   // StarPU prefers its environment to what a program asks for, hence this detour.
   std::list<Environment> environment;
   if (cpu_workers > 0) environment.emplace_back("STARPU_NCPU", std::to_string(cpu_workers));
   // StarPU would bind several workers to one core, with a warning for each.
-  if (cpu_workers > cores || cluster.ranks_on_host() > 1) {
-    environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
-    environment.emplace_back("STARPU_MPI_NOBIND", "1");
-  }
+  const bool crowded = cpu_workers > cores || (cluster.ranks_on_host() > cores && !has_share);
+  if (crowded) environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
+  if (crowded || cores <= 4) environment.emplace_back("STARPU_MPI_NOBIND", "1");
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
   // No op has a CUDA implementation: GPU workers would run nothing, and take a core each.
   environment.emplace_back("STARPU_NCUDA", "0");

@@ -393,6 +393,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
 /// Another rank's part: it trains, and writes no files.
 int train_along(Trainer& trainer) {
   runtime::Cluster& cluster = runtime::Cluster::current();
+  cluster.watch([](const std::string& failure) { print_error(one_line(failure)); });
   TrainerObserver observer;
   observer.abandon = [&](const std::exception& error) {
     cluster.abandon(message_of(error), failed);
