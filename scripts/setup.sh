@@ -11,6 +11,8 @@
 set -Eeuo pipefail
 
 starpu_version=1.4.10
+# Workers without a task sleep (--enable-blocking-drivers): a spinning one would keep MPI's thread
+# from the core they share.
 max_cpus=128  # cores StarPU can use; its own default is those of the machine that builds it
 patches=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/patches
 cache=${STPT_STARPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stpt_starpu}
@@ -36,7 +38,7 @@ flavour=cpu
 if [[ -n $cuda ]]; then
   flavour=cuda$("$cuda/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
 fi
-prefix=$cache/starpu-$starpu_version-$flavour-cpus$max_cpus
+prefix=$cache/starpu-$starpu_version-$flavour-cpus$max_cpus-blocking
 
 have_own_starpu() { pkg-config --exists starpu-1.4 2>/dev/null; }
 
@@ -175,7 +177,7 @@ build_starpu() (
   fi
   say "building StarPU $starpu_version ($flavour) for $prefix; this takes a few minutes"
   logged ./configure --prefix="$prefix" "${options[@]}" --enable-mpi --with-fxt \
-    --enable-maxcpus="$max_cpus" \
+    --enable-maxcpus="$max_cpus" --enable-blocking-drivers \
     --disable-starpufft --disable-socl --disable-opencl --disable-hip --disable-build-doc \
     --disable-build-examples --disable-build-tests --disable-static --disable-mpi-check \
     CFLAGS=-O2 CXXFLAGS=-O2 LDFLAGS="-Wl,-rpath,$rpath"
