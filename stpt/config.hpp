@@ -13,7 +13,7 @@
 
 namespace stpt {
 
-enum class Fusion { op, block, step };
+enum class Fusion { automatic, op, block, step };
 /// Over the ranks of a job.
 enum class GradientReduction { tree, redux };
 enum class Policy { stpt, fixed, step, plateau, cosine, linear, random_winner, always_one };
@@ -171,7 +171,7 @@ struct StptConfig {
 };
 
 struct RuntimeConfig {
-  Fusion fusion = Fusion::step;
+  Fusion fusion = Fusion::automatic;
   int steps_in_flight = 2;
   std::string scheduler;   ///< StarPU policy, empty: STARPU_SCHED or "lws"
   int cpu_workers = 0;     ///< StarPU workers on cores; 0: one per core (or STARPU_NCPU)

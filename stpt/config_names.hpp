@@ -25,6 +25,8 @@ inline constexpr std::array names<runtime::DataType> = {
 };
 template <>
 inline constexpr std::array names<Fusion> = {
+    Named{Fusion::automatic, "auto",
+          "`step` on one rank; `block` on several, where messages then pass behind backward"},
     Named{Fusion::op, "op", "a task per layer, for traces and tests"},
     Named{Fusion::block, "block", "a task per residual block"},
     Named{Fusion::step, "step", "one task for all of forward and backward"},

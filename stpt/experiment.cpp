@@ -201,6 +201,20 @@ int Experiment::most_local_workers() const {
   return most;
 }
 
+models::Grain Experiment::grain() const {
+  switch (config.runtime.fusion) {
+    case Fusion::automatic:
+      break;
+    case Fusion::op:
+      return models::Grain::op;
+    case Fusion::block:
+      return models::Grain::block;
+    case Fusion::step:
+      return models::Grain::step;
+  }
+  return runtime::Cluster::current().size() > 1 ? models::Grain::block : models::Grain::step;
+}
+
 int Experiment::evaluation_batch() const { return std::max(32, config.training.batch_per_worker); }
 
 std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
@@ -224,7 +238,7 @@ std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
   const int cores = config.runtime.cpu_workers > 0 ? config.runtime.cpu_workers
                                                    : runtime::Machine::detect().cores;
   const auto chains =
-      static_cast<std::uint64_t>(config.runtime.fusion == Fusion::step ? cores : 2 * cores);
+      static_cast<std::uint64_t>(grain() == models::Grain::step ? cores : 2 * cores);
   const std::uint64_t cache = config.data.format == DataFormat::image_folder
                                   ? data::cache_bytes(data, cache_limit(config.data))
                                   : 0;
@@ -235,7 +249,9 @@ std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
 std::uint64_t Experiment::memory_bytes() const { return memory_bytes(most_candidates()); }
 
 void Experiment::check_memory(const std::string& source) const {
-  const std::uint64_t available = runtime::Machine::detect().available_bytes;
+  const std::uint64_t available =
+      runtime::Machine::detect().available_bytes /
+      static_cast<std::uint64_t>(runtime::Cluster::current().ranks_on_host());
   if (available == 0 || memory_bytes() <= available) return;
   if (const std::uint64_t least = memory_bytes(std::min<std::size_t>(1, most_candidates()));
       least > available) {

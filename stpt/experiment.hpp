@@ -11,6 +11,7 @@
 #include "data/split.hpp"
 #include "models/model_state.hpp"
 #include "models/network.hpp"
+#include "models/program.hpp"
 #include "models/team.hpp"
 #include "stpt/config.hpp"
 #include "stpt/learning_rate.hpp"
@@ -55,6 +56,8 @@ struct Experiment {
   [[nodiscard]] int most_local_workers() const;
   /// Main memory that training will hold, about; of the data set only the cache of decoded images.
   [[nodiscard]] std::uint64_t memory_bytes() const;
+  /// How much goes into one task (option runtime.fusion).
+  [[nodiscard]] models::Grain grain() const;
   /// Images scored by one evaluation task at most.
   [[nodiscard]] int evaluation_batch() const;
 

@@ -66,7 +66,7 @@ Pretrain::Pretrain(Session& session)
     images.resize(experiment.data.test->size());
     for (std::size_t i = 0; i < images.size(); ++i) images[i] = static_cast<std::uint32_t>(i);
   }
-  evaluator_.emplace(experiment.network, mode, grain_of(experiment.config.runtime.fusion),
+  evaluator_.emplace(experiment.network, mode, experiment.grain(),
                      hold_out ? session.plain_train_loader : session.test_loader, std::move(images),
                      experiment.evaluation_batch());
 }

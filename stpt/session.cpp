@@ -33,18 +33,6 @@ std::vector<std::uint32_t> all_of(const data::Dataset& dataset) {
 
 }  // namespace
 
-models::Grain grain_of(Fusion fusion) {
-  switch (fusion) {
-    case Fusion::op:
-      return models::Grain::op;
-    case Fusion::block:
-      return models::Grain::block;
-    case Fusion::step:
-      break;
-  }
-  return models::Grain::step;
-}
-
 Session::Session(const Experiment& run)
     : experiment(run),
       runtime({run.config.runtime.cpu_workers, run.config.runtime.scheduler}),
@@ -56,10 +44,10 @@ Session::Session(const Experiment& run)
       test_loader(run.data.test, run.normalization, std::nullopt, run.config.training.seed),
       current(std::make_unique<models::ModelState>(run.network, run.team(), "model")),
       data_parallel(run.network, run.most_local_workers(), run.config.training.batch_per_worker,
-                    grain_of(run.config.runtime.fusion), run.config.runtime.steps_in_flight,
-                    optimizer, run.config.training.gradient_reduction),
-      test(run.network, models::Mode::inference, grain_of(run.config.runtime.fusion), test_loader,
-           all_of(*run.data.test), run.evaluation_batch()) {
+                    run.grain(), run.config.runtime.steps_in_flight, optimizer,
+                    run.config.training.gradient_reduction),
+      test(run.network, models::Mode::inference, run.grain(), test_loader, all_of(*run.data.test),
+           run.evaluation_batch()) {
   const TrainingConfig& training = run.config.training;
   for (int set = 0; set <= run.config.runtime.steps_in_flight; ++set) {
     auto& batches = ring_.emplace_back();
@@ -73,7 +61,7 @@ Session::Session(const Experiment& run)
   averaged_running = runtime::Tensor(spec, "running.average", runtime::Home::host);
   if (run.config.stpt.running_statistics != RunningStatistics::recalibrate) return;
   calibration_.emplace(run.network, training.batch_per_worker, models::Mode::calibration,
-                       grain_of(run.config.runtime.fusion));
+                       run.grain());
   for (int batch = 0; batch < run.config.stpt.recalibration_batches; ++batch) {
     calibrated_.emplace_back(spec, "running.calibrated." + std::to_string(batch),
                              runtime::Home::host);

@@ -55,6 +55,4 @@ class Session {
   std::vector<models::Lane> calibration_lanes_;
 };
 
-[[nodiscard]] models::Grain grain_of(Fusion fusion);
-
 }  // namespace stpt
