@@ -341,6 +341,35 @@ std::string speed(const RunRecord& run, const RunTotals& sum) {
          rows + "</tbody></table></div></section>\n";
 }
 
+/// Main-train over several ranks: what a step moves, and how much of its time is spent waiting.
+std::string communication(const RunRecord& run) {
+  if (run.ranks.size() < 2) return {};
+  double bytes_sent = 0, messages = 0, steps = 0, busy = 0, seconds = 0;
+  for (const EpochRecord& epoch : run.epochs) {
+    bytes_sent += static_cast<double>(epoch.bytes_sent);
+    messages += static_cast<double>(epoch.messages_sent);
+    steps += static_cast<double>(epoch.steps_main);
+    busy += epoch.seconds_busy;
+    seconds += epoch.seconds_main;
+  }
+  std::string html;
+  if (steps > 0) {
+    const double ranks = static_cast<double>(run.ranks.size());
+    html += fact("Sent per step", bytes(bytes_sent / steps) + " in " +
+                                      fixed(messages / steps, 0) + " messages, " +
+                                      bytes(bytes_sent / steps / ranks) + " by each rank");
+    html += fact("Computing, per step", duration(busy / steps));
+    html += fact("Waiting for messages and the rest, per step",
+                 duration(std::max(0.0, seconds - busy) / steps) + " (" +
+                     percent(std::max(0.0, seconds - busy) / seconds, 1) + ")");
+  }
+  for (std::size_t rank = 0; rank < run.ranks.size(); ++rank) {
+    html += fact("Rank " + std::to_string(rank),
+                 escaped(run.ranks[rank].host) + ": " + escaped(run.ranks[rank].device), "whole");
+  }
+  return "<section><h2>Ranks</h2><dl class=\"facts\">" + html + "</dl></section>\n";
+}
+
 std::string table(const std::string& head, const std::string& rows, std::size_t length) {
   return element("div", length > kLongTable ? "scroll long" : "scroll",
                  "<table class=\"wide-table\"><thead><tr>" + head + "</tr></thead><tbody>" + rows +
@@ -485,6 +514,7 @@ std::string render_report(const RunRecord& run) {
   html += cost(run, sum);
   html += choices(run);
   html += speed(run, sum);
+  html += communication(run);
   html += epochs(run);
   html += facts(run);
   return html + "</main>\n</body>\n</html>\n";

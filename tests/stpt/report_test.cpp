@@ -210,6 +210,26 @@ TEST_CASE("a baseline's report speaks of no candidates but of what it did", "[re
   CHECK(has(html, "Every epoch"));
 }
 
+TEST_CASE("the report of several ranks names them and what they sent", "[report]") {
+  RunRecord run = run_of(2, 3);
+  CHECK_FALSE(has(render_report(run), "<h2>Ranks</h2>"));
+  run.ranks = {{"node1", "64 cores"}, {"node<2>", "32 cores"}};
+  for (EpochRecord& epoch : run.epochs) {
+    epoch.steps_main = 10;
+    epoch.bytes_sent = 40'000'000;
+    epoch.messages_sent = 400;
+    epoch.seconds_main = 2;
+    epoch.seconds_busy = 1.5;
+  }
+  const std::string html = render_report(run);
+  CHECK(fault(html) == "");
+  for (const char* part : {"4.0\u00a0MB in 40 messages, 2.0\u00a0MB by each rank", "150\u00a0ms",
+                           "50\u00a0ms", "node1: 64 cores", "node&lt;2&gt;: 32 cores"}) {
+    INFO(part);
+    CHECK(has(html, part));
+  }
+}
+
 TEST_CASE("a failed run's report says what failed", "[report]") {
   RunRecord run = run_of(2, 4);
   run.status = "failed";
