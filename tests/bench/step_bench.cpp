@@ -97,7 +97,7 @@ int throughput(const std::string& model, int workers, int batch, const std::stri
     const char more = seconds_since(start) < seconds || rates.size() < 3 ? 1 : 0;
     if (cluster.broadcast(std::as_bytes(std::span(&more, 1))).front() == std::byte{0}) break;
     const auto round = Clock::now();
-    constexpr int steps = 4;
+    constexpr int steps = 12;  // each round begins and ends with idle workers
     bench.starpu_steps(steps);
     rates.push_back(steps * workers * batch / seconds_since(round));
   }

@@ -307,6 +307,49 @@ TEST_CASE("a rank that is killed ends the job, and the checkpoint stays", "[clus
   CHECK(resumed.status == 0);
 }
 
+TEST_CASE("a signal to one rank stops all of them after the same step", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  program.start_command(with(launcher(2), {STPT_EXECUTABLE, "--config", "run.json", "--output",
+                                           "stopped", "--set", "training.epochs=100000"}));
+  const fs::path directory = program.folder() / "stopped";
+  while (!fs::exists(directory / "checkpoint.bin") && !program.ended())
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const pid_t other = find_rank(program.child(), 1);
+  REQUIRE(other > 0);
+  REQUIRE(kill(other, SIGTERM) == 0);
+  const Outcome outcome = program.wait();
+  INFO(outcome.err);
+  CHECK(outcome.status == 128 + SIGTERM);
+  CHECK(read_json(read_file(directory / "summary.json")).at("status").as_string() == "stopped");
+}
+
+#ifdef STPT_FXT_TOOL
+TEST_CASE("traces of all ranks merge into one", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const std::string folder = program.folder().string() + "/";
+  const Arguments trace = {"env", "STARPU_FXT_TRACE=1", "STARPU_FXT_PREFIX=" + folder};
+  const Outcome outcome = program.run_command(
+      with(with(trace, launcher(2)),
+           {"-x", "STARPU_FXT_TRACE", "-x", "STARPU_FXT_PREFIX", STPT_EXECUTABLE, "--config",
+            "run.json", "--set", "training.epochs=1"}));
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  Arguments merge = {STPT_FXT_TOOL};
+  for (const fs::directory_entry& entry : fs::directory_iterator(program.folder())) {
+    if (entry.path().filename().string().starts_with("prof_file"))
+      merge = with(merge, {"-i", entry.path().string()});
+  }
+  REQUIRE(merge.size() == 5);
+  REQUIRE(program.run_command(merge).status == 0);
+  const std::string paje = read_file(program.folder() / "paje.trace");
+  // A worker of each rank, and what they did.
+  for (const char* part : {"\t0_w0\t", "\t1_w0\t", "sum gradients", "mpict"})
+    CHECK(paje.find(part) != std::string::npos);
+}
+#endif
+
 TEST_CASE("a rank that cannot go on says so through rank 0", "[cluster]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
