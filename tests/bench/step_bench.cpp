@@ -1,7 +1,7 @@
 // Times training steps: images per second through StarPU, and the runtime's overhead against the
 // same kernels called in a plain loop.
 //   step_bench throughput [model] [workers] [batch] [grain] [seconds]   images/s, all cores; under
-//   mpirun of all ranks together
+//   mpirun of all ranks together; with STEP_BENCH_REDUX set, gradients are summed by StarPU-MPI
 //   step_bench overhead   [model] [workers] [batch] [grain] [rounds]    StarPU on one core / plain
 //   loop, interleaved
 #include <algorithm>
