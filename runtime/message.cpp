@@ -2,6 +2,7 @@
 
 #include <starpu_mpi.h>
 
+#include <algorithm>
 #include <atomic>
 #include <stdexcept>
 #include <string>
@@ -14,7 +15,6 @@ namespace {
 
 struct Counters {
   std::atomic<std::int64_t> messages_sent = 0, bytes_sent = 0;
-  std::atomic<std::int64_t> messages_received = 0, bytes_received = 0;
 };
 Counters counters;
 
@@ -85,14 +85,9 @@ void receive(const Tensor& tensor, int rank, MessageTag tag, int priority) {
   check(starpu_mpi_irecv_detached_prio(tensor.handle(), rank, tag, priority, MPI_COMM_WORLD,
                                        nullptr, nullptr),
         "starpu_mpi_irecv_detached_prio");
-  ++counters.messages_received;
-  counters.bytes_received += static_cast<std::int64_t>(align_up(tensor.bytes()));
 }
 
-Traffic traffic() {
-  return {counters.messages_sent, counters.bytes_sent, counters.messages_received,
-          counters.bytes_received};
-}
+Traffic traffic() { return {counters.messages_sent, counters.bytes_sent}; }
 
 void make_reducible(const Tensor& tensor, MessageTag tag, int owner) {
   starpu_mpi_data_register(tensor.handle(), tag, owner);
@@ -110,6 +105,10 @@ void reduce_to_owner(const Tensor& tensor, int priority) {
   }
   check(starpu_mpi_redux_data_prio_tree(MPI_COMM_WORLD, tensor.handle(), priority, 2),
         "starpu_mpi_redux_data_prio_tree");
+  // Up the tree each rank but the owner sends what it has once.
+  if (cluster.rank() == starpu_mpi_data_get_rank(tensor.handle())) return;
+  ++counters.messages_sent;
+  counters.bytes_sent += static_cast<std::int64_t>(align_up(tensor.bytes()));
 }
 
 }  // namespace stpt::runtime

@@ -19,10 +19,10 @@ void send(const Tensor& tensor, int rank, MessageTag tag, int priority = 0);
 /// Asynchronous; the tensors on both sides have the same size.
 void receive(const Tensor& tensor, int rank, MessageTag tag, int priority = 0);
 
-/// What this process has submitted since its start. Payload, envelopes not counted.
+/// What this process has sent since its start, counted as it is submitted. Payload, without
+/// envelopes.
 struct Traffic {
   std::int64_t messages_sent = 0, bytes_sent = 0;
-  std::int64_t messages_received = 0, bytes_received = 0;
 };
 
 [[nodiscard]] Traffic traffic();

@@ -54,12 +54,6 @@ StepResult step_result(std::span<const WorkerResult> workers) {
 TrainingLog::TrainingLog(const std::string& name)
     : order_(runtime::bytes_spec(1), name + ".log", Home::host) {}
 
-std::size_t gradient_bytes(const models::Network& network, int workers, int in_flight) {
-  std::size_t bytes = 0;
-  for (const models::Block& block : network.blocks) bytes += block.parameters * sizeof(float);
-  return bytes * static_cast<std::size_t>(workers) * static_cast<std::size_t>(in_flight);
-}
-
 DataParallel::DataParallel(const models::Network& network, int workers, int batch,
                            models::Grain grain, int in_flight, const models::Optimizer& optimizer,
                            GradientReduction reduction)

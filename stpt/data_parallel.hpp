@@ -114,8 +114,4 @@ class DataParallel {
   std::size_t next_slot_ = 0, next_common_slot_ = 0, next_lane_ = 0;
 };
 
-/// Bytes that a DataParallel will hold in main memory, for the check before anything is allocated.
-[[nodiscard]] std::size_t gradient_bytes(const models::Network& network, int workers,
-                                         int in_flight);
-
 }  // namespace stpt

@@ -75,13 +75,4 @@ std::vector<ReductionStep> reduction_steps(const models::Team& team, int root, i
   return steps;
 }
 
-int reduction_messages(const models::Team& team, int root) {
-  int messages = team.workers == 1 && team.rank_of(0) != root ? 1 : 0;
-  for (const Addition& addition : place(team, root)) {
-    messages += addition.left_from != addition.rank ? 1 : 0;
-    messages += addition.right_from != addition.rank ? 1 : 0;
-  }
-  return messages;
-}
-
 }  // namespace stpt

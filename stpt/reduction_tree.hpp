@@ -33,7 +33,4 @@ struct ReductionStep {
 [[nodiscard]] std::vector<ReductionStep> reduction_steps(const models::Team& team, int root,
                                                          int rank);
 
-/// Partials that change ranks, all ranks together.
-[[nodiscard]] int reduction_messages(const models::Team& team, int root);
-
 }  // namespace stpt

@@ -79,7 +79,6 @@ TEST_CASE("the tree's sum is the same wherever its leaves live", "[reduction tre
         INFO(workers << " workers on " << ranks << " ranks, sum on " << root);
         int messages = 0;
         REQUIRE(simulate({5, ranks, workers}, 5 + root, messages) == expected_sum(workers));
-        REQUIRE(messages == reduction_messages({5, ranks, workers}, 5 + root));
         REQUIRE(messages >= ranks - 1);
       }
     }
@@ -87,13 +86,17 @@ TEST_CASE("the tree's sum is the same wherever its leaves live", "[reduction tre
 }
 
 TEST_CASE("as few partial sums change ranks as can", "[reduction tree]") {
+  int messages = 0;
   // One less than there are ranks where blocks are whole subtrees.
   for (const int ranks : {1, 2, 4, 8}) {
-    for (int root = 0; root < ranks; ++root)
-      CHECK(reduction_messages({0, ranks, 8}, root) == ranks - 1);
+    for (int root = 0; root < ranks; ++root) {
+      static_cast<void>(simulate({0, ranks, 8}, root, messages));
+      CHECK(messages == ranks - 1);
+    }
   }
   // 2, 3 and 3 of 8 workers: the pair (4, 5) is torn apart, and so one more is sent.
-  CHECK(reduction_messages({0, 3, 8}, 0) == 3);
+  static_cast<void>(simulate({0, 3, 8}, 0, messages));
+  CHECK(messages == 3);
 }
 
 // ---- What a step costs -----------------------------------------------------------------------
