@@ -38,15 +38,12 @@ std::optional<int> number_in(const char* variable) {
 
 /// How many processes the launcher says it started; empty if nothing speaks of a launcher.
 std::optional<int> launched_processes() {
-  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"}) {
+  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
     if (const auto size = number_in(variable)) return size;
   }
-  // srun sets these also where it hands MPI nothing to find the others by.
-  if (std::getenv("SLURM_PROCID") != nullptr) {
-    for (const char* variable : {"SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"}) {
-      if (const auto size = number_in(variable)) return size;
-    }
-  }
+  // srun sets this also where it hands MPI nothing to find the others by. (A batch script that
+  // starts the program itself has no such variable.)
+  if (const auto size = number_in("SLURM_STEP_NUM_TASKS")) return size;
   if (std::getenv("PMIX_RANK") != nullptr) return 0;  // some number
   return std::nullopt;
 }
@@ -141,7 +138,7 @@ Cluster::Cluster(std::nullptr_t) : host_(host_name()) {}
 
 Cluster::Cluster() : host_(host_name()) {
   if (live != nullptr) throw std::logic_error("Cluster: one is alive already");
-  if (const auto launched = launched_processes()) {
+  if (const auto launched = launched_processes(); launched && *launched != 1) {
     mpi_ = std::make_unique<Mpi>();
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &size_);

@@ -258,6 +258,17 @@ TEST_CASE("ranks with different configs or data are refused", "[cluster]") {
   CHECK_FALSE(fs::exists(program.folder() / "x"));
 }
 
+TEST_CASE("a launcher that MPI knows nothing of is no job of one", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Outcome outcome =
+      program.run_command({"env", "LSAN_OPTIONS=detect_leaks=0", "SLURM_STEP_NUM_TASKS=4",
+                           STPT_EXECUTABLE, "--config", "run.json", "--output", "x"});
+  CHECK(outcome.status == 1);
+  CHECK(outcome.err.find("the launcher started 4 processes, but MPI sees 1") != std::string::npos);
+  CHECK_FALSE(fs::exists(program.folder() / "x"));
+}
+
 /// The process id of a rank that was started below `launcher`; 0 if there is none.
 pid_t find_rank(pid_t launcher, int rank) {
   const auto parent_of = [](const std::string& pid) {
