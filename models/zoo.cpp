@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <functional>
-#include <numeric>
 #include <stdexcept>
 
 #include "models/architectures.hpp"
+#include "runtime/edit_distance.hpp"
 
 namespace stpt::models {
 namespace {
@@ -103,21 +103,6 @@ bool has_zero_gamma(const Network& network) {
   });
 }
 
-/// Characters to insert, remove or replace.
-std::size_t edits(const std::string& a, const std::string& b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (const char left : a) {
-    std::size_t diagonal = row[0]++;
-    for (std::size_t i = 0; i < b.size(); ++i) {
-      const std::size_t replaced = diagonal + (left == b[i] ? 0 : 1);
-      diagonal = row[i + 1];
-      row[i + 1] = std::min({replaced, row[i] + 1, diagonal + 1});
-    }
-  }
-  return row.back();
-}
-
 }  // namespace
 
 const std::vector<ModelInfo>& available_models() {
@@ -151,7 +136,7 @@ Network make_network(const std::string& name, const Shape& input, int classes,
   std::size_t least = name.size();
   for (const ModelInfo& model : available_models()) {
     known += (known.empty() ? "" : ", ") + model.name;
-    if (const std::size_t distance = edits(name, model.name); distance < least) {
+    if (const std::size_t distance = edit_distance(name, model.name); distance < least) {
       least = distance;
       nearest = model.name;
     }

@@ -4,7 +4,7 @@
 #include <array>
 #include <cstddef>
 
-#include "stpt/edit_distance.hpp"
+#include "runtime/edit_distance.hpp"
 
 namespace stpt {
 namespace {

@@ -10,10 +10,10 @@
 #include <set>
 #include <utility>
 
+#include "runtime/edit_distance.hpp"
 #include "stpt/config_names.hpp"
 #include "stpt/config_rules.hpp"
 #include "stpt/config_schema.hpp"
-#include "stpt/edit_distance.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
 #include "stpt/run_file.hpp"

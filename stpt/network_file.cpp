@@ -13,8 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/edit_distance.hpp"
 #include "stpt/config_schema.hpp"
-#include "stpt/edit_distance.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/json_values.hpp"
 #include "stpt/run_file.hpp"

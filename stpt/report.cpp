@@ -355,9 +355,9 @@ std::string communication(const RunRecord& run) {
   std::string html;
   if (steps > 0) {
     const double ranks = static_cast<double>(run.ranks.size());
-    html += fact("Sent per step", bytes(bytes_sent / steps) + " in " +
-                                      fixed(messages / steps, 0) + " messages, " +
-                                      bytes(bytes_sent / steps / ranks) + " by each rank");
+    html += fact("Sent per step", bytes(bytes_sent / steps) + " in " + fixed(messages / steps, 0) +
+                                      " messages, " + bytes(bytes_sent / steps / ranks) +
+                                      " by each rank");
     html += fact("Computing, per step", duration(busy / steps));
     html += fact("Waiting for messages and the rest, per step",
                  duration(std::max(0.0, seconds - busy) / steps) + " (" +

@@ -8,8 +8,8 @@
 #include <random>
 #include <sstream>
 
+#include "runtime/edit_distance.hpp"
 #include "stpt/command_line.hpp"
-#include "stpt/edit_distance.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
 #include "tests/catch.hpp"

@@ -1,4 +1,4 @@
-#include "stpt/edit_distance.hpp"
+#include "runtime/edit_distance.hpp"
 
 #include <algorithm>
 #include <vector>
