@@ -49,6 +49,8 @@ struct BatchNormBackward {
 };
 
 [[nodiscard]] KernelPtr plan(const BatchNormForward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const BatchNormForward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const BatchNormBackward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const BatchNormBackward& op, Cuda);
 
 }  // namespace stpt::codelets

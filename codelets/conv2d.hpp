@@ -28,6 +28,7 @@ struct Conv2d {
 
 /// Fills conv.dst.layout with the layout the implementation computes fastest.
 void choose_layout(Conv2d& conv, Cpu);
+void choose_layout(Conv2d& conv, Cuda);
 
 /// run(src, weights, [bias,] dst)
 struct Conv2dForward {
@@ -46,7 +47,10 @@ struct Conv2dBackwardWeights {
 };
 
 [[nodiscard]] KernelPtr plan(const Conv2dForward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Conv2dForward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Conv2dBackwardData& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Conv2dBackwardData& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Conv2dBackwardWeights& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Conv2dBackwardWeights& op, Cuda);
 
 }  // namespace stpt::codelets

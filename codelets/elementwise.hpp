@@ -24,15 +24,20 @@ struct Add {
   bool relu = false;
 };
 
-/// The same values in another layout. run(src, dst)
+/// The same values in another layout; on CUDA also in another data type (rounded to nearest even).
+/// run(src, dst)
 struct Reorder {
   TensorSpec src;
   TensorSpec dst;
 };
 
 [[nodiscard]] KernelPtr plan(const ReluForward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const ReluForward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const ReluBackward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const ReluBackward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Add& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Add& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Reorder& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Reorder& op, Cuda);
 
 }  // namespace stpt::codelets

@@ -32,7 +32,10 @@ struct FullyConnectedBackwardWeights {
 };
 
 [[nodiscard]] KernelPtr plan(const FullyConnectedForward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const FullyConnectedForward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const FullyConnectedBackwardData& op, Cpu);
+[[nodiscard]] KernelPtr plan(const FullyConnectedBackwardData& op, Cuda);
 [[nodiscard]] KernelPtr plan(const FullyConnectedBackwardWeights& op, Cpu);
+[[nodiscard]] KernelPtr plan(const FullyConnectedBackwardWeights& op, Cuda);
 
 }  // namespace stpt::codelets

@@ -6,6 +6,10 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <utility>
+#include <variant>
+
+#include "runtime/runtime.hpp"
 
 namespace stpt::codelets {
 
@@ -13,7 +17,36 @@ namespace stpt::codelets {
 using Stream = void*;
 
 /// Selects the CPU implementation in plan(op, Cpu{}).
-struct Cpu {};
+struct Cpu {
+  friend bool operator==(const Cpu&, const Cpu&) = default;
+};
+
+/// Selects the CUDA implementation in plan(op, Cuda{}).
+struct Cuda {
+  /// float32 convolutions and matrix products may round what they multiply to TF32 (10 bits of
+  /// mantissa), which the tensor cores take.
+  bool tf32 = false;
+  friend bool operator==(const Cuda&, const Cuda&) = default;
+};
+
+/// What this build has implementations for.
+#ifdef STPT_HAS_CUDA
+inline constexpr bool has_cuda = true;
+using Device = std::variant<Cpu, Cuda>;
+#else
+inline constexpr bool has_cuda = false;
+using Device = std::variant<Cpu>;
+#endif
+
+/// run(Cpu{}) or run(Cuda{}), for the kind of worker that a task runs on.
+template <class Run>
+void on_device(runtime::WorkerKind kind, Run run) {
+#ifdef STPT_HAS_CUDA
+  if (kind == runtime::WorkerKind::cuda) return run(Cuda{});
+#endif
+  (void)kind;
+  run(Cpu{});
+}
 
 /// Immutable after planning: layouts, algorithms and the workspace size are fixed, run() only
 /// computes and may be called from several threads at once with different pointers.
@@ -32,5 +65,10 @@ class Kernel {
 };
 
 using KernelPtr = std::unique_ptr<const Kernel>;
+
+template <class Op>
+[[nodiscard]] KernelPtr plan(const Op& op, const Device& device) {
+  return std::visit([&op](auto chosen) { return plan(op, chosen); }, device);
+}
 
 }  // namespace stpt::codelets

@@ -1,6 +1,6 @@
 #include "codelets/optimizer.hpp"
 
-#include <type_traits>
+#include <cstring>
 
 namespace stpt::codelets {
 namespace {
@@ -29,12 +29,18 @@ void step(std::size_t count, float* __restrict__ weights, float* __restrict__ ve
 
 }  // namespace
 
-void sgd_step(std::size_t count, float* weights, float* velocity, const float* gradient,
-              float gradient_scale, float learning_rate, const SgdSettings& settings, Cpu, Stream) {
+void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* velocity,
+              const float* gradient, float gradient_scale, float learning_rate,
+              const SgdSettings& settings, Cpu, Stream) {
   const auto function = settings.lr_in_velocity
                             ? (settings.nesterov ? step<true, true> : step<true, false>)
                             : (settings.nesterov ? step<false, true> : step<false, false>);
-  function(count, weights, velocity, gradient, gradient_scale, learning_rate, settings);
+  for (const auto& [offset, count, decay] : ranges) {
+    SgdSettings effective = settings;
+    if (!decay) effective.weight_decay = 0;
+    function(count, weights + offset, velocity + offset, gradient + offset, gradient_scale,
+             learning_rate, effective);
+  }
 }
 
 void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream) {
@@ -43,6 +49,14 @@ void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream) {
 
 void scale(std::size_t count, float* x, float factor, Cpu, Stream) {
   for (std::size_t i = 0; i < count; ++i) x[i] *= factor;
+}
+
+void copy(std::size_t bytes, void* destination, const void* source, Cpu, Stream) {
+  std::memcpy(destination, source, bytes);
+}
+
+void clear(std::size_t bytes, void* destination, Cpu, Stream) {
+  std::memset(destination, 0, bytes);
 }
 
 }  // namespace stpt::codelets

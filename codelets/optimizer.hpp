@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
 #include "codelets/kernel.hpp"
 
@@ -19,15 +20,35 @@ struct SgdSettings {
   bool lr_in_velocity = false;
 };
 
-/// One SGD step over `count` elements of weights and velocity, in place, with
+/// A stretch of a parameter bucket, in elements.
+struct ParameterRange {
+  std::size_t offset = 0, count = 0;
+  bool decay = false;  ///< weight decay applies
+};
+
+/// One SGD step over these ranges of weights and velocity, in place, with
 /// g = gradient * gradient_scale + weight_decay * w. The buffers must not overlap.
-void sgd_step(std::size_t count, float* weights, float* velocity, const float* gradient,
-              float gradient_scale, float learning_rate, const SgdSettings& settings, Cpu, Stream);
+void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* velocity,
+              const float* gradient, float gradient_scale, float learning_rate,
+              const SgdSettings& settings, Cpu, Stream);
+void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* velocity,
+              const float* gradient, float gradient_scale, float learning_rate,
+              const SgdSettings& settings, Cuda, Stream);
 
 /// sum += term
 void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream);
+void accumulate(std::size_t count, float* sum, const float* term, Cuda, Stream);
 
 /// x *= factor
 void scale(std::size_t count, float* x, float factor, Cpu, Stream);
+void scale(std::size_t count, float* x, float factor, Cuda, Stream);
+
+/// destination = source, byte by byte
+void copy(std::size_t bytes, void* destination, const void* source, Cpu, Stream);
+void copy(std::size_t bytes, void* destination, const void* source, Cuda, Stream);
+
+/// All bytes 0: 0.0f in every float.
+void clear(std::size_t bytes, void* destination, Cpu, Stream);
+void clear(std::size_t bytes, void* destination, Cuda, Stream);
 
 }  // namespace stpt::codelets

@@ -27,6 +27,7 @@ struct Pool2d {
 
 /// Bytes that forward leaves for backward (the winners' positions of max pooling), 0 where none.
 [[nodiscard]] std::size_t pool2d_indices_bytes(const Pool2d& pool, Cpu);
+[[nodiscard]] std::size_t pool2d_indices_bytes(const Pool2d& pool, Cuda);
 
 /// run(src, dst, indices): indices may be nullptr when pool2d_indices_bytes() is 0 or `training` is
 /// false.
@@ -41,6 +42,8 @@ struct Pool2dBackward {
 };
 
 [[nodiscard]] KernelPtr plan(const Pool2dForward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Pool2dForward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Pool2dBackward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Pool2dBackward& op, Cuda);
 
 }  // namespace stpt::codelets

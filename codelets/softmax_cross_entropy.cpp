@@ -13,7 +13,10 @@ namespace {
 class Loss final : public Kernel {
  public:
   explicit Loss(const SoftmaxCrossEntropy& op)
-      : samples_(op.logits.shape.n), classes_(op.logits.shape.c), gradient_(op.gradient) {
+      : samples_(op.logits.shape.n),
+        classes_(op.logits.shape.c),
+        gradient_(op.gradient),
+        gradient_scale_(static_cast<double>(op.gradient_scale)) {
     const auto fail = [&](const std::string& what) {
       throw std::invalid_argument("SoftmaxCrossEntropy " + op.logits.to_string() + ": " + what);
     };
@@ -60,7 +63,7 @@ class Loss final : public Kernel {
     const double loss = mine == 1 ? std::log1p(others) : std::log(mine + others) + distance;
 
     if (d_logits) {
-      const double factor = 1 / ((mine + others) * static_cast<double>(samples_));
+      const double factor = gradient_scale_ / ((mine + others) * static_cast<double>(samples_));
       for (std::int64_t c = 0; c < classes_; ++c)
         d_logits[c] =
             static_cast<float>(std::exp(static_cast<double>(logits[c]) - largest) * factor);
@@ -71,6 +74,7 @@ class Loss final : public Kernel {
 
   std::int64_t samples_, classes_;
   bool gradient_;
+  double gradient_scale_;
 };
 
 }  // namespace

@@ -22,12 +22,15 @@ struct SampleScore {
 
 /// run(logits, labels, scores, d_logits)
 /// logits: n x classes float32 nchw; labels: n int32 in [0, classes); scores: n SampleScore.
-/// d_logits = gradient of the mean loss over the n samples; nullptr unless `gradient`.
+/// d_logits = gradient of the mean loss over the n samples, times gradient_scale (the loss scale of
+/// half precision); nullptr unless `gradient`.
 struct SoftmaxCrossEntropy {
   TensorSpec logits;
   bool gradient = true;
+  float gradient_scale = 1;
 };
 
 [[nodiscard]] KernelPtr plan(const SoftmaxCrossEntropy& op, Cpu);
+[[nodiscard]] KernelPtr plan(const SoftmaxCrossEntropy& op, Cuda);
 
 }  // namespace stpt::codelets

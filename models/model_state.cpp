@@ -19,11 +19,14 @@ using runtime::vector_spec;
 using runtime::WorkerKind;
 
 void copy(const Tensor& source, const Tensor& destination) {
-  static const Codelet codelet("copy", {WorkerKind::cpu});
+  static const Codelet codelet("copy", {WorkerKind::cpu, WorkerKind::cuda});
   const std::size_t bytes = source.bytes();
   runtime::submit(codelet, {{source, Access::read}, {destination, Access::write}},
                   [bytes](const runtime::TaskContext& task) {
-                    std::memcpy(task.buffer<void>(1), task.buffer<void>(0), bytes);
+                    codelets::on_device(task.kind, [&](auto device) {
+                      codelets::copy(bytes, task.buffer<void>(1), task.buffer<void>(0), device,
+                                     task.stream);
+                    });
                   });
 }
 
@@ -112,12 +115,14 @@ void ModelState::copy_from(const ModelState& other) {
 }
 
 void ModelState::reset_velocity() {
-  static const Codelet codelet("clear", {WorkerKind::cpu});
+  static const Codelet codelet("clear", {WorkerKind::cpu, WorkerKind::cuda});
   for (const Tensor& tensor : velocity) {
     if (!tensor) continue;
     const std::size_t bytes = tensor.bytes();
     runtime::submit(codelet, {{tensor, Access::write}}, [bytes](const runtime::TaskContext& task) {
-      std::memset(task.buffer<void>(0), 0, bytes);
+      codelets::on_device(task.kind, [&](auto device) {
+        codelets::clear(bytes, task.buffer<void>(0), device, task.stream);
+      });
     });
   }
 }
@@ -281,7 +286,7 @@ Optimizer::Optimizer(const Network& network, const codelets::SgdSettings& settin
 
 void Optimizer::step(ModelState& state, std::size_t bucket, const Tensor& gradient,
                      float gradient_scale, float learning_rate, int worker, int priority) const {
-  static const Codelet codelet("update", {WorkerKind::cpu});
+  static const Codelet codelet("update", {WorkerKind::cpu, WorkerKind::cuda});
   const auto& ranges = ranges_[bucket];
   if (ranges.empty()) return;
   runtime::submit(codelet,
@@ -290,14 +295,11 @@ void Optimizer::step(ModelState& state, std::size_t bucket, const Tensor& gradie
                    {gradient, Access::read}},
                   [&ranges, settings = settings_, gradient_scale,
                    learning_rate](const runtime::TaskContext& task) {
-                    for (const Range& range : ranges) {
-                      codelets::SgdSettings effective = settings;
-                      if (!range.decay) effective.weight_decay = 0;
-                      codelets::sgd_step(range.count, task.buffer<float>(0) + range.offset,
-                                         task.buffer<float>(1) + range.offset,
-                                         task.buffer<float>(2) + range.offset, gradient_scale,
-                                         learning_rate, effective, codelets::Cpu{}, task.stream);
-                    }
+                    codelets::on_device(task.kind, [&](auto device) {
+                      codelets::sgd_step(ranges, task.buffer<float>(0), task.buffer<float>(1),
+                                         task.buffer<float>(2), gradient_scale, learning_rate,
+                                         settings, device, task.stream);
+                    });
                   },
                   {.worker = worker,
                    .priority = priority,

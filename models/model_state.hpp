@@ -88,12 +88,8 @@ class Optimizer {
             float gradient_scale, float learning_rate, int worker = -1, int priority = 0) const;
 
  private:
-  struct Range {
-    std::size_t offset, count;
-    bool decay;
-  };
   codelets::SgdSettings settings_;
-  std::vector<std::vector<Range>> ranges_;  ///< per bucket
+  std::vector<std::vector<codelets::ParameterRange>> ranges_;  ///< per bucket
 };
 
 }  // namespace stpt::models

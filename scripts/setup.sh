@@ -5,6 +5,7 @@
 #   scripts/setup.sh            install whatever is missing
 #   scripts/setup.sh --prefix   print the cached StarPU's prefix (nothing where pkg-config
 #                               already finds a StarPU 1.4); installs nothing
+#   scripts/setup.sh --cuda     print the CUDA toolkit's folder (nothing without one)
 #
 # STPT_STARPU_CACHE   where StarPU is kept (default ~/.cache/stpt_starpu)
 # CUDA_HOME           the CUDA toolkit, where it is neither on PATH nor in /usr/local/cuda
@@ -45,8 +46,11 @@ have_own_starpu() { pkg-config --exists starpu-1.4 2>/dev/null; }
 if [[ ${1:-} == --prefix ]]; then
   have_own_starpu || echo "$prefix"
   exit 0
+elif [[ ${1:-} == --cuda ]]; then
+  echo "$cuda"
+  exit 0
 elif (( $# )); then
-  say "unknown argument '$1'; usage: scripts/setup.sh [--prefix]"
+  say "unknown argument '$1'; usage: scripts/setup.sh [--prefix|--cuda]"
   exit 2
 fi
 

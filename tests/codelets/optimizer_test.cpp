@@ -15,6 +15,8 @@ namespace {
 /// Sizes around the vectors of any machine.
 constexpr std::array sizes = {0, 1, 7, 16, 33, 1000};
 
+std::array<codelets::ParameterRange, 1> whole(std::size_t count) { return {{{0, count, true}}}; }
+
 }  // namespace
 
 TEST_CASE("SGD follows PyTorch and Chainer", "[optimizer]") {
@@ -40,7 +42,7 @@ TEST_CASE("SGD follows PyTorch and Chainer", "[optimizer]") {
                                gradients.begin() + static_cast<std::ptrdiff_t>((step + 1) * count));
         for (float& g : row) g *= parts;
         gradient.set(row);
-        sgd_step(count, static_cast<float*>(weights.pointer()),
+        sgd_step(whole(count), static_cast<float*>(weights.pointer()),
                  static_cast<float*>(velocity.pointer()), static_cast<float*>(gradient.pointer()),
                  1 / parts, rates[step], settings, Cpu{}, nullptr);
         REQUIRE(gradient.values() == row);
@@ -61,7 +63,7 @@ TEST_CASE("Both forms of momentum agree while the learning rate is constant", "[
     for (unsigned step = 0; step < 5; ++step) {
       Flat gradient(random_values(50, 2 + step));
       const auto update = [&](Flat& weights, Flat& velocity, bool lr_in_velocity) {
-        sgd_step(50, static_cast<float*>(weights.pointer()),
+        sgd_step(whole(50), static_cast<float*>(weights.pointer()),
                  static_cast<float*>(velocity.pointer()), static_cast<float*>(gradient.pointer()),
                  1, 0.1f, {0.9f, 1e-3f, nesterov, lr_in_velocity}, Cpu{}, nullptr);
       };
@@ -96,7 +98,7 @@ TEST_CASE("SGD touches nothing behind the end", "[optimizer]") {
   for (const int size : sizes) {
     Flat weights(random_values(size, 1)), velocity(random_values(size, 2)),
         gradient(random_values(size, 3));
-    sgd_step(static_cast<std::size_t>(size), static_cast<float*>(weights.pointer()),
+    sgd_step(whole(static_cast<std::size_t>(size)), static_cast<float*>(weights.pointer()),
              static_cast<float*>(velocity.pointer()), static_cast<float*>(gradient.pointer()), 1,
              0.1f, {}, Cpu{}, nullptr);
     REQUIRE(weights.guard_intact());

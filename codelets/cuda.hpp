@@ -1,0 +1,29 @@
+// What the CUDA implementations share: errors that name the op, streams, devices.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#include "codelets/kernel.hpp"
+
+namespace stpt::codelets::cuda {
+
+/// Throws std::runtime_error, "<what>: <CUDA's own words>", unless all went well. `what` names the
+/// op and its shapes.
+void check(cudaError_t error, const std::string& what);
+
+/// The stream of Kernel::run.
+[[nodiscard]] inline cudaStream_t native(Stream stream) {
+  return static_cast<cudaStream_t>(stream);
+}
+
+/// The number of the calling thread's current device.
+[[nodiscard]] int current_device();
+
+/// Bytes up to the next place for a part of a workspace: every part is aligned to 256 bytes.
+[[nodiscard]] constexpr std::size_t align_workspace(std::size_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+
+}  // namespace stpt::codelets::cuda
