@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdlib>
 #include <list>
+#include <map>
 #include <optional>
 #include <stdexcept>
 
@@ -57,6 +58,19 @@ void check(const RuntimeOptions& options) {
 
 }  // namespace
 
+std::vector<int> in_turns(const std::vector<Worker>& workers) {
+  std::map<int, int> seen;  // workers met so far of each GPU
+  std::vector<std::array<int, 3>> order;
+  for (const Worker& worker : workers) {
+    if (worker.kind == WorkerKind::cuda)
+      order.push_back({seen[worker.gpu]++, worker.gpu, worker.id});
+  }
+  std::ranges::sort(order);
+  std::vector<int> ids;
+  for (const auto& [turn, gpu, id] : order) ids.push_back(id);
+  return ids;
+}
+
 Runtime::Runtime(const RuntimeOptions& options) {
   if (live != nullptr) throw std::logic_error("Runtime: one is alive already");
   check(options);
@@ -70,16 +84,27 @@ Runtime::Runtime(const RuntimeOptions& options) {
     // StarPU-MPI's thread polls. Where cores are few, sharing one costs less than giving one up.
     cpu_workers = cores > 4 ? cores - 1 : cores;
   }
+  const int gpus = static_cast<int>(options.gpus.size());
+  if (cpu_workers == 0 && gpus > 0 && std::getenv("STARPU_NCPU") == nullptr) {
+    // A thread drives each GPU. Batches are loaded by cores, so one at least works.
+    cpu_workers = std::max(1, cores - gpus);
+  }
   // StarPU prefers its environment to what a program asks for, hence this detour.
   std::list<Environment> environment;
   if (cpu_workers > 0) environment.emplace_back("STARPU_NCPU", std::to_string(cpu_workers));
   // StarPU would bind several workers to one core, with a warning for each.
-  const bool crowded = cpu_workers > cores || (cluster.ranks_on_host() > cores && !has_share);
+  const bool crowded =
+      cpu_workers + gpus > cores || (cluster.ranks_on_host() > cores && !has_share);
   if (crowded) environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
   if (crowded || cores <= 4) environment.emplace_back("STARPU_MPI_NOBIND", "1");
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
-  // No op has a CUDA implementation: GPU workers would run nothing, and take a core each.
-  environment.emplace_back("STARPU_NCUDA", "0");
+  environment.emplace_back("STARPU_NCUDA", std::to_string(gpus));
+  if (gpus > 0) {
+    std::string numbers;
+    for (const int gpu : options.gpus) numbers += std::to_string(gpu) + " ";
+    environment.emplace_back("STARPU_WORKERS_CUDAID", numbers);
+    environment.emplace_back("STARPU_NWORKER_PER_CUDA", std::to_string(options.workers_per_gpu));
+  }
   starpu_conf conf;
   starpu_conf_init(&conf);
   conf.will_use_mpi = cluster.size() > 1 ? 1 : 0;
@@ -95,14 +120,22 @@ Runtime::Runtime(const RuntimeOptions& options) {
     if (type != STARPU_CPU_WORKER && type != STARPU_CUDA_WORKER) continue;
     std::array<char, 64> name{};
     starpu_worker_get_name(static_cast<int>(id), name.data(), name.size());
-    workers_.push_back({static_cast<int>(id),
-                        type == STARPU_CPU_WORKER ? WorkerKind::cpu : WorkerKind::cuda,
-                        name.data()});
+    workers_.push_back(
+        {static_cast<int>(id), type == STARPU_CPU_WORKER ? WorkerKind::cpu : WorkerKind::cuda,
+         type == STARPU_CPU_WORKER ? -1 : starpu_worker_get_devid(static_cast<int>(id)),
+         name.data()});
   }
+  cuda_workers_ = in_turns(workers_);
   if (cpu_workers > 0 && count(WorkerKind::cpu) != cpu_workers) {
     starpu_shutdown();
     throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cpu)) +
                              " CPU workers instead of " + std::to_string(cpu_workers));
+  }
+  if (const int wanted = gpus * options.workers_per_gpu; count(WorkerKind::cuda) != wanted) {
+    starpu_shutdown();
+    throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cuda)) +
+                             " GPU workers instead of " + std::to_string(wanted) +
+                             ": was it built for CUDA and for so many GPUs?");
   }
   if (cluster.size() > 1) {
     if (const int error = starpu_mpi_init_comm(nullptr, nullptr, 0, MPI_COMM_WORLD); error != 0) {
@@ -130,6 +163,14 @@ bool Runtime::alive() noexcept { return live != nullptr; }
 
 int Runtime::most_cpu_workers() { return STARPU_MAXCPUS; }
 
+int Runtime::most_gpus() {
+#ifdef STARPU_USE_CUDA
+  return STARPU_MAXCUDADEVS;
+#else
+  return 0;
+#endif
+}
+
 std::vector<std::string> Runtime::schedulers() {
   std::vector<std::string> names;
   for (starpu_sched_policy** policy = starpu_sched_get_predefined_policies(); *policy != nullptr;
@@ -143,6 +184,14 @@ int Runtime::count(WorkerKind kind) const {
   return static_cast<int>(
       std::count_if(workers_.begin(), workers_.end(),
                     [kind](const Worker& worker) { return worker.kind == kind; }));
+}
+
+int Runtime::worker_for(std::size_t piece) const {
+  return cuda_workers_.empty() ? -1 : cuda_workers_[piece % cuda_workers_.size()];
+}
+
+std::size_t Runtime::computing_workers() const {
+  return cuda_workers_.empty() ? workers_.size() : cuda_workers_.size();
 }
 
 std::string Runtime::scheduler() const { return starpu_sched_get_sched_policy()->policy_name; }

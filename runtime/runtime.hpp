@@ -15,6 +15,7 @@ enum class WorkerKind { cpu, cuda };
 struct Worker {
   int id = 0;  ///< StarPU's number, for TaskOptions::worker
   WorkerKind kind = WorkerKind::cpu;
+  int gpu = -1;  ///< CUDA's number of its device; -1 on a core
   std::string name;
 };
 
@@ -22,8 +23,15 @@ struct RuntimeOptions {
   /// 0: STARPU_NCPU, or one per core; the ranks of one host share its cores. More than there are
   /// cores share them, and are bound to none.
   int cpu_workers = 0;
-  std::string scheduler;  ///< empty: STARPU_SCHED, or StarPU's default (lws)
+  std::string scheduler;       ///< empty: STARPU_SCHED, or StarPU's default (lws)
+  std::vector<int> gpus = {};  ///< CUDA's numbers of those to use
+  int workers_per_gpu = 1;     ///< each with a stream of its own
 };
+
+/// The CUDA workers in the order in which work is dealt out: the first worker of every GPU, then
+/// the second of every GPU, and so on. Piece k of some work belongs to number k mod their count, so
+/// on GPU k mod G.
+[[nodiscard]] std::vector<int> in_turns(const std::vector<Worker>& workers);
 
 /// At most one at a time, on every rank of the Cluster. Tensors and tasks need a live Runtime, and
 /// must be gone before it is.
@@ -42,10 +50,16 @@ class Runtime {
   [[nodiscard]] static bool alive() noexcept;
   /// What the installed StarPU was built for.
   [[nodiscard]] static int most_cpu_workers();
+  [[nodiscard]] static int most_gpus();
   [[nodiscard]] static std::vector<std::string> schedulers();
 
   [[nodiscard]] const std::vector<Worker>& workers() const { return workers_; }
   [[nodiscard]] int count(WorkerKind kind) const;
+  /// StarPU's number of the worker that piece `piece` of some work is pinned to; -1 where there are
+  /// no GPUs: the scheduler chooses.
+  [[nodiscard]] int worker_for(std::size_t piece) const;
+  /// Workers that compute: those of the GPUs where there are any, else those of the cores.
+  [[nodiscard]] std::size_t computing_workers() const;
   [[nodiscard]] std::string scheduler() const;
 
   /// Waits for all submitted tasks. Throws TaskError if one failed.
@@ -67,6 +81,7 @@ class Runtime {
 
  private:
   std::vector<Worker> workers_;
+  std::vector<int> cuda_workers_;  ///< in turns
   Failure failure_;
   std::atomic<std::int64_t> busy_nanoseconds_ = 0;
   bool has_messages_ = false;  ///< StarPU-MPI runs

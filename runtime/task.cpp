@@ -57,6 +57,13 @@ void run_on_cpu(void* descriptors[], void* argument) {
   run_body(descriptors, argument, WorkerKind::cpu, nullptr);
 }
 
+#ifdef STARPU_USE_CUDA
+/// Enqueues only (STARPU_CUDA_ASYNC): the task ends when the stream has come so far.
+void run_on_gpu(void* descriptors[], void* argument) {
+  run_body(descriptors, argument, WorkerKind::cuda, starpu_cuda_get_local_stream());
+}
+#endif
+
 std::uint32_t footprint_of(starpu_task* task) {
   return static_cast<const Payload*>(task->cl_arg)->footprint;
 }
@@ -78,7 +85,14 @@ Codelet::Codelet(const std::string& name, std::vector<WorkerKind> where)
   codelet.nbuffers = STARPU_VARIABLE_NBUFFERS;
   for (const WorkerKind kind : where) {
     if (kind == WorkerKind::cpu) codelet.cpu_funcs[0] = run_on_cpu;
+#ifdef STARPU_USE_CUDA
+    if (kind == WorkerKind::cuda) {
+      codelet.cuda_funcs[0] = run_on_gpu;
+      codelet.cuda_flags[0] = STARPU_CUDA_ASYNC;
+    }
+#endif
   }
+  runs_on_gpu_ = std::ranges::find(where, WorkerKind::cuda) != where.end();
   impl_->model.type = STARPU_HISTORY_BASED;
   impl_->model.symbol = name_.c_str();
   impl_->model.footprint = footprint_of;
@@ -135,6 +149,10 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
   task->callback_arg = payload.get();
   task->priority = options.priority;
   task->name = options.name;
+  // What a GPU can do is done by GPUs alone where there are any: they round differently from cores,
+  // and the results must not depend on who was free.
+  if (codelet.runs_on_gpu() && Runtime::current().count(WorkerKind::cuda) > 0)
+    task->where = STARPU_CUDA;
   if (options.worker >= 0) {
     task->execute_on_a_specific_worker = 1;
     task->workerid = static_cast<unsigned>(options.worker);

@@ -32,8 +32,8 @@ struct TaskContext {
 /// May throw: the exception becomes the run's failure.
 using TaskBody = std::function<void(const TaskContext&)>;
 
-/// Kind of work with its name (in traces), performance model and the workers that can do it. Must
-/// outlive its tasks; one static object per kind.
+/// Kind of work with its name (in traces), performance model and the workers that can do it; where
+/// there are GPUs and they can, GPUs alone do. Must outlive its tasks; one static object per kind.
 class Codelet {
  public:
   Codelet(const std::string& name, std::vector<WorkerKind> where);
@@ -42,11 +42,13 @@ class Codelet {
   Codelet& operator=(const Codelet&) = delete;
 
   [[nodiscard]] const std::string& name() const { return name_; }
+  [[nodiscard]] bool runs_on_gpu() const { return runs_on_gpu_; }
 
  private:
   friend class Submission;
   struct Impl;
   std::string name_;
+  bool runs_on_gpu_ = false;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -57,6 +57,24 @@ TEST_CASE("the options win over StarPU's environment", "[runtime]") {
   unsetenv("STARPU_NCPU");
 }
 
+TEST_CASE("work is dealt out to the GPUs in turns", "[runtime]") {
+  const auto cuda = [](int id, int gpu) { return Worker{id, WorkerKind::cuda, gpu, "CUDA"}; };
+  const Worker core{0, WorkerKind::cpu, -1, "CPU"};
+  CHECK(in_turns({core}).empty());
+  CHECK(in_turns({core, cuda(1, 0), cuda(2, 1)}) == std::vector<int>{1, 2});
+  // StarPU numbers the workers of one GPU one after the other.
+  CHECK(in_turns({core, cuda(1, 0), cuda(2, 0), cuda(3, 1), cuda(4, 1)}) ==
+        std::vector<int>{1, 3, 2, 4});
+  CHECK(in_turns({cuda(7, 5), cuda(8, 2), cuda(9, 5)}) == std::vector<int>{8, 7, 9});
+}
+
+TEST_CASE("without GPUs the scheduler places the work", "[runtime]") {
+  const Runtime runtime({.cpu_workers = 2, .scheduler = "eager"});
+  CHECK(runtime.worker_for(0) == -1);
+  CHECK(runtime.worker_for(3) == -1);
+  CHECK(runtime.computing_workers() == 2);
+}
+
 TEST_CASE("options that cannot be had are errors that say why", "[runtime]") {
   const auto start = [](int workers, const std::string& scheduler) {
     return message_of<std::invalid_argument>(
