@@ -31,6 +31,11 @@ struct Reorder {
   TensorSpec dst;
 };
 
+/// All bytes 0. run(x)
+struct Clear {
+  std::size_t bytes = 0;
+};
+
 [[nodiscard]] KernelPtr plan(const ReluForward& op, Cpu);
 [[nodiscard]] KernelPtr plan(const ReluForward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const ReluBackward& op, Cpu);
@@ -39,5 +44,7 @@ struct Reorder {
 [[nodiscard]] KernelPtr plan(const Add& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Reorder& op, Cpu);
 [[nodiscard]] KernelPtr plan(const Reorder& op, Cuda);
+[[nodiscard]] KernelPtr plan(const Clear& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Clear& op, Cuda);
 
 }  // namespace stpt::codelets

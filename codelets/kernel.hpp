@@ -38,6 +38,10 @@ inline constexpr bool has_cuda = false;
 using Device = std::variant<Cpu>;
 #endif
 
+[[nodiscard]] inline bool on_gpu(const Device& device) {
+  return !std::holds_alternative<Cpu>(device);
+}
+
 /// run(Cpu{}) or run(Cuda{}), for the kind of worker that a task runs on.
 template <class Run>
 void on_device(runtime::WorkerKind kind, Run run) {

@@ -199,24 +199,24 @@ Window random_resized_window(Size image, std::uint64_t seed, std::uint64_t epoch
   return {(image.width - width) / 2, (image.height - height) / 2, width, height};
 }
 
-void load_batch(const Dataset& dataset, std::span<const std::uint32_t> indices,
-                const runtime::Shape& shape, const Augmentation* augmentation,
-                const Normalization& normalization, std::uint64_t seed, std::uint64_t epoch,
-                float* images_nchw, std::int32_t* labels) {
+void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices,
+                 const runtime::Shape& shape, const Augmentation* augmentation,
+                 const Normalization& normalization, std::uint64_t seed, std::uint64_t epoch,
+                 float* images_nchw) {
   const Extent stored = extent_of(dataset.image_shape());
   const Extent cut = extent_of(shape);
   if (cut.channels != stored.channels || cut.height > stored.height || cut.width > stored.width) {
-    throw std::invalid_argument("load_batch: images of " + dataset.image_shape().to_string() +
+    throw std::invalid_argument("load_images: images of " + dataset.image_shape().to_string() +
                                 " cannot be cut to " + shape.to_string());
   }
   if (normalization.mean.size() != cut.channels || normalization.stddev.size() != cut.channels) {
-    throw std::invalid_argument("load_batch: normalization for " +
+    throw std::invalid_argument("load_images: normalization for " +
                                 std::to_string(normalization.mean.size()) +
                                 " channels, images have " + std::to_string(cut.channels));
   }
   if (augmentation != nullptr &&
       (augmentation->crop_padding < 0 || augmentation->crop_padding > 4096)) {
-    throw std::invalid_argument("load_batch: crop_padding " +
+    throw std::invalid_argument("load_images: crop_padding " +
                                 std::to_string(augmentation->crop_padding));
   }
   const std::uint64_t stream = runtime::stream_id("augmentation", epoch);
@@ -232,7 +232,6 @@ void load_batch(const Dataset& dataset, std::span<const std::uint32_t> indices,
   float* out = images_nchw;
   for (std::size_t i = 0; i < indices.size(); ++i) {
     const std::uint32_t index = indices[i];
-    labels[i] = dataset.label(index);
     if (resized) {
       dataset.read_window(
           index, [&](Size size) { return random_resized_window(size, seed, epoch, index); },

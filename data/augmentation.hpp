@@ -39,16 +39,16 @@ struct Augmentation {
 [[nodiscard]] Window random_resized_window(Size image, std::uint64_t seed, std::uint64_t epoch,
                                            std::uint32_t index);
 
-/// Writes indices.size() images of channels x height x width floats, and their labels. `shape` is
+/// Writes indices.size() images of channels x height x width floats. `shape` is
 /// {.., channels, height, width}: the channels of the dataset, and a height and width that are at
 /// most those of its images. With an augmentation it is cut out at a random place; without (null)
 /// out of the middle, and the images are only normalised. Padding is pixel value 0 before
 /// normalisation, as torchvision's RandomCrop has it when it stands before Normalize. An image's
 /// random choices depend on (seed, epoch, index) alone, not on its place in the batch, the thread
 /// or the other options. May be called from several threads.
-void load_batch(const Dataset& dataset, std::span<const std::uint32_t> indices,
-                const runtime::Shape& shape, const Augmentation* augmentation,
-                const Normalization& normalization, std::uint64_t seed, std::uint64_t epoch,
-                float* images_nchw, std::int32_t* labels);
+void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices,
+                 const runtime::Shape& shape, const Augmentation* augmentation,
+                 const Normalization& normalization, std::uint64_t seed, std::uint64_t epoch,
+                 float* images_nchw);
 
 }  // namespace stpt::data

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "codelets/kernel.hpp"
 #include "data/augmentation.hpp"
 #include "data/dataset.hpp"
 #include "runtime/tensor.hpp"
@@ -16,11 +17,16 @@ namespace stpt::data {
 
 /// What one program execution reads.
 struct Batch {
-  Batch(int size, const runtime::Shape& image, const std::string& name);
+  /// `parts` divides `size`. Each part is loaded by a task of its own.
+  Batch(int size, const runtime::Shape& image, const std::string& name, int parts = 1);
 
-  runtime::Tensor images;  ///< size x c x h x w float32 nchw
-  runtime::Tensor labels;  ///< size int32
+  std::vector<runtime::Tensor> images;  ///< parts: size/parts x c x h x w float32 nchw
+  runtime::Tensor labels;               ///< size int32
 };
+
+/// Into how many parts a batch for programs of that device is divided. A GPU takes images faster
+/// than one core loads them: as many parts of at least 16 images as divide the batch evenly.
+[[nodiscard]] int batch_parts(int size, const codelets::Device& device);
 
 class Loader {
  public:
@@ -30,7 +36,7 @@ class Loader {
 
   [[nodiscard]] const Dataset& dataset() const { return *dataset_; }
 
-  /// Adds the task that fills `batch` with these images, as many as it has room for, cut to its
+  /// Adds the tasks that fill `batch` with these images, as many as it has room for, cut to its
   /// height and width. Asynchronous; `indices` is copied.
   void submit(const Batch& batch, std::span<const std::uint32_t> indices,
               std::uint64_t epoch) const;

@@ -9,8 +9,19 @@
 #include "models/packing.hpp"
 
 namespace stpt::models {
+namespace {
 
-using codelets::Cpu;
+/// Of two specs of one shape.
+bool same_in_memory(const runtime::TensorSpec& a, const runtime::TensorSpec& b) {
+  const auto plain = [](const runtime::TensorSpec& spec) {
+    return spec.layout == runtime::Layout::nchw || spec.layout == runtime::Layout::nhwc;
+  };
+  const bool one_order = a.shape.spatial() == 1 || a.shape.c == 1;
+  return a.type == b.type && (a.layout == b.layout || (one_order && plain(a) && plain(b)));
+}
+
+}  // namespace
+
 using runtime::Access;
 using runtime::Layout;
 using runtime::Shape;
@@ -88,11 +99,17 @@ Lowering::Argument Lowering::parameter(int index) const {
   return {Resource::parameters, parameter.bucket, parameter.offset * sizeof(float), Access::read};
 }
 
-Lowering::Argument Lowering::gradient_of(int index) const {
+Lowering::Argument Lowering::gradient_of(int index) {
   const Parameter& parameter = network_.parameters[static_cast<std::size_t>(index)];
+  const int bucket = parameter.bucket;
+  if (on_gpu() && cleared_.insert(bucket).second) {
+    // Then what the last step left, perhaps on another GPU, need not be brought here.
+    const std::size_t elements = network_.blocks[static_cast<std::size_t>(bucket)].parameters;
+    emit(codelets::Clear{elements * sizeof(float)}, "clear gradient",
+         {{Resource::gradients, bucket, 0, Access::write}});
+  }
   // read_write keeps what other ops put into the bucket, and the zeros between parameters.
-  return {Resource::gradients, parameter.bucket, parameter.offset * sizeof(float),
-          Access::read_write};
+  return {Resource::gradients, bucket, parameter.offset * sizeof(float), Access::read_write};
 }
 
 Lowering::Argument Lowering::running(int offset, Access access) const {
@@ -123,21 +140,51 @@ void Lowering::emit(const Op& op, const std::string& name, std::vector<Argument>
     buffer.last = index;
   }
   emitted_.push_back({name, block_, backward_, std::move(arguments)});
-  program_.operations_.push_back({codelets::plan(op, Cpu{}), {}});
+  program_.operations_.push_back({codelets::plan(op, program_.options_.device), {}});
 }
 
-Lowering::Argument Lowering::in_layout(ActivationId id, Layout layout) {
+Lowering::Argument Lowering::as(ActivationId id, const TensorSpec& spec) {
   const Value& source = value(id);
-  if (source.spec.layout == layout) return read(source.location);
-  TensorSpec spec = source.spec;
-  spec.layout = layout;
+  if (same_in_memory(source.spec, spec)) return read(source.location);
   const int buffer = new_buffer(spec.bytes());
   emit(codelets::Reorder{source.spec, spec}, "reorder", {read(source.location), write(buffer)});
   return read(buffer);
 }
 
+Lowering::Argument Lowering::in_layout(ActivationId id, Layout layout) {
+  TensorSpec spec = value(id).spec;
+  spec.layout = layout;
+  return as(id, spec);
+}
+
+void Lowering::emit_input() {
+  const int parts = program_.image_parts();
+  Value& images = value(0);
+  images.spec = {batched(network_.input()), runtime::DataType::float32, Layout::nchw};
+  images.location = {Resource::images, 0, 0, Access::read};
+  if (!on_gpu()) {
+    if (parts != 1) throw std::logic_error("Program: cores take a batch in one part");
+    return;
+  }
+  if (program_.batch() % parts != 0)
+    throw std::logic_error("Program: the parts of a batch must be of equal size");
+  TensorSpec part = images.spec, converted = images.spec;
+  part.shape.n /= parts;
+  converted.type = network_.data_type;
+  converted.layout = Layout::nhwc;
+  const Argument whole = define(0, converted).location;
+  TensorSpec converted_part = converted;
+  converted_part.shape.n = part.shape.n;
+  for (int number = 0; number < parts; ++number) {
+    Argument destination = whole;
+    destination.offset = static_cast<std::size_t>(number) * converted_part.bytes();
+    emit(codelets::Reorder{part, converted_part}, "input",
+         {{Resource::images, number, 0, Access::read}, destination});
+  }
+}
+
 void Lowering::emit_operations() {
-  if (network_.data_type != runtime::DataType::float32) {
+  if (network_.data_type != runtime::DataType::float32 && !on_gpu()) {
     throw std::invalid_argument(std::string("model.data_type: CPUs compute in float32 only, not ") +
                                 runtime::to_string(network_.data_type));
   }
@@ -147,8 +194,7 @@ void Lowering::emit_operations() {
   }
   merge_layers();
   kept_.resize(nodes_.size());
-  value(0).spec = {batched(network_.input()), network_.data_type, Layout::nchw};
-  value(0).location = {Resource::images, 0, 0, Access::read};
+  emit_input();
   for (std::size_t node = 0; node < nodes_.size(); ++node) emit_forward(node);
   if (mode_ == Mode::calibration) return;
   emit_loss();
@@ -172,7 +218,8 @@ void Lowering::emit_forward(std::size_t index) {
       auto& conv = kept.conv;
       conv = {value(x).spec, out,           layer.kernel_h, layer.kernel_w,
               layer.stride,  layer.padding, layer.bias >= 0};
-      codelets::choose_layout(conv, Cpu{});
+      std::visit([&conv](auto device) { codelets::choose_layout(conv, device); },
+                 program_.options_.device);
       std::vector<Argument> arguments{read(value(x).location), parameter(layer.weight)};
       if (conv.bias) arguments.push_back(parameter(layer.bias));
       arguments.push_back(define(node.output, conv.dst).location);
@@ -236,8 +283,10 @@ void Lowering::emit_forward(std::size_t index) {
       pool.stride = layer.stride;
       pool.padding = layer.padding;
       Argument indices;
-      if (const std::size_t bytes = codelets::pool2d_indices_bytes(pool, Cpu{});
-          keeps && bytes > 0) {
+      const std::size_t bytes =
+          std::visit([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); },
+                     program_.options_.device);
+      if (keeps && bytes > 0) {
         kept.indices = new_buffer(bytes);
         indices = write(kept.indices);
       }
@@ -250,24 +299,29 @@ void Lowering::emit_forward(std::size_t index) {
       fc.src = value(x).spec;
       fc.dst = out;
       fc.dst.layout = Layout::nchw;
+      // The loss is computed in float32.
+      if (node.output == network_.logits) fc.dst.type = runtime::DataType::float32;
+      TensorSpec stored = fc.dst;
+      if (on_gpu()) stored.layout = Layout::nhwc;  // the same in memory
       emit(codelets::FullyConnectedForward{fc, node.relu}, layer.name,
            {read(value(x).location), parameter(layer.weight), parameter(layer.bias),
-            define(node.output, fc.dst).location});
+            define(node.output, stored).location});
       break;
     }
   }
 }
 
 void Lowering::emit_loss() {
-  const Argument logits = in_layout(network_.logits, Layout::nchw);
   TensorSpec spec = value(network_.logits).spec;
   spec.layout = Layout::nchw;
+  spec.type = runtime::DataType::float32;
+  const Argument logits = as(network_.logits, spec);
   Argument d_logits;
   if (mode_ == Mode::train) {
     logits_gradient_ = new_buffer(spec.bytes());
     d_logits = write(logits_gradient_);
   }
-  emit(codelets::SoftmaxCrossEntropy{spec, mode_ == Mode::train}, "loss",
+  emit(codelets::SoftmaxCrossEntropy{spec, mode_ == Mode::train, program_.loss_scale()}, "loss",
        {logits,
         {Resource::labels, 0, 0, Access::read},
         {Resource::scores, 0, 0, Access::write},
@@ -278,7 +332,8 @@ void Lowering::emit_loss_backward() {
   Value& logits = value(network_.logits);
   TensorSpec spec = logits.spec;
   spec.layout = Layout::nchw;
-  if (spec != logits.spec) {
+  spec.type = runtime::DataType::float32;
+  if (!same_in_memory(spec, logits.spec)) {
     const int reordered = new_buffer(logits.spec.bytes());
     emit(codelets::Reorder{spec, logits.spec}, "reorder backward",
          {read(logits_gradient_), write(reordered)});
@@ -518,17 +573,20 @@ void Lowering::cut(Grain grain) {
           } else if (access == Access::write) {
             access = Access::read_write;  // other members of the group keep their values
           }
-          operand = {bind(home.resource, home.index, access), home.offset};
+          operand = {bind(home.resource, home.index, access), home.offset + argument.offset};
         } else if (argument.resource != Resource::none) {
           operand = {bind(argument.resource, argument.index, argument.access), argument.offset};
         }
         operation.operands.push_back(operand);
       }
     }
-    segment.workspace_offset = local_bytes[number];
+    constexpr std::size_t workspace_alignment = 256;  // what cuDNN and cuBLAS like
+    segment.workspace_offset =
+        (local_bytes[number] + workspace_alignment - 1) / workspace_alignment * workspace_alignment;
     if (local_bytes[number] + workspace > 0) {
       segment.scratch_binding = bind(Resource::scratch, 0, Access::scratch);
-      program_.scratch_bytes_ = std::max(program_.scratch_bytes_, local_bytes[number] + workspace);
+      program_.scratch_bytes_ =
+          std::max(program_.scratch_bytes_, segment.workspace_offset + workspace);
     }
     segment.footprint = static_cast<std::uint32_t>(std::hash<std::string>{}(
         network_.name + segment.name + std::to_string(program_.batch_) + std::to_string(number)));

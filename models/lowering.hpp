@@ -79,14 +79,19 @@ class Lowering {
   [[nodiscard]] Value& value(ActivationId id) { return values_[static_cast<std::size_t>(id)]; }
   /// Gives the activation its spec and memory.
   Value& define(ActivationId id, const runtime::TensorSpec& spec);
-  /// The activation in another layout, if it is not in that one already.
+  /// The images as the ops want them: on GPUs in their data type and layout.
+  void emit_input();
+  /// The activation as `spec` has it, if it is not so in memory already.
+  Argument as(ActivationId id, const runtime::TensorSpec& spec);
+  /// The same in another layout.
   Argument in_layout(ActivationId id, runtime::Layout layout);
   /// One gradient from all parts; `writable` if it may be overwritten.
   Gradient total_gradient(ActivationId id, bool writable);
   [[nodiscard]] runtime::Shape batched(const runtime::Shape& shape) const;
 
   [[nodiscard]] Argument parameter(int index) const;
-  [[nodiscard]] Argument gradient_of(int parameter) const;
+  [[nodiscard]] Argument gradient_of(int parameter);
+  [[nodiscard]] bool on_gpu() const { return codelets::on_gpu(program_.options_.device); }
   [[nodiscard]] Argument running(int offset, runtime::Access access) const;
   [[nodiscard]] static Argument read(Argument argument);
   [[nodiscard]] static Argument read(int buffer);
@@ -107,6 +112,7 @@ class Lowering {
   int block_ = 0;
   bool backward_ = false;
   int logits_gradient_ = -1;  ///< buffer
+  std::set<int> cleared_;     ///< buckets whose gradient this program clears
 };
 
 }  // namespace stpt::models

@@ -18,7 +18,7 @@ using runtime::Tensor;
 using runtime::vector_spec;
 using runtime::WorkerKind;
 
-void copy(const Tensor& source, const Tensor& destination) {
+void copy(const Tensor& source, const Tensor& destination, std::size_t piece) {
   static const Codelet codelet("copy", {WorkerKind::cpu, WorkerKind::cuda});
   const std::size_t bytes = source.bytes();
   runtime::submit(codelet, {{source, Access::read}, {destination, Access::write}},
@@ -27,7 +27,8 @@ void copy(const Tensor& source, const Tensor& destination) {
                       codelets::copy(bytes, task.buffer<void>(1), task.buffer<void>(0), device,
                                      task.stream);
                     });
-                  });
+                  },
+                  {.worker = runtime::Runtime::current().worker_for(piece)});
 }
 
 std::size_t total_bytes(const std::vector<Tensor>& tensors) {
@@ -100,13 +101,13 @@ ModelState::ModelState(const Network& network, const Team& team, const std::stri
 ModelState::ModelState(const Network& network, int workers, const std::string& name)
     : ModelState(network, Team{runtime::Cluster::current().rank(), 1, workers}, name) {}
 
-void ModelState::copy_from(const ModelState& other) {
+void ModelState::copy_from(const ModelState& other, std::size_t piece) {
   if (this == &other) return;
   if (placement != other.placement || running.size() != other.running.size())
     throw std::logic_error("ModelState: cannot copy between different networks or placements");
-  const auto copy_all = [](const std::vector<Tensor>& from, const std::vector<Tensor>& to) {
+  const auto copy_all = [piece](const std::vector<Tensor>& from, const std::vector<Tensor>& to) {
     for (std::size_t i = 0; i < to.size(); ++i) {
-      if (to[i]) copy(from[i], to[i]);
+      if (to[i]) copy(from[i], to[i], piece);
     }
   };
   copy_all(other.parameters, parameters);
@@ -119,11 +120,13 @@ void ModelState::reset_velocity() {
   for (const Tensor& tensor : velocity) {
     if (!tensor) continue;
     const std::size_t bytes = tensor.bytes();
-    runtime::submit(codelet, {{tensor, Access::write}}, [bytes](const runtime::TaskContext& task) {
-      codelets::on_device(task.kind, [&](auto device) {
-        codelets::clear(bytes, task.buffer<void>(0), device, task.stream);
-      });
-    });
+    runtime::submit(codelet, {{tensor, Access::write}},
+                    [bytes](const runtime::TaskContext& task) {
+                      codelets::on_device(task.kind, [&](auto device) {
+                        codelets::clear(bytes, task.buffer<void>(0), device, task.stream);
+                      });
+                    },
+                    {.worker = runtime::Runtime::current().worker_for(0)});
   }
 }
 
@@ -137,13 +140,13 @@ runtime::MessageTag message_tag(MessageKind kind, std::size_t a, std::size_t b, 
 }
 
 void transfer(const ModelState* source, const Placement& from, ModelState* destination,
-              const Placement& to, int channel) {
+              const Placement& to, int channel, std::size_t piece) {
   const int here = runtime::Cluster::current().rank();
   const auto number = static_cast<std::size_t>(channel);
   const auto move = [&](MessageKind kind, std::size_t index, const Tensor* source_tensor,
                         int sender, const Tensor* destination_tensor, int receiver) {
     if (sender == receiver) {
-      if (sender == here) copy(*source_tensor, *destination_tensor);
+      if (sender == here) copy(*source_tensor, *destination_tensor, piece);
       return;
     }
     const auto tag = message_tag(kind, number, 0, index);

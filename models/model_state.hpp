@@ -22,8 +22,9 @@ struct ModelState {
   ModelState(const Network& network, int workers, const std::string& name);
 
   /// Between models of one placement. Asynchronous; the tensors' dependencies order it with
-  /// training steps.
-  void copy_from(const ModelState& other);
+  /// training steps. On GPUs the worker of piece `piece` does it (runtime::Runtime::worker_for), so
+  /// the model is where it trains next.
+  void copy_from(const ModelState& other, std::size_t piece = 0);
   /// velocity = 0
   void reset_velocity();
 
@@ -39,9 +40,10 @@ struct ModelState {
 /// Copies a model to where another one is placed: destination = source. Worker i of the destination
 /// gets the running statistics of worker i mod n of the source's n. Ranks outside a placement's
 /// team pass null for its model. All ranks of either team call it, with the same `channel`, which
-/// tells transfers apart that may be under way at the same time (below 2^16). Asynchronous.
+/// tells transfers apart that may be under way at the same time (below 2^16). Asynchronous. `piece`
+/// as for copy_from().
 void transfer(const ModelState* source, const Placement& from, ModelState* destination,
-              const Placement& to, int channel);
+              const Placement& to, int channel, std::size_t piece = 0);
 
 /// The kinds of messages, and their tags: (kind, a number below 2^16, another below 2^16, a third
 /// below 2^24).

@@ -4,20 +4,26 @@
 #include <map>
 #include <stdexcept>
 
+#include "codelets/cuda_graph.hpp"
 #include "models/lowering.hpp"
 
 namespace stpt::models {
 
 using runtime::Access;
 using runtime::Tensor;
+using runtime::WorkerKind;
 
-Program::Program(const Network& network, int batch, Mode mode, Grain grain)
-    : batch_(batch), mode_(mode) {
+Program::Program(const Network& network, int batch, Mode mode, const LoweringOptions& options,
+                 int image_parts)
+    : batch_(batch), mode_(mode), options_(options), image_parts_(image_parts) {
   Lowering lowering(network, mode, *this);
   lowering.emit_operations();
-  lowering.cut(grain);
+  lowering.cut(options.grain);
   if (scratch_bytes_ > 0)
     scratch_ = Tensor(runtime::bytes_spec(scratch_bytes_), network.name + ".scratch");
+#ifdef STPT_HAS_CUDA
+  if (on_gpu(options.device)) graphs_ = std::make_shared<codelets::cuda::GraphCache>();
+#endif
 }
 
 std::size_t Program::lane_bytes() const {
@@ -38,7 +44,7 @@ const Tensor& Program::resolve(const Binding& binding, const ProgramInputs& inpu
   const auto index = static_cast<std::size_t>(binding.index);
   switch (binding.resource) {
     case Resource::images:
-      return *inputs.images;
+      return inputs.images[index];
     case Resource::labels:
       return *inputs.labels;
     case Resource::scores:
@@ -84,19 +90,33 @@ void Program::run_segment(const Segment& segment, std::span<void* const> buffers
   }
 }
 
+void Program::run_task(const Segment& segment, const runtime::TaskContext& task) const {
+#ifdef STPT_HAS_CUDA
+  // A graph of one op would cost more than it saves.
+  if (graphs_ && segment.last - segment.first > 1) {
+    graphs_->run(task.worker, segment.first, task.buffers, task.stream,
+                 [&] { run_segment(segment, task.buffers, task.stream); });
+    return;
+  }
+#endif
+  run_segment(segment, task.buffers, task.stream);
+}
+
 void Program::submit(const ProgramInputs& inputs, int worker, int priority) const {
-  static const runtime::Codelet train("train", {runtime::WorkerKind::cpu});
-  static const runtime::Codelet score("score", {runtime::WorkerKind::cpu});
-  const runtime::Codelet& codelet = mode_ == Mode::train ? train : score;
+  static const runtime::Codelet train("train", {WorkerKind::cpu});
+  static const runtime::Codelet score("score", {WorkerKind::cpu});
+  static const runtime::Codelet train_on_gpu("train on GPU", {WorkerKind::cuda});
+  static const runtime::Codelet score_on_gpu("score on GPU", {WorkerKind::cuda});
+  const bool trains = mode_ == Mode::train;
+  const runtime::Codelet& codelet =
+      on_gpu(options_.device) ? (trains ? train_on_gpu : score_on_gpu) : (trains ? train : score);
   std::vector<runtime::Use> uses;
   for (const Segment& segment : segments_) {
     uses.clear();
     for (const Binding& binding : segment.bindings)
       uses.push_back({resolve(binding, inputs), binding.access});
     runtime::submit(codelet, uses,
-                    [this, &segment](const runtime::TaskContext& task) {
-                      run_segment(segment, task.buffers, task.stream);
-                    },
+                    [this, &segment](const runtime::TaskContext& task) { run_task(segment, task); },
                     {.worker = worker,
                      .priority = priority,
                      .footprint = segment.footprint,
@@ -105,26 +125,26 @@ void Program::submit(const ProgramInputs& inputs, int worker, int priority) cons
 }
 
 void Program::run_here(const ProgramInputs& inputs, std::span<std::byte> scratch) const {
-  std::map<const Tensor*, std::unique_ptr<runtime::HostView>> views;
+  std::map<const Tensor*, runtime::HostView> views;
+  const auto address = [&](Resource resource, int index) -> void* {
+    const Tensor& tensor = resolve({resource, index, Access::read}, inputs);
+    const bool fresh = resource == Resource::activations || resource == Resource::scores;
+    const auto access = fresh ? Access::write : Access::read_write;
+    return views.try_emplace(&tensor, tensor, access).first->second.as<std::byte>().data();
+  };
+  run_here(address, scratch.data(), nullptr);
+}
+
+void Program::run_here(const Memory& memory, void* scratch, codelets::Stream stream) const {
   std::vector<void*> pointers;
   for (const Segment& segment : segments_) {
     pointers.clear();
     for (const Binding& binding : segment.bindings) {
-      if (binding.resource == Resource::scratch) {
-        pointers.push_back(scratch.data());
-        continue;
-      }
-      const Tensor& tensor = resolve(binding, inputs);
-      auto& view = views[&tensor];
-      if (!view) {
-        const bool fresh =
-            binding.resource == Resource::activations || binding.resource == Resource::scores;
-        view =
-            std::make_unique<runtime::HostView>(tensor, fresh ? Access::write : Access::read_write);
-      }
-      pointers.push_back(view->as<std::byte>().data());
+      pointers.push_back(binding.resource == Resource::scratch
+                             ? scratch
+                             : memory(binding.resource, binding.index));
     }
-    run_segment(segment, pointers, nullptr);
+    run_segment(segment, pointers, stream);
   }
 }
 

@@ -9,7 +9,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,11 +21,23 @@
 #include "runtime/task.hpp"
 #include "runtime/tensor.hpp"
 
+namespace stpt::codelets::cuda {
+class GraphCache;
+}
+
 namespace stpt::models {
 
 /// How many ops one task runs: each op alone, a block's forward or backward part, or the whole
 /// step.
 enum class Grain { op, block, step };
+
+/// What a network is lowered for.
+struct LoweringOptions {
+  Grain grain = Grain::step;
+  codelets::Device device = codelets::Cpu{};
+  /// Mode::train: gradients come out times this, which keeps small ones from vanishing in float16.
+  float loss_scale = 1;
+};
 
 enum class Mode {
   train,             ///< forward, loss, backward; updates running statistics
@@ -34,7 +48,7 @@ enum class Mode {
 
 /// What a segment's task gets a handle for.
 enum class Resource : std::uint8_t {
-  images,       ///< batch x c x h x w float32 nchw
+  images,       ///< part `index` of the batch, n x c x h x w float32 nchw
   labels,       ///< batch int32
   scores,       ///< batch codelets::SampleScore
   parameters,   ///< bucket `index` of the ModelState
@@ -49,9 +63,12 @@ enum class Resource : std::uint8_t {
 /// time; the tensors' dependencies see to that.
 using Lane = std::vector<runtime::Tensor>;
 
+/// Gives the address of a resource.
+using Memory = std::function<void*(Resource, int index)>;
+
 /// The tensors that one execution of a program works on.
 struct ProgramInputs {
-  const runtime::Tensor* images = nullptr;
+  std::span<const runtime::Tensor> images;  ///< parts of equal size
   const runtime::Tensor* labels = nullptr;
   const runtime::Tensor* scores = nullptr;  ///< written
   const std::vector<runtime::Tensor>* parameters = nullptr;
@@ -64,12 +81,16 @@ struct ProgramInputs {
 class Program {
  public:
   /// Throws std::invalid_argument where an op cannot be planned (data type, shape). The program
-  /// refers to nothing of `network` afterwards. Wait for its tasks before it goes.
-  Program(const Network& network, int batch, Mode mode, Grain grain);
+  /// refers to nothing of `network` afterwards. Wait for its tasks before it goes. `image_parts`
+  /// divides `batch`.
+  Program(const Network& network, int batch, Mode mode, const LoweringOptions& options,
+          int image_parts = 1);
   Program(const Program&) = delete;  // its tasks refer to it
   Program& operator=(const Program&) = delete;
 
   [[nodiscard]] int batch() const { return batch_; }
+  [[nodiscard]] int image_parts() const { return image_parts_; }
+  [[nodiscard]] float loss_scale() const { return options_.loss_scale; }
   [[nodiscard]] std::size_t segments() const { return segments_.size(); }
   [[nodiscard]] std::size_t operations() const { return operations_.size(); }
   /// Of one lane, and of one task's scratch memory.
@@ -78,13 +99,18 @@ class Program {
 
   [[nodiscard]] Lane make_lane() const;
 
-  /// One task per segment.
+  /// One task per segment. On GPUs `worker` is one of theirs, and a segment's kernels become one
+  /// CUDA graph for each set of addresses.
   void submit(const ProgramInputs& inputs, int worker = -1, int priority = 0) const;
 
-  /// The same kernels on plain memory in the calling thread, without tasks: what the runtime's
-  /// overhead is measured against. The tensors of `inputs` are acquired for the duration; `scratch`
-  /// has scratch_bytes(), aligned.
+  /// The same kernels on plain memory, without tasks: what the runtime's overhead is measured
+  /// against. On cores, in the calling thread; the tensors of `inputs` are acquired for the
+  /// duration; `scratch` has scratch_bytes(), aligned.
   void run_here(const ProgramInputs& inputs, std::span<std::byte> scratch) const;
+  /// The same on memory of the program's device, enqueued on `stream`.
+  void run_here(const Memory& memory, void* scratch, codelets::Stream stream) const;
+  /// Of a group of activations that run_here asks for.
+  [[nodiscard]] std::span<const std::size_t> group_bytes() const { return group_bytes_; }
 
  private:
   friend class Lowering;
@@ -116,14 +142,18 @@ class Program {
                                                const ProgramInputs& inputs) const;
   void run_segment(const Segment& segment, std::span<void* const> buffers,
                    codelets::Stream stream) const;
+  void run_task(const Segment& segment, const runtime::TaskContext& task) const;
 
   int batch_;
   Mode mode_;
+  LoweringOptions options_;
+  int image_parts_;
   std::vector<Operation> operations_;
   std::vector<Segment> segments_;
   std::vector<std::size_t> group_bytes_;
   std::size_t scratch_bytes_ = 0;
   runtime::Tensor scratch_;
+  std::shared_ptr<codelets::cuda::GraphCache> graphs_;  ///< on GPUs
 };
 
 }  // namespace stpt::models

@@ -145,11 +145,6 @@ RunFile load_run_file(const CommandLine& line) {
 
 /// What the installed StarPU cannot do; it would only say so once the run has begun.
 void check_runtime(const RunFile& file) {
-  if (const char* gpus = std::getenv("STARPU_NCUDA"); gpus != nullptr && std::atoi(gpus) > 0) {
-    throw ConfigError("", "",
-                      "STARPU_NCUDA is " + std::string(gpus) +
-                          ", but no op has a CUDA implementation; unset it to train on CPU cores");
-  }
   const RuntimeConfig& config = file.config.runtime;
   if (const int most = runtime::Runtime::most_cpu_workers(); config.cpu_workers > most) {
     throw ConfigError(file.name, "runtime.cpu_workers",
@@ -282,7 +277,9 @@ class RunOutput {
         earlier_seconds_(start.wall_seconds),
         last_(stamped(start)) {}
 
-  void begin() {
+  /// `shortage` says which GPUs were asked for and are not there.
+  void begin(const std::string& shortage) {
+    if (!shortage.empty()) progress_.message(shortage + "; training on " + last_.device);
     directory_.begin_metrics(last_);
     write_results(directory_, last_);
     progress_.message("writing to " + directory_.path().string() + "; watch " +
@@ -379,7 +376,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
     cluster.abandon("", failed);
   };
   try {
-    output.begin();
+    output.begin(trainer.gpus().shortage);
     const RunRecord run = trainer.run(observer, &stop_requested);
     output.finish(run);
     return run.status == "stopped" ? stop_status() : 0;
@@ -482,6 +479,8 @@ void check_agreement(const RunFile& file, const Trainer& trainer, const std::str
   const std::string other_version = rank_0s(version);
   const std::string config = print_config(file.config), other_config = rank_0s(config);
   const std::string data = trainer.data_checksum(), other_data = rank_0s(data);
+  const std::string kind = trainer.gpus().gpus.empty() ? "cores" : "GPUs",
+                    other_kind = rank_0s(kind);
   on_all_ranks([&] {
     if (version != other_version) {
       throw ConfigError("", "",
@@ -493,6 +492,11 @@ void check_agreement(const RunFile& file, const Trainer& trainer, const std::str
       throw ConfigError(file.name, key.empty() ? "runtime" : key,
                         "differs from rank 0's; all ranks must train with the same config");
     }
+    if (kind != other_kind) {
+      throw ConfigError(file.name, "runtime",
+                        "this rank would train on " + kind + ", rank 0 on " + other_kind +
+                            "; set STARPU_NCUDA=0 for all to train on cores");
+    }
     if (data != other_data) {
       throw data::DataError(trainer.record().dataset +
                             ": the images or labels differ from rank 0's; all ranks must read the "
@@ -502,10 +506,10 @@ void check_agreement(const RunFile& file, const Trainer& trainer, const std::str
 }
 
 /// Host and device of every rank; empty for a job of one.
-std::vector<RankRecord> describe_ranks() {
+std::vector<RankRecord> describe_ranks(const Trainer& trainer) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   if (cluster.size() == 1) return {};
-  const std::string mine = cluster.host() + "\n" + runtime::Machine::detect().to_string();
+  const std::string mine = cluster.host() + "\n" + trainer.record().device;
   std::vector<RankRecord> ranks;
   for (const auto& bytes : cluster.all_gather(std::as_bytes(std::span(mine)))) {
     const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -540,7 +544,7 @@ int train(const CommandLine& line, const std::string& version) {
     trainer.emplace(config, file.name);
   });
   check_agreement(file, *trainer, version);
-  const std::vector<RankRecord> ranks = describe_ranks();
+  const std::vector<RankRecord> ranks = describe_ranks(*trainer);
   const StopSignals signals;
   std::optional<RunDirectory> directory;
   on_all_ranks([&] {

@@ -51,6 +51,7 @@ struct ModelConfig {
   bool zero_gamma = false;
   std::string weights;  ///< safetensors file with initial values; empty: He et al.
   runtime::DataType data_type = runtime::DataType::float32;
+  bool tf32 = false;  ///< with float32, on GPUs
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
@@ -120,6 +121,7 @@ struct TrainingConfig {
   int workers = 8;  ///< n, logical data-parallel workers
   int batch_per_worker = 64;
   GradientReduction gradient_reduction = GradientReduction::tree;
+  double loss_scale = 0;  ///< 0: 1024 for float16, 1 for others
   std::uint64_t seed = 1;
   LearningRateConfig learning_rate;
   OptimizerConfig optimizer;
@@ -173,9 +175,10 @@ struct StptConfig {
 struct RuntimeConfig {
   Fusion fusion = Fusion::automatic;
   int steps_in_flight = 2;
-  std::string scheduler;   ///< StarPU policy, empty: STARPU_SCHED or "lws"
-  int cpu_workers = 0;     ///< StarPU workers on cores; 0: one per core (or STARPU_NCPU)
-  bool checkpoint = true;  ///< after each epoch
+  std::string scheduler;      ///< StarPU policy, empty: STARPU_SCHED or "lws"
+  int cpu_workers = 0;        ///< StarPU workers on cores; 0: one per core (or STARPU_NCPU)
+  bool require_cuda = false;  ///< an error where there are fewer GPUs than STARPU_NCUDA says
+  bool checkpoint = true;     ///< after each epoch
   friend bool operator==(const RuntimeConfig&, const RuntimeConfig&) = default;
 };
 

@@ -22,6 +22,9 @@ inline constexpr std::array<Named<Enum>, 0> names{};
 template <>
 inline constexpr std::array names<runtime::DataType> = {
     Named{runtime::DataType::float32, "float32", ""},
+    Named{runtime::DataType::bfloat16, "bfloat16", "float32's range, 8 bits of mantissa"},
+    Named{runtime::DataType::float16, "float16",
+          "11 bits of mantissa; gradients need `training.loss_scale`"},
 };
 template <>
 inline constexpr std::array names<Fusion> = {

@@ -374,7 +374,12 @@ const std::vector<Key>& schema() {
            is_path,
            "Initial parameters and running statistics, as `--export` and PyTorch write them. "
            "Empty: parameters as He et al. have it."),
-      choice("model.data_type", STPT_FIELD(model.data_type), "Of parameters and activations."),
+      choice("model.data_type", STPT_FIELD(model.data_type),
+             "Of activations and of what convolutions and matrix products multiply. Parameters, "
+             "their updates and all sums are float32. Cores compute in float32 only."),
+      flag("model.tf32", STPT_FIELD(model.tf32),
+           "With float32 on GPUs: convolutions and matrix products round what they multiply to 10 "
+           "bits of mantissa, which tensor cores take."),
 
       choice("data.format", STPT_FIELD(data.format), "Where images come from."),
       text("data.path", STPT_FIELD(data.path), "a folder's path, or empty", is_path,
@@ -429,6 +434,9 @@ const std::vector<Key>& schema() {
             "Images per worker and iteration; an iteration takes `workers` times as many."),
       choice("training.gradient_reduction", STPT_FIELD(training.gradient_reduction),
              "How gradients are summed over the ranks of a job (docs/cluster.md)."),
+      number("training.loss_scale", STPT_FIELD(training.loss_scale), at_least(0),
+             "What the loss is multiplied by before backward, and gradients divided by before the "
+             "update, so that small ones do not vanish. 0: 1024 for float16, 1 for other types."),
       whole("training.seed", STPT_FIELD(training.seed), {0},
             "Of initialisation, order, augmentation and split."),
 
@@ -524,6 +532,9 @@ const std::vector<Key>& schema() {
            "Empty: the environment's STARPU_SCHED, else lws."),
       whole("runtime.cpu_workers", STPT_FIELD(runtime.cpu_workers), {0, 4096},
             "StarPU workers on cores. 0: the environment's STARPU_NCPU, else one per core."),
+      flag("runtime.require_cuda", STPT_FIELD(runtime.require_cuda),
+           "Ends the run at its start where there are fewer GPUs than the environment's "
+           "STARPU_NCUDA asks for, at least one; else what there is does the work."),
       flag("runtime.checkpoint", STPT_FIELD(runtime.checkpoint),
            "Saves after each epoch what `--resume` needs."),
   };

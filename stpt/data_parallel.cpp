@@ -55,9 +55,10 @@ TrainingLog::TrainingLog(const std::string& name)
     : order_(runtime::bytes_spec(1), name + ".log", Home::host) {}
 
 DataParallel::DataParallel(const models::Network& network, int workers, int batch,
-                           models::Grain grain, int in_flight, const models::Optimizer& optimizer,
-                           GradientReduction reduction)
-    : program_(network, batch, models::Mode::train, grain),
+                           const models::LoweringOptions& options, int in_flight,
+                           const models::Optimizer& optimizer, GradientReduction reduction)
+    : program_(network, batch, models::Mode::train, options,
+               data::batch_parts(batch, options.device)),
       optimizer_(optimizer),
       in_flight_(in_flight),
       reduction_(reduction),
@@ -88,10 +89,13 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
       }
     }
   }
-  // Activations in flight: enough that every StarPU worker has a chain of segments and the next one
-  // is ready.
-  const auto enough = 2 * runtime::Runtime::current().workers().size();
-  const std::size_t lanes = std::min<std::size_t>(static_cast<std::size_t>(workers), enough);
+  // Activations in flight: enough that every core has a chain of segments and the next one is
+  // ready. A GPU's worker has one chain: its stream runs them one after the other.
+  const runtime::Runtime& runtime = runtime::Runtime::current();
+  const std::size_t lanes =
+      codelets::on_gpu(options.device)
+          ? runtime.computing_workers()
+          : std::min(static_cast<std::size_t>(workers), 2 * runtime.workers().size());
   for (std::size_t lane = 0; lane < lanes; ++lane) lanes_.push_back(program_.make_lane());
 }
 
@@ -155,8 +159,8 @@ const DataParallel::Plan& DataParallel::plan(const models::Placement& placement)
 
 const Tensor* DataParallel::reduce(Slot& slot, const models::Placement& placement,
                                    std::size_t bucket, const std::vector<ReductionStep>& steps,
-                                   int channel) {
-  static const Codelet codelet("sum gradients", {WorkerKind::cpu});
+                                   int channel, int worker) {
+  static const Codelet codelet("sum gradients", {WorkerKind::cpu, WorkerKind::cuda});
   const std::size_t bytes = slot.gradients[0][bucket].bytes();
   const int priority = message_priority(network_.blocks.size(), bucket);
   // The steps of a reduction on this rank alone count its workers from 0.
@@ -199,10 +203,12 @@ const Tensor* DataParallel::reduce(Slot& slot, const models::Placement& placemen
         runtime::submit(codelet,
                         {{*find(step.left), Access::read_write}, {*find(step.right), Access::read}},
                         [count = bytes / sizeof(float)](const runtime::TaskContext& task) {
-                          codelets::accumulate(count, task.buffer<float>(0), task.buffer<float>(1),
-                                               codelets::Cpu{}, task.stream);
+                          codelets::on_device(task.kind, [&](auto device) {
+                            codelets::accumulate(count, task.buffer<float>(0),
+                                                 task.buffer<float>(1), device, task.stream);
+                          });
                         },
-                        {.worker = -1,
+                        {.worker = worker,
                          .priority = 2,
                          .footprint = static_cast<std::uint32_t>(bytes),
                          .name = nullptr});
@@ -250,7 +256,9 @@ void DataParallel::report(const Slot& slot, std::size_t workers, TrainingLog& lo
 }
 
 void DataParallel::step(models::ModelState& state, std::span<const data::Batch> batches,
-                        float learning_rate, TrainingLog& log, int channel) {
+                        float learning_rate, TrainingLog& log, int channel,
+                        std::size_t first_piece) {
+  const runtime::Runtime& runtime = runtime::Runtime::current();
   const models::Placement& placement = state.placement;
   const Plan& to_do = plan(placement);
   // Where StarPU-MPI sums, all ranks must take the same slot, whatever else they have trained.
@@ -260,25 +268,31 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
   const auto first = static_cast<std::size_t>(placement.team.first_worker(here()));
   for (std::size_t worker = 0; worker < batches.size(); ++worker) {
     models::ProgramInputs inputs;
-    inputs.images = &batches[worker].images;
+    inputs.images = batches[worker].images;
     inputs.labels = &batches[worker].labels;
     inputs.scores = &slot.scores[worker];
     inputs.parameters = &state.parameters;
     inputs.gradients = &slot.gradients[worker];
     if (!state.running.empty()) inputs.running = &state.running[first + worker];
+    const std::size_t piece = first_piece + worker;
+    const int pinned = runtime.worker_for(piece);
+    if (pinned >= 0) next_lane_ = piece % lanes_.size();  // each GPU worker has its own
     inputs.lane = &lanes_[next_lane_];
     next_lane_ = (next_lane_ + 1) % lanes_.size();
-    program_.submit(inputs);
+    program_.submit(inputs, pinned);
   }
-  const float mean = 1.0f / static_cast<float>(placement.team.workers);
+  const float mean = 1.0f / (static_cast<float>(placement.team.workers) * program_.loss_scale());
   for (std::size_t bucket = network_.blocks.size();
        bucket-- > 0;) {  // in the order in which backward ends
     if (network_.blocks[bucket].parameters == 0) continue;
-    const Tensor* sum = reduce(slot, placement, bucket, to_do.reduction[bucket], channel);
+    // Buckets are spread over the GPUs, so that each moves about as many bytes.
+    const int owner =
+        runtime.worker_for(first_piece + bucket % std::max<std::size_t>(batches.size(), 1));
+    const Tensor* sum = reduce(slot, placement, bucket, to_do.reduction[bucket], channel, owner);
     if (uses_redux(placement.team))
       runtime::reduce_to_owner(*sum, message_priority(network_.blocks.size(), bucket));
     if (placement.owners[bucket] == here())
-      optimizer_.step(state, bucket, *sum, mean, learning_rate, -1, 2);
+      optimizer_.step(state, bucket, *sum, mean, learning_rate, owner, 2);
     if (placement.team.ranks > 1) spread(state, bucket, channel);
   }
   report(slot, batches.size(), log);

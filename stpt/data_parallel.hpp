@@ -67,17 +67,19 @@ class DataParallel {
  public:
   /// Buffers for up to `workers` logical workers of this rank with `batch` images each, and
   /// `in_flight` steps at a time.
-  DataParallel(const models::Network& network, int workers, int batch, models::Grain grain,
-               int in_flight, const models::Optimizer& optimizer,
+  DataParallel(const models::Network& network, int workers, int batch,
+               const models::LoweringOptions& options, int in_flight,
+               const models::Optimizer& optimizer,
                GradientReduction reduction = GradientReduction::tree);
 
   /// Adds this rank's tasks of one step of state.placement's team, with a batch for each of its
   /// workers on this rank, then waits until at most `in_flight` steps are unfinished. Throws
   /// runtime::TaskError. `state` and `log` must outlive the step. All ranks of the team call it, in
   /// the same order for all models they share; `channel` is the same on all of them and another one
-  /// for models that are trained at the same time (below 2^16).
+  /// for models that are trained at the same time (below 2^16). On GPUs its workers are pinned to
+  /// those of the pieces from `first_piece` on (runtime::Runtime::worker_for).
   void step(models::ModelState& state, std::span<const data::Batch> batches, float learning_rate,
-            TrainingLog& log, int channel = 0);
+            TrainingLog& log, int channel = 0, std::size_t first_piece = 0);
 
   [[nodiscard]] const models::Program& program() const { return program_; }
 
@@ -98,7 +100,7 @@ class DataParallel {
   const Plan& plan(const models::Placement& placement);
   /// The gradient's sum, on the bucket's owner; where StarPU-MPI sums over ranks, this rank's part.
   const runtime::Tensor* reduce(Slot& slot, const models::Placement& placement, std::size_t bucket,
-                                const std::vector<ReductionStep>& steps, int channel);
+                                const std::vector<ReductionStep>& steps, int channel, int worker);
   void spread(const models::ModelState& state, std::size_t bucket, int channel) const;
   void report(const Slot& slot, std::size_t workers, TrainingLog& log) const;
   [[nodiscard]] bool uses_redux(const models::Team& team) const;

@@ -30,26 +30,31 @@ double Evaluation::loss() const {
   return sum / static_cast<double>(samples.size());
 }
 
-Evaluator::Evaluator(const models::Network& network, models::Mode mode, models::Grain grain,
-                     const data::Loader& loader, std::vector<std::uint32_t> images, int batch)
+Evaluator::Evaluator(const models::Network& network, models::Mode mode,
+                     const models::LoweringOptions& options, const data::Loader& loader,
+                     std::vector<std::uint32_t> images, int batch)
     : loader_(loader), images_(std::move(images)) {
   const auto most = static_cast<std::size_t>(batch);
   batches_ = (images_.size() + most - 1) / most;
   const std::size_t size = images_.size() / batches_;
-  shapes_.push_back(make_shape(network, mode, grain, static_cast<int>(size)));
+  shapes_.push_back(make_shape(network, mode, options, static_cast<int>(size)));
   if (images_.size() % batches_ != 0)
-    shapes_.push_back(make_shape(network, mode, grain, static_cast<int>(size) + 1));
+    shapes_.push_back(make_shape(network, mode, options, static_cast<int>(size) + 1));
 }
 
 Evaluator::Shape Evaluator::make_shape(const models::Network& network, models::Mode mode,
-                                       models::Grain grain, int size) const {
+                                       const models::LoweringOptions& options, int size) const {
   Shape shape;
-  shape.program = std::make_unique<models::Program>(network, size, mode, grain);
-  const std::size_t in_flight = runtime::Runtime::current().workers().size() + 1;
-  for (std::size_t i = 0; i < in_flight; ++i) {
-    shape.ring.emplace_back(size, network.input(), "evaluation." + std::to_string(i));
-    shape.lanes.push_back(shape.program->make_lane());
-  }
+  const int parts = data::batch_parts(size, options.device);
+  shape.program = std::make_unique<models::Program>(network, size, mode, options, parts);
+  const runtime::Runtime& runtime = runtime::Runtime::current();
+  // One more than work at a time. A GPU's worker has a lane of its own.
+  const std::size_t in_flight = runtime.workers().size() + 1;
+  const std::size_t lanes =
+      codelets::on_gpu(options.device) ? runtime.computing_workers() : in_flight;
+  for (std::size_t i = 0; i < in_flight; ++i)
+    shape.ring.emplace_back(size, network.input(), "evaluation." + std::to_string(i), parts);
+  for (std::size_t i = 0; i < lanes; ++i) shape.lanes.push_back(shape.program->make_lane());
   return shape;
 }
 
@@ -88,14 +93,17 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
       const auto& score =
           scores.emplace_back(runtime::bytes_spec(size * sizeof(SampleScore)), "scores");
       models::ProgramInputs inputs;
-      inputs.images = &batch.images;
+      inputs.images = batch.images;
       inputs.labels = &batch.labels;
       inputs.scores = &score;
       inputs.parameters = &models[model].state->parameters;
       inputs.running = models[model].running;
+      const std::size_t piece = model + number * models.size();
+      const int pinned = runtime::Runtime::current().worker_for(piece);
+      if (pinned >= 0) shape.next_lane = piece % shape.lanes.size();
       inputs.lane = &shape.lanes[shape.next_lane];
       shape.next_lane = (shape.next_lane + 1) % shape.lanes.size();
-      shape.program->submit(inputs);
+      shape.program->submit(inputs, pinned);
       runtime::submit(gather, {{score, Access::read}},
                       [target = results[model].samples.data() + (first - start),
                        size](const runtime::TaskContext& task) {

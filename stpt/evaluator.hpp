@@ -32,11 +32,14 @@ class Evaluator {
  public:
   /// `mode`: inference or batch_statistics. The images are cut into batches of nearly equal size,
   /// at most `batch`.
-  Evaluator(const models::Network& network, models::Mode mode, models::Grain grain,
-            const data::Loader& loader, std::vector<std::uint32_t> images, int batch);
+  Evaluator(const models::Network& network, models::Mode mode,
+            const models::LoweringOptions& options, const data::Loader& loader,
+            std::vector<std::uint32_t> images, int batch);
 
-  /// One pass over the images that scores all models on each batch. Of `parts` parts of about equal
-  /// size only part `part`: ranks share the work. Waits for the result; throws runtime::TaskError.
+  /// One pass over the images that scores all models on each batch; on GPUs model k is scored by
+  /// the worker of piece k (runtime::Runtime::worker_for), and few models by all in turns. Of
+  /// `parts` parts of about equal size only part `part`: ranks share the work. Waits for the
+  /// result; throws runtime::TaskError.
   [[nodiscard]] std::vector<Evaluation> evaluate(std::span<const EvaluatedModel> models,
                                                  int part = 0, int parts = 1);
 
@@ -53,7 +56,7 @@ class Evaluator {
     std::size_t next_batch = 0, next_lane = 0;
   };
   [[nodiscard]] Shape make_shape(const models::Network& network, models::Mode mode,
-                                 models::Grain grain, int size) const;
+                                 const models::LoweringOptions& options, int size) const;
 
   /// [first, last) in batches of the whole list, for a part of it.
   struct Range {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 
 #include "data/cached_dataset.hpp"
@@ -135,9 +137,12 @@ Experiment::Experiment(const Config& run_config, const std::string& source)
       network(build_network(config.model, input_shape(config, *data.train, source),
                             data.train->classes(), source)),
       iterations_per_epoch(checked_iterations(config, data, sampler, source)),
-      schedule(made(source, "training", [&] {
-        return LearningRateSchedule(config.training, config.stpt, iterations_per_epoch);
-      })) {
+      schedule(made(source, "training",
+                    [&] {
+                      return LearningRateSchedule(config.training, config.stpt,
+                                                  iterations_per_epoch);
+                    })),
+      gpu_choice(find_gpus(source)) {
   if (!config.model.weights.empty()) check_weights(config.model.weights, network);
   check_memory(source);
 }
@@ -215,35 +220,106 @@ models::Grain Experiment::grain() const {
   return runtime::Cluster::current().size() > 1 ? models::Grain::block : models::Grain::step;
 }
 
+models::LoweringOptions Experiment::lowering() const {
+  models::LoweringOptions options;
+  options.grain = grain();
+#ifdef STPT_HAS_CUDA
+  if (!gpu_choice.gpus.empty()) options.device = codelets::Cuda{config.model.tf32};
+#endif
+  const bool half = config.model.data_type == runtime::DataType::float16;
+  options.loss_scale =
+      static_cast<float>(config.training.loss_scale > 0 ? config.training.loss_scale
+                         : half                         ? 1024.0
+                                                        : 1.0);
+  return options;
+}
+
+GpuChoice Experiment::find_gpus(const std::string& source) const {
+  const runtime::Cluster& cluster = runtime::Cluster::current();
+  const char* asked = std::getenv("STARPU_NCUDA");
+  const int most = codelets::has_cuda ? runtime::Runtime::most_gpus() : 0;
+  const std::vector<runtime::Gpu> found = runtime::find_gpus();
+  GpuChoice choice =
+      choose_gpus(found, asked != nullptr ? std::optional(std::atoi(asked)) : std::nullopt, most,
+                  cluster.rank_on_host(), cluster.ranks_on_host());
+  if (config.runtime.require_cuda && (choice.gpus.empty() || !choice.shortage.empty())) {
+    throw ConfigError(source, "runtime.require_cuda",
+                      choice.shortage.empty() ? "is true, but no GPU was found" : choice.shortage);
+  }
+  if (choice.gpus.empty()) {
+    if (config.model.data_type != runtime::DataType::float32) {
+      throw ConfigError(source, "model.data_type",
+                        std::string("is ") + runtime::to_string(config.model.data_type) +
+                            "; cores compute in float32 only, and " +
+                            (choice.shortage.empty() ? "no GPU is used" : choice.shortage));
+    }
+    return choice;
+  }
+  // StarPU leaves a tenth of a GPU's memory to others, and libraries take some.
+  const std::uint64_t memory = choice.gpus.front().memory_bytes / 20 * 17;
+  const std::uint64_t models =
+      ((most_candidates() + 1) * state_bytes() + gradient_bytes()) / choice.gpus.size() +
+      parameter_bytes();
+  if (models + activation_bytes() > memory) {
+    throw ConfigError(source, "training.batch_per_worker",
+                      "training needs about " + gibibytes(models + activation_bytes()) +
+                          " of GPU memory, of which " + choice.gpus.front().name + " has " +
+                          gibibytes(memory) +
+                          "; take a smaller batch, fewer candidates or a smaller model");
+  }
+  const auto pieces = std::max(static_cast<std::size_t>(most_local_workers()), most_candidates());
+  choice.workers_per_gpu =
+      workers_per_gpu(pieces, choice.gpus.size(), memory - models, activation_bytes());
+  if (const char* wanted = std::getenv("STARPU_NWORKER_PER_CUDA"); wanted != nullptr)
+    choice.workers_per_gpu = std::max(1, std::atoi(wanted));
+  return choice;
+}
+
 int Experiment::evaluation_batch() const { return std::max(32, config.training.batch_per_worker); }
+
+std::uint64_t Experiment::parameter_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const models::Block& block : network.blocks) bytes += block.parameters * sizeof(float);
+  return bytes;
+}
+
+std::uint64_t Experiment::state_bytes() const {
+  return 2 * parameter_bytes() + static_cast<std::uint64_t>(most_local_workers()) *
+                                     network.running_statistics * sizeof(float);
+}
+
+std::uint64_t Experiment::gradient_bytes() const {
+  return static_cast<std::uint64_t>(config.runtime.steps_in_flight) *
+         static_cast<std::uint64_t>(most_local_workers()) * parameter_bytes();
+}
+
+std::uint64_t Experiment::activation_bytes() const {
+  // Forward keeps every activation; backward adds about as much again where nothing is alive for
+  // long.
+  std::uint64_t elements = 0;
+  for (const runtime::Shape& shape : network.activations)
+    elements += static_cast<std::uint64_t>(shape.elements());
+  return 2 * elements * runtime::size_of(network.data_type) *
+         static_cast<std::uint64_t>(config.training.batch_per_worker);
+}
 
 std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
   const auto workers = static_cast<std::uint64_t>(most_local_workers());
   const auto in_flight = static_cast<std::uint64_t>(config.runtime.steps_in_flight);
-  std::uint64_t parameters = 0;
-  for (const models::Block& block : network.blocks) parameters += block.parameters * sizeof(float);
-  const std::uint64_t state = 2 * parameters + workers * network.running_statistics * sizeof(float);
   const std::uint64_t image =
       static_cast<std::uint64_t>(network.input().elements()) * sizeof(float);
   const std::uint64_t batches = (in_flight + 1) * workers *
                                 static_cast<std::uint64_t>(config.training.batch_per_worker) *
                                 image;
-  // Forward keeps every activation; backward adds about as much again where nothing is alive for
-  // long.
-  std::uint64_t activations = 0;
-  for (const runtime::Shape& shape : network.activations) {
-    activations += static_cast<std::uint64_t>(shape.elements()) * sizeof(float);
-  }
-  activations *= 2 * static_cast<std::uint64_t>(config.training.batch_per_worker);
   const int cores = config.runtime.cpu_workers > 0 ? config.runtime.cpu_workers
                                                    : runtime::Machine::detect().cores;
-  const auto chains =
-      static_cast<std::uint64_t>(grain() == models::Grain::step ? cores : 2 * cores);
+  auto chains = static_cast<std::uint64_t>(grain() == models::Grain::step ? cores : 2 * cores);
+  if (!gpu_choice.gpus.empty()) chains = 0;  // theirs are in their own memory
   const std::uint64_t cache = config.data.format == DataFormat::image_folder
                                   ? data::cache_bytes(data, cache_limit(config.data))
                                   : 0;
-  return (candidates + 1) * state + in_flight * workers * parameters + batches +
-         chains * activations + cache;
+  return (candidates + 1) * state_bytes() + gradient_bytes() + batches +
+         chains * activation_bytes() + cache;
 }
 
 std::uint64_t Experiment::memory_bytes() const { return memory_bytes(most_candidates()); }

@@ -14,6 +14,7 @@
 #include "models/program.hpp"
 #include "models/team.hpp"
 #include "stpt/config.hpp"
+#include "stpt/gpu_choice.hpp"
 #include "stpt/learning_rate.hpp"
 
 namespace stpt {
@@ -36,6 +37,7 @@ struct Experiment {
   models::Network network;
   int iterations_per_epoch;
   LearningRateSchedule schedule;
+  GpuChoice gpu_choice;  ///< of this rank
 
   /// Of the model, by the seed or from model.weights. Throws ConfigError.
   [[nodiscard]] models::ModelValues initial_values() const;
@@ -58,12 +60,22 @@ struct Experiment {
   [[nodiscard]] std::uint64_t memory_bytes() const;
   /// How much goes into one task (option runtime.fusion).
   [[nodiscard]] models::Grain grain() const;
+  /// What networks are lowered for: that grain, this rank's devices, the loss scale.
+  [[nodiscard]] models::LoweringOptions lowering() const;
   /// Images scored by one evaluation task at most.
   [[nodiscard]] int evaluation_batch() const;
 
  private:
   [[nodiscard]] std::uint64_t memory_bytes(std::size_t candidates) const;
   void check_memory(const std::string& source) const;
+  /// Finds this rank's GPUs and how many workers share one; sees that they will do.
+  [[nodiscard]] GpuChoice find_gpus(const std::string& source) const;
+  [[nodiscard]] std::uint64_t parameter_bytes() const;
+  /// Of one model: parameters, velocity, running statistics of this rank's workers.
+  [[nodiscard]] std::uint64_t state_bytes() const;
+  [[nodiscard]] std::uint64_t gradient_bytes() const;
+  /// Activations of one worker's step, about.
+  [[nodiscard]] std::uint64_t activation_bytes() const;
 };
 
 }  // namespace stpt

@@ -66,7 +66,7 @@ Pretrain::Pretrain(Session& session)
     images.resize(experiment.data.test->size());
     for (std::size_t i = 0; i < images.size(); ++i) images[i] = static_cast<std::uint32_t>(i);
   }
-  evaluator_.emplace(experiment.network, mode, experiment.grain(),
+  evaluator_.emplace(experiment.network, mode, experiment.lowering(),
                      hold_out ? session.plain_train_loader : session.test_loader, std::move(images),
                      experiment.evaluation_batch());
 }
@@ -91,6 +91,16 @@ void Pretrain::prepare(std::size_t candidates) {
   }
 }
 
+std::size_t Pretrain::first_piece(std::size_t replica) const {
+  const int here = runtime::Cluster::current().rank();
+  std::size_t piece = 0;
+  for (std::size_t k = 0; k < replica; ++k) {
+    if (replicas_[k])
+      piece += static_cast<std::size_t>(replicas_[k]->state.placement.team.workers_on(here));
+  }
+  return piece;
+}
+
 void Pretrain::take_snapshot(std::size_t candidates) {
   const Experiment& experiment = session_.experiment;
   const models::ModelState& current = *session_.current;
@@ -101,12 +111,12 @@ void Pretrain::take_snapshot(std::size_t candidates) {
     const models::Team team = experiment.replica_team(k, candidates);
     const auto known = std::ranges::find(first, team, &decltype(first)::value_type::first);
     if (known != first.end()) {
-      if (replica != nullptr) replica->state.copy_from(known->second->state);
+      if (replica != nullptr) replica->state.copy_from(known->second->state, first_piece(k));
       continue;
     }
     first.emplace_back(team, replica);
     models::transfer(&current, current.placement, replica == nullptr ? nullptr : &replica->state,
-                     models::Placement(experiment.network, team), channel_of(k));
+                     models::Placement(experiment.network, team), channel_of(k), first_piece(k));
   }
 }
 
@@ -155,7 +165,7 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
         session_.data_parallel.step(
             replica.state, batches,
             static_cast<float>(experiment.schedule.at(plan.first + iteration, rate)), replica.log,
-            channel_of(k));
+            channel_of(k), first_piece(k));
       }
     }
   }

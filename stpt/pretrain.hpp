@@ -66,6 +66,8 @@ class Pretrain {
  private:
   void prepare(std::size_t candidates);
   void take_snapshot(std::size_t candidates);
+  /// Of this rank's workers that train the replica (runtime::Runtime::worker_for).
+  [[nodiscard]] std::size_t first_piece(std::size_t replica) const;
   void collect_steps(PretrainResult& result) const;
   void score(PretrainResult& result, std::span<const std::uint32_t> order);
 

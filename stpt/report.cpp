@@ -358,10 +358,12 @@ std::string communication(const RunRecord& run) {
     html += fact("Sent per step", bytes(bytes_sent / steps) + " in " + fixed(messages / steps, 0) +
                                       " messages, " + bytes(bytes_sent / steps / ranks) +
                                       " by each rank");
-    html += fact("Computing, per step", duration(busy / steps));
-    html += fact("Waiting for messages and the rest, per step",
-                 duration(std::max(0.0, seconds - busy) / steps) + " (" +
-                     percent(std::max(0.0, seconds - busy) / seconds, 1) + ")");
+    if (busy > 0) {  // not known of GPUs
+      html += fact("Computing, per step", duration(busy / steps));
+      html += fact("Waiting for messages and the rest, per step",
+                   duration(std::max(0.0, seconds - busy) / steps) + " (" +
+                       percent(std::max(0.0, seconds - busy) / seconds, 1) + ")");
+    }
   }
   for (std::size_t rank = 0; rank < run.ranks.size(); ++rank) {
     html += fact("Rank " + std::to_string(rank),

@@ -35,7 +35,8 @@ std::vector<std::uint32_t> all_of(const data::Dataset& dataset) {
 
 Session::Session(const Experiment& run)
     : experiment(run),
-      runtime({run.config.runtime.cpu_workers, run.config.runtime.scheduler}),
+      runtime({run.config.runtime.cpu_workers, run.config.runtime.scheduler,
+               run.gpu_choice.numbers(), run.gpu_choice.workers_per_gpu}),
       optimizer(run.network, sgd_settings(run.config.training.optimizer),
                 run.config.training.optimizer.decay_all),
       train_loader(run.data.train, run.normalization, augmentation(run.config.data),
@@ -44,16 +45,17 @@ Session::Session(const Experiment& run)
       test_loader(run.data.test, run.normalization, std::nullopt, run.config.training.seed),
       current(std::make_unique<models::ModelState>(run.network, run.team(), "model")),
       data_parallel(run.network, run.most_local_workers(), run.config.training.batch_per_worker,
-                    run.grain(), run.config.runtime.steps_in_flight, optimizer,
+                    run.lowering(), run.config.runtime.steps_in_flight, optimizer,
                     run.config.training.gradient_reduction),
-      test(run.network, models::Mode::inference, run.grain(), test_loader, all_of(*run.data.test),
-           run.evaluation_batch()) {
+      test(run.network, models::Mode::inference, run.lowering(), test_loader,
+           all_of(*run.data.test), run.evaluation_batch()) {
   const TrainingConfig& training = run.config.training;
   for (int set = 0; set <= run.config.runtime.steps_in_flight; ++set) {
     auto& batches = ring_.emplace_back();
     for (int worker = 0; worker < run.most_local_workers(); ++worker) {
       batches.emplace_back(training.batch_per_worker, run.network.input(),
-                           "batch." + std::to_string(set) + "." + std::to_string(worker));
+                           "batch." + std::to_string(set) + "." + std::to_string(worker),
+                           data_parallel.program().image_parts());
     }
   }
   if (!run.network.has_batch_norm()) return;
@@ -61,12 +63,14 @@ Session::Session(const Experiment& run)
   averaged_running = runtime::Tensor(spec, "running.average", runtime::Home::host);
   if (run.config.stpt.running_statistics != RunningStatistics::recalibrate) return;
   calibration_.emplace(run.network, training.batch_per_worker, models::Mode::calibration,
-                       run.grain());
+                       run.lowering(), data_parallel.program().image_parts());
   for (int batch = 0; batch < run.config.stpt.recalibration_batches; ++batch) {
     calibrated_.emplace_back(spec, "running.calibrated." + std::to_string(batch),
                              runtime::Home::host);
   }
-  for (std::size_t lane = 0; lane < 2 * runtime.workers().size(); ++lane) {
+  const std::size_t lanes =
+      run.gpu_choice.gpus.empty() ? 2 * runtime.workers().size() : runtime.computing_workers();
+  for (std::size_t lane = 0; lane < lanes; ++lane) {
     calibration_lanes_.push_back(calibration_->make_lane());
   }
 }
@@ -113,11 +117,11 @@ void Session::settle_running_statistics(const models::ModelState& state,
     next_ = (next_ + 1) % ring_.size();
     plain_train_loader.submit(batch, order.subspan(number * size, size), 0);
     models::ProgramInputs inputs;
-    inputs.images = &batch.images;
+    inputs.images = batch.images;
     inputs.parameters = &state.parameters;
     inputs.running = &calibrated_[number];
     inputs.lane = &calibration_lanes_[number % calibration_lanes_.size()];
-    calibration_->submit(inputs);
+    calibration_->submit(inputs, runtime.worker_for(number));
   }
   models::average_running_statistics(parts, destination, team, channel);
 }

@@ -154,7 +154,8 @@ void Trainer::Impl::describe() {
   record.alpha = experiment.pretrains() ? config.stpt.alpha : 0;
   record.initial_learning_rate = config.training.learning_rate.initial;
   const runtime::Machine machine = runtime::Machine::detect();
-  record.device = machine.to_string();
+  const std::string gpus = experiment.gpu_choice.to_string();
+  record.device = (gpus.empty() ? "" : gpus + "; ") + machine.to_string();
   record.status = "running";
   progress.chosen_learning_rate = config.training.learning_rate.initial;
   progress.base_learning_rate = config.training.learning_rate.initial;
@@ -347,14 +348,16 @@ void Trainer::Impl::record_traffic(const Session& session, const runtime::Traffi
   runtime::Cluster& cluster = runtime::Cluster::current();
   if (cluster.size() == 1) return;
   const runtime::Traffic now = runtime::traffic();
+  // A GPU's task has been enqueued, not computed, when it returns.
+  const double busy =
+      experiment.gpu_choice.gpus.empty() ? session.runtime.busy_seconds() - busy_before : 0;
   struct Spent {
     std::int64_t bytes, messages;
     double busy;
   };
   const std::vector<Spent> mine = {{now.bytes_sent - before.bytes_sent,
                                     now.messages_sent - before.messages_sent,
-                                    (session.runtime.busy_seconds() - busy_before) /
-                                        static_cast<double>(session.runtime.workers().size())}};
+                                    busy / static_cast<double>(session.runtime.workers().size())}};
   for (const auto& bytes : cluster.gather(runtime::bytes_of(mine))) {
     const Spent spent = runtime::values_of<Spent>(bytes).front();
     result.bytes_sent += spent.bytes;
@@ -549,6 +552,8 @@ Trainer::Trainer(const Config& config, const std::string& source)
     : impl_(std::make_unique<Impl>(config, source)) {}
 
 Trainer::~Trainer() = default;
+
+const GpuChoice& Trainer::gpus() const { return impl_->experiment.gpu_choice; }
 
 const RunRecord& Trainer::record() const { return impl_->record; }
 

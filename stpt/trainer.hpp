@@ -10,6 +10,7 @@
 
 #include "stpt/checkpoint.hpp"
 #include "stpt/config.hpp"
+#include "stpt/gpu_choice.hpp"
 #include "stpt/progress.hpp"
 #include "stpt/record.hpp"
 
@@ -41,6 +42,8 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
+  /// The GPUs that this rank will train on.
+  [[nodiscard]] const GpuChoice& gpus() const;
   /// What is known before the first epoch.
   [[nodiscard]] const RunRecord& record() const;
 

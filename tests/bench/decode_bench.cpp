@@ -142,7 +142,6 @@ int main(int argc, char** argv) {
   const data::Normalization of_cached = data::compute_normalization(cache, indices);
   const runtime::Shape shape{1, 3, crop_size, crop_size};
   std::vector<float> images(batch * static_cast<std::size_t>(shape.elements()));
-  std::vector<std::int32_t> labels(batch);
 
   RawDecoder raw;
   const auto raw_of = [&](std::initializer_list<unsigned> numerators) {
@@ -154,8 +153,8 @@ int main(int argc, char** argv) {
                         const data::Augmentation& augmentation) {
     return [&] {
       for (std::size_t i = 0; i < count; i += batch) {
-        data::load_batch(dataset, std::span(indices).subspan(i, batch), shape, &augmentation,
-                         statistics, 1, 1, images.data(), labels.data());
+        data::load_images(dataset, std::span(indices).subspan(i, batch), shape, &augmentation,
+                          statistics, 1, 1, images.data());
       }
     };
   };

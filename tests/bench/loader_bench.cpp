@@ -21,7 +21,6 @@ double images_per_second(const data::Dataset& dataset, const data::Augmentation*
   const data::Sampler sampler(indices, 1);
   const data::Normalization normalization = data::compute_normalization(dataset, indices);
   std::vector<float> images(batch * static_cast<std::size_t>(dataset.image_shape().elements()));
-  std::vector<std::int32_t> labels(batch);
 
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
@@ -30,8 +29,8 @@ double images_per_second(const data::Dataset& dataset, const data::Augmentation*
   for (std::uint64_t epoch = 0; elapsed < seconds; ++epoch) {
     const std::vector<std::uint32_t> order = sampler.order(epoch);
     for (std::size_t t = 0; t < sampler.iterations(1, batch); ++t) {
-      data::load_batch(dataset, data::worker_batch(order, t, 0, 1, batch), dataset.image_shape(),
-                       augmentation, normalization, 1, epoch, images.data(), labels.data());
+      data::load_images(dataset, data::worker_batch(order, t, 0, 1, batch), dataset.image_shape(),
+                        augmentation, normalization, 1, epoch, images.data());
       done += batch;
     }
     elapsed = std::chrono::duration<double>(Clock::now() - start).count();

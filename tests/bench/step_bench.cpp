@@ -36,8 +36,10 @@ models::Grain parse_grain(const std::string& name) {
 
 void fill(const data::Batch& batch, int classes) {
   runtime::Random random(1, 1);
-  const runtime::HostView images(batch.images, runtime::Access::write);
-  for (float& value : images.as<float>()) value = static_cast<float>(random.normal());
+  for (const runtime::Tensor& part : batch.images) {
+    const runtime::HostView images(part, runtime::Access::write);
+    for (float& value : images.as<float>()) value = static_cast<float>(random.normal());
+  }
   const runtime::HostView labels(batch.labels, runtime::Access::write);
   for (std::int32_t& value : labels.as<std::int32_t>())
     value = static_cast<std::int32_t>(random.below(static_cast<std::uint32_t>(classes)));
@@ -51,7 +53,7 @@ struct Bench {
         runtime({cpu_workers, ""}),
         optimizer(network, {}, false),
         state(network, models::Team{0, runtime::Cluster::current().size(), workers}, "model"),
-        data_parallel(network, local_workers(), batch, grain, 2, optimizer, reduction()),
+        data_parallel(network, local_workers(), batch, {grain}, 2, optimizer, reduction()),
         log("bench") {
     models::write(state, models::ModelValues::initial(network, workers, 1));
     for (int worker = 0; worker < local_workers(); ++worker) {
@@ -136,7 +138,7 @@ class PlainLoop {
   void step() {
     for (std::size_t worker = 0; worker < gradients_.size(); ++worker) {
       models::ProgramInputs inputs;
-      inputs.images = &bench_.batches[worker].images;
+      inputs.images = bench_.batches[worker].images;
       inputs.labels = &bench_.batches[worker].labels;
       inputs.scores = &scores_;
       inputs.parameters = &bench_.state.parameters;

@@ -37,17 +37,15 @@ MemoryDataset noise(std::size_t images) {
 
 struct Batch {
   std::vector<float> images;
-  std::vector<std::int32_t> labels;
   friend bool operator==(const Batch&, const Batch&) = default;
 };
 
 Batch load(const Dataset& dataset, std::span<const std::uint32_t> indices,
            const Augmentation* augmentation, const Normalization& normalization,
            std::uint64_t seed = 1, std::uint64_t epoch = 1) {
-  Batch batch{std::vector<float>(indices.size() * elements),
-              std::vector<std::int32_t>(indices.size())};
-  load_batch(dataset, indices, dataset.image_shape(), augmentation, normalization, seed, epoch,
-             batch.images.data(), batch.labels.data());
+  Batch batch{std::vector<float>(indices.size() * elements)};
+  load_images(dataset, indices, dataset.image_shape(), augmentation, normalization, seed, epoch,
+              batch.images.data());
   return batch;
 }
 
@@ -117,7 +115,6 @@ TEST_CASE("Without augmentation the pixels are scaled and nothing else", "[augme
   const MemoryDataset dataset = noise(4);
   const std::vector<std::uint32_t> indices = {2, 0, 2};
   const Batch batch = load(dataset, indices, nullptr, no_normalization(channels));
-  CHECK(batch.labels == std::vector<std::int32_t>{2, 0, 2});
   for (std::size_t i = 0; i < indices.size(); ++i) {
     const auto image = expected(dataset, indices[i], 0, 0, false);
     CHECK(std::equal(image.begin(), image.end(),
@@ -179,9 +176,8 @@ TEST_CASE("Mirroring is exact at any width", "[augmentation]") {
     int flipped = 0;
     for (std::uint64_t epoch = 0; epoch < 64; ++epoch) {
       std::vector<float> out(w);
-      std::int32_t label = -1;
-      load_batch(dataset, all_indices(1), dataset.image_shape(), &augmentation,
-                 {{0.0F}, {1.0F / 255.0F}}, 1, epoch, out.data(), &label);
+      load_images(dataset, all_indices(1), dataset.image_shape(), &augmentation,
+                  {{0.0F}, {1.0F / 255.0F}}, 1, epoch, out.data());
       const bool mirrored = std::lround(out[0]) == static_cast<long>(w);
       flipped += mirrored ? 1 : 0;
       bool right = true;
@@ -235,12 +231,11 @@ TEST_CASE("An image is the same at any place, in any batch, on any thread", "[au
     threads.emplace_back([&, t] {
       std::vector<std::uint32_t> reversed(indices.rbegin(), indices.rend());
       Batch& part = parts[t];
-      part = {std::vector<float>(images * elements), std::vector<std::int32_t>(images)};
+      part = {std::vector<float>(images * elements)};
       for (std::size_t i = 0; i < images; i += 3) {
         const std::size_t count = std::min<std::size_t>(3, images - i);
-        load_batch(dataset, std::span(reversed).subspan(i, count), dataset.image_shape(),
-                   &augmentation, normalization, 5, 3, part.images.data() + i * elements,
-                   part.labels.data() + i);
+        load_images(dataset, std::span(reversed).subspan(i, count), dataset.image_shape(),
+                    &augmentation, normalization, 5, 3, part.images.data() + i * elements);
       }
     });
   }
@@ -251,7 +246,7 @@ TEST_CASE("An image is the same at any place, in any batch, on any thread", "[au
     bool equal = true;
     for (std::size_t i = 0; i < images; ++i) {
       const std::size_t j = images - 1 - i;
-      equal = equal && part.labels[j] == whole.labels[i] &&
+      equal = equal &&
               std::equal(whole.images.begin() + static_cast<std::ptrdiff_t>(i * elements),
                          whole.images.begin() + static_cast<std::ptrdiff_t>((i + 1) * elements),
                          part.images.begin() + static_cast<std::ptrdiff_t>(j * elements));
@@ -260,7 +255,7 @@ TEST_CASE("An image is the same at any place, in any batch, on any thread", "[au
   }
 }
 
-TEST_CASE("Misuse of load_batch is caught", "[augmentation]") {
+TEST_CASE("Misuse of load_images is caught", "[augmentation]") {
   const MemoryDataset dataset = noise(1);
   CHECK_THROWS_AS(load(dataset, all_indices(1), nullptr, no_normalization(3)),
                   std::invalid_argument);
@@ -286,9 +281,8 @@ MemoryDataset ramp(int side) {
 std::vector<int> first_row(const Dataset& dataset, int side, const Augmentation* augmentation,
                            std::uint64_t epoch) {
   std::vector<float> images(2 * static_cast<std::size_t>(side) * static_cast<std::size_t>(side));
-  std::int32_t label = 0;
-  load_batch(dataset, all_indices(1), {1, 2, side, side}, augmentation, no_normalization(2), 1,
-             epoch, images.data(), &label);
+  load_images(dataset, all_indices(1), {1, 2, side, side}, augmentation, no_normalization(2), 1,
+              epoch, images.data());
   std::vector<int> row;
   for (int x = 0; x < side; ++x) {
     row.push_back(static_cast<int>(std::lround(images[static_cast<std::size_t>(x)] * 255)));

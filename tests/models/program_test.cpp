@@ -357,7 +357,7 @@ TEST_CASE("every model of the zoo can be lowered", "[program]") {
   for (const models::ModelInfo& info : models::available_models()) {
     INFO(info.name);
     const Network network = make_network(info.name, {1, 3, 32, 32}, 10);
-    const Program program(network, 2, Mode::train, Grain::block);
+    const Program program(network, 2, Mode::train, {Grain::block});
     // A segment forward and one backward for each block; the loss goes with the last one.
     CHECK(program.segments() == 2 * network.blocks.size());
   }
@@ -415,7 +415,7 @@ TEST_CASE("chains in flight on few lanes do not disturb each other", "[program]"
     problems.emplace_back(make_network("resnet8", {1, 3, 8, 8}, classes), 2, seed);
     alone.push_back(execute(problems.back(), Mode::train, grain));
   }
-  const Program program(problems[0].network, 2, Mode::train, grain);
+  const Program program(problems[0].network, 2, Mode::train, {grain});
   std::vector<Lane> memory;
   for (std::size_t lane = 0; lane < lanes; ++lane) memory.push_back(program.make_lane());
   std::vector<ModelState> states;
@@ -438,7 +438,7 @@ TEST_CASE("a program pinned to a worker computes the same", "[program]") {
   const Problem problem(make_network("lenet5", {1, 1, 28, 28}, 10), 2, 1);
   const Outcome anywhere = execute(problem, Mode::train, Grain::block);
   for (const runtime::Worker& worker : runtime.workers()) {
-    const Program program(problem.network, 2, Mode::train, Grain::block);
+    const Program program(problem.network, 2, Mode::train, {Grain::block});
     ModelState state(problem.network, 1, "state");
     models::write(state, problem.values);
     const Buffers buffers(problem);
@@ -453,9 +453,9 @@ TEST_CASE("the coarser the grain, the fewer the segments and the less passes bet
           "[program]") {
   Runtime runtime({.cpu_workers = 1, .scheduler = {}});
   const Network network = make_network("resnet20", {1, 3, 32, 32}, 10);
-  const Program op(network, 8, Mode::train, Grain::op),
-      block(network, 8, Mode::train, Grain::block), step(network, 8, Mode::train, Grain::step),
-      inference(network, 8, Mode::inference, Grain::block);
+  const Program op(network, 8, Mode::train, {Grain::op}),
+      block(network, 8, Mode::train, {Grain::block}), step(network, 8, Mode::train, {Grain::step}),
+      inference(network, 8, Mode::inference, {Grain::block});
   CHECK(op.segments() == op.operations());
   CHECK(op.operations() == step.operations());
   CHECK(block.segments() == 2 * network.blocks.size());
@@ -473,7 +473,7 @@ TEST_CASE("programs that CPUs cannot run are errors that say what to change", "[
   Network network = make_network("lenet5", {1, 1, 28, 28}, 10);
   const auto refused = [&](int batch) {
     return message_of<std::invalid_argument>(
-        [&] { Program(network, batch, Mode::train, Grain::op); });
+        [&] { Program(network, batch, Mode::train, {Grain::op}); });
   };
   CHECK(contains(refused(0), "a batch of 0"));
   network.data_type = runtime::DataType::bfloat16;
@@ -488,9 +488,9 @@ TEST_CASE("batch statistics of a single value are an error", "[program]") {
   NetworkBuilder net("single", {1, 3, 1, 1}, classes);
   const Network network =
       net.build(net.fully_connected("fc", net.batch_norm("bn", net.input()), classes));
-  CHECK_THROWS_AS(Program(network, 1, Mode::train, Grain::op), std::invalid_argument);
-  CHECK_NOTHROW(Program(network, 2, Mode::train, Grain::op));
-  CHECK_NOTHROW(Program(network, 1, Mode::inference, Grain::op));
+  CHECK_THROWS_AS(Program(network, 1, Mode::train, {Grain::op}), std::invalid_argument);
+  CHECK_NOTHROW(Program(network, 2, Mode::train, {Grain::op}));
+  CHECK_NOTHROW(Program(network, 1, Mode::inference, {Grain::op}));
 }
 
 }  // namespace

@@ -105,7 +105,7 @@ struct Buffers {
 
   ProgramInputs inputs(const ModelState& state, const Lane& lane) const {
     ProgramInputs inputs;
-    inputs.images = &images;
+    inputs.images = {&images, 1};
     inputs.labels = &labels;
     inputs.scores = &scores;
     inputs.parameters = &state.parameters;
@@ -171,7 +171,7 @@ enum class How { tasks, here };
 /// Runs the program `steps` times, each followed by an update if there is an optimizer.
 inline Outcome execute(const Problem& problem, Mode mode, Grain grain, How how = How::tasks,
                        const Optimizer* optimizer = nullptr, int steps = 1) {
-  const Program program(problem.network, problem.batch, mode, grain);
+  const Program program(problem.network, problem.batch, mode, {grain});
   ModelState state(problem.network, 1, "state");
   models::write(state, problem.values);
   const Buffers buffers(problem);

@@ -207,7 +207,7 @@ TEST_CASE("keys that do not exist", "[config]") {
   CHECK(error_of(R"({"training": {"qqq": 1}})") ==
         "run.json: training.qqq: unknown key; training has epochs, workers, batch_per_worker, "
         "gradient_reduction, "
-        "seed, learning_rate, optimizer");
+        "loss_scale, seed, learning_rate, optimizer");
   CHECK(error_of(R"({"qqq": 1})") ==
         "run.json: qqq: unknown key; a run file has name, model, data, training, stpt, runtime");
   CHECK(error_of(R"({"training.epochs": 3})") ==
@@ -258,8 +258,8 @@ TEST_CASE("values out of range", "[config]") {
   CHECK(error_of(R"({"data": {"format": "idxx"}})") ==
         "run.json: data.format: is \"idxx\"; must be one of idx, cifar10, cifar100, image_folder, "
         "synthetic");
-  CHECK(error_of(R"({"model": {"data_type": "bfloat16"}})") ==
-        "run.json: model.data_type: is \"bfloat16\"; must be float32");
+  CHECK(error_of(R"({"model": {"data_type": "float64"}})") ==
+        "run.json: model.data_type: is \"float64\"; must be one of float32, bfloat16, float16");
   CHECK(error_of(R"({"name": "../x"})") ==
         "run.json: name: is \"../x\"; must be 1 to 64 letters, digits, '.', '_' or '-', no '.' or "
         "'-' first");

@@ -358,17 +358,62 @@ TEST_CASE("The printed config is a run file that prints itself", "[executable]")
   CHECK(program.run({"--print-config"}).out == print_config(Config{}));
 }
 
-TEST_CASE("GPUs that nothing could use are refused", "[executable]") {
+namespace {
+
+/// Hides the machine's GPUs, and asks for eight.
+class MissingGpus {
+ public:
+  MissingGpus() {
+    setenv("CUDA_VISIBLE_DEVICES", "", 1);
+    setenv("STARPU_NCUDA", "8", 1);
+  }
+  ~MissingGpus() {
+    unsetenv("CUDA_VISIBLE_DEVICES");
+    unsetenv("STARPU_NCUDA");
+  }
+  MissingGpus(const MissingGpus&) = delete;
+  MissingGpus& operator=(const MissingGpus&) = delete;
+};
+
+}  // namespace
+
+TEST_CASE("GPUs that are not there are named, and cores do the work", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
-  setenv("STARPU_NCUDA", "8", 1);
+  const MissingGpus missing;
   const Outcome outcome = program.run({"--config", "run.json", "--output", "out"});
-  unsetenv("STARPU_NCUDA");
+  CHECK(outcome.status == 0);
+  CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("STARPU_NCUDA asks for 8 GPUs, "));
+  CHECK_THAT(outcome.err.substr(0, outcome.err.find('\n')),
+             Catch::Matchers::Contains("; training on ") && Catch::Matchers::Contains(" core"));
+}
+
+TEST_CASE("GPUs that are required and not there are an error", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const MissingGpus missing;
+  const Outcome outcome = program.run(
+      {"--config", "run.json", "--output", "out", "--set", "runtime.require_cuda=true"});
   CHECK(outcome.status == 2);
-  CHECK(outcome.err ==
-        "stpt_starpu: STARPU_NCUDA is 8, but no op has a CUDA implementation; unset it to train on "
-        "CPU cores\n");
+  CHECK_THAT(outcome.err,
+             Catch::Matchers::StartsWith(
+                 "stpt_starpu: run.json: runtime.require_cuda: STARPU_NCUDA asks for 8 GPUs, "));
   CHECK_FALSE(fs::exists(program.folder() / "out"));
+}
+
+TEST_CASE("half precision without a GPU is an error", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const MissingGpus missing;
+  for (const std::string type : {"bfloat16", "float16"}) {
+    const Outcome outcome = program.run(
+        {"--config", "run.json", "--output", "out", "--set", "model.data_type=" + type});
+    CHECK(outcome.status == 2);
+    CHECK_THAT(outcome.err, Catch::Matchers::StartsWith(
+                                "stpt_starpu: run.json: model.data_type: is " + type +
+                                "; cores compute in float32 only, and STARPU_NCUDA asks for "));
+    CHECK_FALSE(fs::exists(program.folder() / "out"));
+  }
 }
 
 TEST_CASE("a run is only checked by --validate, and nothing written", "[executable]") {

@@ -99,7 +99,7 @@ TEST_CASE("the network in configs/ fits images and runs", "[network_file]") {
   const Network network = build_network(read_json(file.description), file.file, {1, 3, 8, 8}, 10);
   const runtime::Runtime runtime({.cpu_workers = 1, .scheduler = {}});
   for (const auto grain : {models::Grain::op, models::Grain::block, models::Grain::step}) {
-    CHECK(models::Program(network, 2, models::Mode::train, grain).segments() > 0);
+    CHECK(models::Program(network, 2, models::Mode::train, {grain}).segments() > 0);
   }
 }
 

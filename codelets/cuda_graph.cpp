@@ -1,0 +1,109 @@
+#include "codelets/cuda_graph.hpp"
+
+#include <map>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "codelets/cuda.hpp"
+
+namespace stpt::codelets::cuda {
+namespace {
+
+struct DestroyGraph {
+  void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
+};
+using Graph = std::unique_ptr<CUgraph_st, DestroyGraph>;
+
+struct DestroyExecutable {
+  void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+using Executable = std::unique_ptr<CUgraphExec_st, DestroyExecutable>;
+
+/// Ends the capture in any case: a stream that is left capturing is of no more use.
+class Capture {
+ public:
+  explicit Capture(cudaStream_t stream) : stream_(stream) {
+    // Other threads, StarPU's among them, go on using CUDA meanwhile.
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a graph");
+  }
+  ~Capture() {
+    if (ended_) return;
+    cudaGraph_t graph = nullptr;
+    cudaStreamEndCapture(stream_, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    cudaGetLastError();  // that it was broken off is known
+  }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  [[nodiscard]] Graph end() {
+    ended_ = true;
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamEndCapture(stream_, &graph), "capturing a graph");
+    return Graph(graph);
+  }
+
+ private:
+  cudaStream_t stream_;
+  bool ended_ = false;
+};
+
+Executable capture(cudaStream_t stream, const std::function<void()>& enqueue) {
+  Capture capture(stream);
+  enqueue();
+  const Graph graph = capture.end();
+  cudaGraphExec_t executable = nullptr;
+  check(cudaGraphInstantiate(&executable, graph.get(), 0), "instantiating a graph");
+  return Executable(executable);
+}
+
+/// One worker's graphs of one piece of work; used by the worker's thread alone.
+struct Graphs {
+  bool warm = false;  ///< has run
+  std::map<std::vector<void*>, Executable> by_pointers;
+};
+
+}  // namespace
+
+struct GraphCache::Impl {
+  Graphs& of(int worker, std::size_t work) {
+    const std::scoped_lock lock(mutex);
+    return graphs[{worker, work}];  // stays where it is when others are added
+  }
+
+  mutable std::mutex mutex;
+  std::map<std::pair<int, std::size_t>, Graphs> graphs;
+};
+
+GraphCache::GraphCache() : impl_(std::make_unique<Impl>()) {}
+GraphCache::~GraphCache() = default;
+
+void GraphCache::run(int worker, std::size_t work, std::span<void* const> pointers, Stream stream,
+                     const std::function<void()>& enqueue) {
+  Graphs& graphs = impl_->of(worker, work);
+  if (!std::exchange(graphs.warm, true)) {
+    enqueue();
+    return;
+  }
+  const cudaStream_t own = native(stream);
+  const std::vector<void*> key(pointers.begin(), pointers.end());
+  auto found = graphs.by_pointers.find(key);
+  if (found == graphs.by_pointers.end()) {
+    if (graphs.by_pointers.size() == most_graphs) {
+      check(cudaStreamSynchronize(own), "waiting for graphs");  // none may go while it runs
+      graphs.by_pointers.clear();
+    }
+    found = graphs.by_pointers.emplace(key, capture(own, enqueue)).first;
+  }
+  check(cudaGraphLaunch(found->second.get(), own), "launching a graph");
+}
+
+std::size_t GraphCache::size() const {
+  const std::scoped_lock lock(impl_->mutex);
+  std::size_t count = 0;
+  for (const auto& [kind, graphs] : impl_->graphs) count += graphs.by_pointers.size();
+  return count;
+}
+
+}  // namespace stpt::codelets::cuda
