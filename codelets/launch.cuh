@@ -35,6 +35,18 @@ void launch(const std::string& what, void (*kernel)(Parameters...), dim3 blocks,
   return static_cast<unsigned>(std::clamp<std::int64_t>(wanted, 1, most));
 }
 
+/// Throws std::invalid_argument, which begins with `what`, unless the tensor is one that CUDA's
+/// kernels take.
+inline void require_plain(const std::string& what, const runtime::TensorSpec& spec) {
+  const auto fail = [&](const std::string& reason) {
+    throw std::invalid_argument(what + ": " + reason);
+  };
+  if (spec.layout != runtime::Layout::nchw && spec.layout != runtime::Layout::nhwc)
+    fail(std::string(runtime::to_string(spec.layout)) + "; on CUDA the layout is nchw or nhwc");
+  if (spec.shape.n < 0 || spec.shape.c < 0 || spec.shape.h < 0 || spec.shape.w < 0)
+    fail("no dimension may be negative");
+}
+
 /// Calls visit(T{}) with the element type float, __nv_bfloat16 or __half; throws
 /// std::invalid_argument, which begins with `what`, for others.
 template <class Visit>
@@ -75,5 +87,62 @@ template <class T, int width>
 struct alignas(sizeof(T) * width) Vector {
   T values[width];
 };
+
+template <int width, class T>
+__device__ inline Vector<T, width> load(const T* from) {
+  return *reinterpret_cast<const Vector<T, width>*>(from);
+}
+
+template <int width, class T>
+__device__ inline void store(T* to, const Vector<T, width>& vector) {
+  *reinterpret_cast<Vector<T, width>*>(to) = vector;
+}
+
+/// Written so that NaN stays NaN.
+__device__ inline float relu(float x) { return x < 0 ? 0 : x; }
+
+// ---- Maps ---------------------------------------------------------------------------------------
+
+template <class To, int width, class Function, class... Sources>
+__device__ inline Vector<To, width> map_vectors(Function function,
+                                                const Vector<Sources, width>&... sources) {
+  Vector<To, width> result;
+#pragma unroll
+  for (int v = 0; v < width; ++v)
+    result.values[v] = from_float<To>(function(to_float(sources.values[v])...));
+  return result;
+}
+
+template <int width, class To, class Function, class... Sources>
+__global__ void map_kernel(std::int64_t count, Function function, To* to,
+                           const Sources*... sources) {
+  const std::int64_t threads = std::int64_t{gridDim.x} * blockDim.x;
+  const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const std::int64_t whole = count / width * width;
+  for (std::int64_t i = thread * width; i < whole; i += threads * width)
+    store(to + i, map_vectors<To, width>(function, load<width>(sources + i)...));
+  for (std::int64_t i = whole + thread; i < count; i += threads)
+    to[i] = from_float<To>(function(to_float(sources[i])...));
+}
+
+/// Enqueues to[i] = function(sources[i]...), computed in float; `to` may be one of the sources.
+template <class Function, class To, class... Sources>
+void map(const std::string& what, Stream stream, std::int64_t count, Function function, To* to,
+         const Sources*... sources) {
+  if (count == 0) return;
+  constexpr unsigned threads = 256;
+  constexpr int width = 16 / static_cast<int>(std::max({sizeof(To), sizeof(Sources)...}));
+  const auto aligned = [](const void* at) {
+    return reinterpret_cast<std::uintptr_t>(at) % 16 == 0;
+  };
+  if (aligned(to) && (aligned(sources) && ...)) {
+    launch(what, map_kernel<width, To, Function, Sources...>,
+           blocks_for((count + width - 1) / width, threads), threads, stream, count, function, to,
+           sources...);
+  } else {
+    launch(what, map_kernel<1, To, Function, Sources...>, blocks_for(count, threads), threads,
+           stream, count, function, to, sources...);
+  }
+}
 
 }  // namespace stpt::codelets::cuda

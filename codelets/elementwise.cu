@@ -1,0 +1,207 @@
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "codelets/elementwise.hpp"
+#include "codelets/launch.cuh"
+#include "codelets/optimizer.hpp"
+
+// The CUDA implementation, with Reorder. Elementwise ops are bound by memory traffic: threads load
+// and store 16 bytes at once.
+
+namespace stpt::codelets {
+namespace {
+
+using cuda::launch;
+using runtime::Layout;
+
+std::int64_t checked_count(const std::string& what, const TensorSpec& spec) {
+  cuda::require_plain(what, spec);
+  return spec.shape.elements();
+}
+
+// ---- Maps ---------------------------------------------------------------------------------------
+
+struct Rectify {
+  __device__ float operator()(float x) const { return cuda::relu(x); }
+};
+
+struct Pass {  ///< the gradient where y > 0
+  __device__ float operator()(float y, float d_y) const { return y > 0 ? d_y : 0; }
+};
+
+struct Sum {
+  bool with_relu;
+  __device__ float operator()(float a, float b) const {
+    return with_relu ? cuda::relu(a + b) : a + b;
+  }
+};
+
+struct Identity {
+  __device__ float operator()(float x) const { return x; }
+};
+
+/// The last argument = function(the arguments before it).
+template <class T, std::size_t sources, class Function>
+class Map final : public Kernel {
+ public:
+  Map(std::string what, std::int64_t count, Function function)
+      : what_(std::move(what)), count_(count), function_(function) {}
+  void run(std::span<void* const> args, void*, Stream stream) const override {
+    [&]<std::size_t... i>(std::index_sequence<i...>) {
+      cuda::map(what_, stream, count_, function_, static_cast<T*>(args[sources]),
+                static_cast<const T*>(args[i])...);
+    }
+    (std::make_index_sequence<sources>());
+  }
+
+ private:
+  std::string what_;
+  std::int64_t count_;
+  Function function_;
+};
+
+template <std::size_t sources, class Function>
+KernelPtr plan_map(const std::string& op, const TensorSpec& spec, Function function) {
+  const std::string what = op + " " + spec.to_string();
+  const std::int64_t count = checked_count(what, spec);
+  return cuda::with_type(spec.type, what, [&](auto element) -> KernelPtr {
+    return std::make_unique<Map<decltype(element), sources, Function>>(what, count, function);
+  });
+}
+
+// ---- Reorder ------------------------------------------------------------------------------------
+
+/// Matrices of rows x columns, one an image, that are transposed.
+struct Matrices {
+  std::int64_t count;
+  unsigned rows, columns;
+
+  __host__ __device__ unsigned elements() const { return rows * columns; }
+};
+
+/// A thread for each element of the destination; for matrices with few rows or columns.
+template <class To, class From>
+__global__ void transpose_plainly(const From* __restrict__ src, To* __restrict__ dst,
+                                  Matrices matrices) {
+  const unsigned elements = matrices.elements(), threads = gridDim.x * blockDim.x;
+  for (std::int64_t image = blockIdx.y; image < matrices.count; image += gridDim.y) {
+    const From* from = src + image * elements;
+    To* to = dst + image * elements;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < elements; i += threads) {
+      const unsigned row = i % matrices.rows, column = i / matrices.rows;
+      to[i] = cuda::from_float<To>(cuda::to_float(from[row * matrices.columns + column]));
+    }
+  }
+}
+
+constexpr unsigned tile_size = 32, tile_rows_at_once = 8;
+
+/// A block for each tile, which it reads and writes along the rows of memory.
+template <class To, class From>
+__global__ void transpose_tiles(const From* __restrict__ src, To* __restrict__ dst,
+                                Matrices matrices) {
+  __shared__ float tile[tile_size][tile_size + 1];  // no two rows in the same banks
+  const auto [images, rows, columns] = matrices;
+  const unsigned tiles = (columns + tile_size - 1) / tile_size;
+  const unsigned first_row = blockIdx.x / tiles * tile_size;
+  const unsigned first_column = blockIdx.x % tiles * tile_size;
+  for (std::int64_t image = blockIdx.y; image < images; image += gridDim.y) {
+    const From* from = src + image * matrices.elements();
+    To* to = dst + image * matrices.elements();
+    for (unsigned i = threadIdx.y; i < tile_size; i += tile_rows_at_once) {
+      const unsigned row = first_row + i, column = first_column + threadIdx.x;
+      if (row < rows && column < columns)
+        tile[i][threadIdx.x] = cuda::to_float(from[row * columns + column]);
+    }
+    __syncthreads();
+    for (unsigned i = threadIdx.y; i < tile_size; i += tile_rows_at_once) {
+      const unsigned row = first_row + threadIdx.x, column = first_column + i;
+      if (row < rows && column < columns)
+        to[column * rows + row] = cuda::from_float<To>(tile[threadIdx.x][i]);
+    }
+    __syncthreads();
+  }
+}
+
+/// From one data type to another in the same order.
+template <class To, class From>
+class Conversion final : public Kernel {
+ public:
+  Conversion(std::string what, std::int64_t count) : what_(std::move(what)), count_(count) {}
+  void run(std::span<void* const> args, void*, Stream stream) const override {
+    if constexpr (std::is_same_v<To, From>) {
+      copy(static_cast<std::size_t>(count_) * sizeof(To), args[1], args[0], Cuda{}, stream);
+    } else {
+      cuda::map(what_, stream, count_, Identity{}, static_cast<To*>(args[1]),
+                static_cast<const From*>(args[0]));
+    }
+  }
+
+ private:
+  std::string what_;
+  std::int64_t count_;
+};
+
+template <class To, class From>
+class Transposition final : public Kernel {
+ public:
+  Transposition(std::string what, Matrices matrices)
+      : what_(std::move(what)), matrices_(matrices) {}
+  void run(std::span<void* const> args, void*, Stream stream) const override {
+    const auto* src = static_cast<const From*>(args[0]);
+    auto* dst = static_cast<To*>(args[1]);
+    const auto [images, rows, columns] = matrices_;
+    const auto grid_y = static_cast<unsigned>(std::min<std::int64_t>(images, 65535));
+    constexpr unsigned worth_a_tile = 16;
+    if (std::min(rows, columns) >= worth_a_tile) {
+      const auto tiles = [](unsigned size) { return (size + tile_size - 1) / tile_size; };
+      launch(what_, transpose_tiles<To, From>, dim3(tiles(rows) * tiles(columns), grid_y),
+             dim3(tile_size, tile_rows_at_once), stream, src, dst, matrices_);
+    } else {
+      constexpr unsigned threads = 256;
+      launch(what_, transpose_plainly<To, From>,
+             dim3(cuda::blocks_for(matrices_.elements(), threads), grid_y), threads, stream, src,
+             dst, matrices_);
+    }
+  }
+
+ private:
+  std::string what_;
+  Matrices matrices_;
+};
+
+}  // namespace
+
+KernelPtr plan(const ReluForward& op, Cuda) { return plan_map<1>("ReluForward", op.x, Rectify{}); }
+KernelPtr plan(const ReluBackward& op, Cuda) { return plan_map<2>("ReluBackward", op.x, Pass{}); }
+KernelPtr plan(const Add& op, Cuda) { return plan_map<2>("Add", op.x, Sum{op.relu}); }
+
+KernelPtr plan(const Reorder& op, Cuda) {
+  const std::string what = "reorder " + op.src.to_string() + " to " + op.dst.to_string();
+  const std::int64_t count = checked_count(what, op.src);
+  cuda::require_plain(what, op.dst);
+  if (op.src.shape != op.dst.shape)
+    throw std::invalid_argument(what + ": both shapes must be the same");
+  const std::int64_t channels = op.src.shape.c, spatial = op.src.shape.spatial();
+  const bool same_order = op.src.layout == op.dst.layout || channels == 1 || spatial == 1;
+  if (!same_order && channels * spatial > 0x7fffffff)
+    throw std::invalid_argument(what + ": an image must have fewer than 2^31 values");
+  const Matrices to_nhwc{op.src.shape.n, static_cast<unsigned>(channels),
+                         static_cast<unsigned>(spatial)};
+  const Matrices to_nchw{op.src.shape.n, static_cast<unsigned>(spatial),
+                         static_cast<unsigned>(channels)};
+  return cuda::with_type(op.src.type, what, [&](auto from) {
+    return cuda::with_type(op.dst.type, what, [&](auto to) -> KernelPtr {
+      using From = decltype(from);
+      using To = decltype(to);
+      if (same_order || count == 0) return std::make_unique<Conversion<To, From>>(what, count);
+      return std::make_unique<Transposition<To, From>>(
+          what, op.dst.layout == Layout::nhwc ? to_nhwc : to_nchw);
+    });
+  });
+}
+
+}  // namespace stpt::codelets

@@ -1,0 +1,145 @@
+#include <algorithm>
+#include <string>
+
+#include "codelets/launch.cuh"
+#include "codelets/optimizer.hpp"
+
+namespace stpt::codelets {
+namespace {
+
+// ---- SGD ----------------------------------------------------------------------------------------
+
+constexpr int ranges_a_launch = 64;
+constexpr unsigned sgd_threads = 256;
+constexpr std::size_t elements_a_block = 4096;
+
+struct Range {
+  std::size_t offset, count;
+  unsigned first_block;
+  float weight_decay;
+};
+
+/// Passed to the kernel by value.
+struct Ranges {
+  Range ranges[ranges_a_launch];
+  int count;
+};
+
+struct Rates {
+  float gradient_scale, learning_rate, momentum;
+};
+
+/// What Cpu's step() does to one element.
+template <bool lr_in_velocity, bool nesterov>
+__device__ void step(float& w, float& v, float gradient, float weight_decay, const Rates& rates) {
+  const auto [gradient_scale, learning_rate, momentum] = rates;
+  const float g = gradient * gradient_scale + weight_decay * w;
+  if constexpr (lr_in_velocity) {
+    v = momentum * v - learning_rate * g;
+    w += nesterov ? momentum * v - learning_rate * g : v;
+  } else {
+    v = momentum * v + g;
+    w -= learning_rate * (nesterov ? momentum * v + g : v);
+  }
+}
+
+/// Each block has some elements of one range.
+template <bool lr_in_velocity, bool nesterov>
+__global__ void __launch_bounds__(sgd_threads)
+    sgd_kernel(Ranges ranges, float* __restrict__ weights, float* __restrict__ velocity,
+               const float* __restrict__ gradient, Rates rates) {
+  int mine = 0;  // the last range that begins at this block or before
+  for (int half = ranges_a_launch / 2; half > 0; half /= 2) {
+    if (mine + half < ranges.count && ranges.ranges[mine + half].first_block <= blockIdx.x)
+      mine += half;
+  }
+  const Range& range = ranges.ranges[mine];
+  const std::size_t begin = (blockIdx.x - range.first_block) * elements_a_block;
+  const int count = static_cast<int>(min(range.count - begin, elements_a_block));
+  float* w = weights + range.offset + begin;
+  float* v = velocity + range.offset + begin;
+  const float* g = gradient + range.offset + begin;
+
+  constexpr int width = 4;
+  const auto aligned = [](const void* at) {
+    return reinterpret_cast<std::uintptr_t>(at) % 16 == 0;
+  };
+  const int whole = aligned(w) && aligned(v) && aligned(g) ? count / width * width : 0;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  for (int i = thread * width; i < whole; i += threads * width) {
+    auto ws = cuda::load<width>(w + i), vs = cuda::load<width>(v + i);
+    const auto gs = cuda::load<width>(g + i);
+#pragma unroll
+    for (int k = 0; k < width; ++k)
+      step<lr_in_velocity, nesterov>(ws.values[k], vs.values[k], gs.values[k], range.weight_decay,
+                                     rates);
+    cuda::store(w + i, ws);
+    cuda::store(v + i, vs);
+  }
+  for (int i = whole + thread; i < count; i += threads)
+    step<lr_in_velocity, nesterov>(w[i], v[i], g[i], range.weight_decay, rates);
+}
+
+// ---- Sums ---------------------------------------------------------------------------------------
+
+struct Sum {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+
+struct Scale {
+  float factor;
+  __device__ float operator()(float x) const { return x * factor; }
+};
+
+}  // namespace
+
+void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* velocity,
+              const float* gradient, float gradient_scale, float learning_rate,
+              const SgdSettings& settings, Cuda, Stream stream) {
+  const auto kernel =
+      settings.lr_in_velocity
+          ? (settings.nesterov ? sgd_kernel<true, true> : sgd_kernel<true, false>)
+          : (settings.nesterov ? sgd_kernel<false, true> : sgd_kernel<false, false>);
+  Ranges batch{};
+  unsigned blocks = 0;
+  const auto launch_batch = [&] {
+    if (batch.count == 0) return;
+    cuda::launch("SGD step of " + std::to_string(batch.count) + " parameter ranges", kernel, blocks,
+                 sgd_threads, stream, batch, weights, velocity, gradient,
+                 Rates{gradient_scale, learning_rate, settings.momentum});
+    batch.count = 0;
+    blocks = 0;
+  };
+  for (const auto& [offset, count, decay] : ranges) {
+    if (count == 0) continue;
+    batch.ranges[batch.count++] = {offset, count, blocks, decay ? settings.weight_decay : 0.0f};
+    blocks += static_cast<unsigned>((count + elements_a_block - 1) / elements_a_block);
+    if (batch.count == ranges_a_launch) launch_batch();
+  }
+  launch_batch();
+}
+
+void accumulate(std::size_t count, float* sum, const float* term, Cuda, Stream stream) {
+  cuda::map("sum of " + std::to_string(count) + " values", stream, static_cast<std::int64_t>(count),
+            Sum{}, sum, sum, term);
+}
+
+void scale(std::size_t count, float* x, float factor, Cuda, Stream stream) {
+  cuda::map("scaling of " + std::to_string(count) + " values", stream,
+            static_cast<std::int64_t>(count), Scale{factor}, x, x);
+}
+
+void copy(std::size_t bytes, void* destination, const void* source, Cuda, Stream stream) {
+  if (bytes == 0) return;
+  cuda::check(
+      cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, cuda::native(stream)),
+      "copy of " + std::to_string(bytes) + " bytes");
+}
+
+void clear(std::size_t bytes, void* destination, Cuda, Stream stream) {
+  if (bytes == 0) return;
+  cuda::check(cudaMemsetAsync(destination, 0, bytes, cuda::native(stream)),
+              "clearing of " + std::to_string(bytes) + " bytes");
+}
+
+}  // namespace stpt::codelets

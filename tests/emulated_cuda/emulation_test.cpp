@@ -1,0 +1,250 @@
+#include "tests/emulated_cuda/emulation.hpp"
+
+#include <cmath>
+#include <csignal>
+#include <numeric>
+#include <string>
+#include <thread>
+
+#include "tests/emulated_cuda/test_kernels.hpp"
+#include "tests/emulated_cuda/testing.hpp"
+
+namespace stpt::testing {
+namespace {
+
+std::vector<float> counting(std::size_t count) {
+  std::vector<float> values(count);
+  std::iota(values.begin(), values.end(), 0.0f);
+  return values;
+}
+
+TEST_CASE("there are as many devices as asked for", "[emulation]") {
+  int devices = 0;
+  check(cudaGetDeviceCount(&devices));
+  CHECK(devices == 2);
+  CHECK(cudaSetDevice(2) == cudaErrorInvalidDevice);
+  CHECK(cudaGetLastError() == cudaErrorInvalidDevice);
+  CHECK(cudaGetLastError() == cudaSuccess);
+}
+
+// ---- Kernels ----------------------------------------------------------------------------------
+
+TEST_CASE("a block adds through shuffles and shared memory", "[emulation]") {
+  const int count = 10'000, blocks = 5;
+  const DeviceFloats values(counting(count)), sums(blocks);
+  check(sum_blocks(values.pointer(), count, sums.pointer(), blocks, nullptr));
+  double sum = 0;
+  for (const float part : sums.values()) sum += part;
+  CHECK(sum == Approx(0.5 * count * (count - 1)));
+}
+
+TEST_CASE("threads see where they are", "[emulation]") {
+  const DeviceFloats values(std::size_t{3 * 24});
+  check(write_places(values.pointer(), 3, nullptr));
+  const std::vector<float> places = values.values();
+  CHECK(places[0] == 0);
+  CHECK(places[23] == 3 + 20 + 100);
+  CHECK(places[24 + 4] == 10 + 1000);
+  CHECK(places[2 * 24 + 12] == 100 + 2000);
+}
+
+TEST_CASE("shared memory passes values between threads", "[emulation]") {
+  const DeviceFloats values(counting(512));
+  check(reverse(values.pointer(), 2, nullptr));
+  const std::vector<float> reversed = values.values();
+  CHECK(reversed[0] == 255);
+  CHECK(reversed[255] == 0);
+  CHECK(reversed[256] == 511);
+}
+
+TEST_CASE("half precision is rounded to", "[emulation]") {
+  const DeviceFloats from({1.0f, 1.0f + 1.0f / 2048, 65504.0f, 1e6f}), to(4);
+  check(to_half_and_back(from.pointer(), to.pointer(), 4, nullptr));
+  CHECK(to.values() == std::vector<float>{1.0f, 1.0f, 65504.0f, INFINITY});
+}
+
+TEST_CASE("threads that leave before a __syncthreads end the program", "[emulation]") {
+  const DeviceFloats values(256);
+  CHECK(signal_that_ends([&] { diverge(values.pointer(), nullptr); }) == SIGABRT);
+  CHECK(signal_that_ends([&] { scale(values.pointer(), 256, 1, 0, nullptr); }) == 0);
+}
+
+// ---- Memory -----------------------------------------------------------------------------------
+
+TEST_CASE("fresh memory is poisoned, and given back", "[emulation]") {
+  const std::uint64_t before = counts().bytes_in_use;
+  {
+    const DeviceFloats values(10);
+    CHECK(std::isnan(values.values()[9]));
+    CHECK(counts().bytes_in_use == before + 40);
+  }
+  CHECK(counts().bytes_in_use == before);
+}
+
+TEST_CASE("memory belongs to one device", "[emulation]") {
+  check(cudaSetDevice(1));
+  const DeviceFloats there({1, 2, 3, 4});
+  check(cudaSetDevice(0));
+  const DeviceFloats here({5, 6, 7, 8});
+
+  CHECK(scale(there.pointer(), 4, 2, 0, nullptr) == cudaErrorIllegalAddress);
+  CHECK(std::string(emulated_cuda_last_complaint()).find("on device 1") != std::string::npos);
+  CHECK(to_half_and_back(there.pointer(), here.pointer(), 4, nullptr) == cudaErrorIllegalAddress);
+  CHECK(cudaMemcpy(here.pointer(), there.pointer(), 16, cudaMemcpyDeviceToDevice) ==
+        cudaErrorInvalidValue);
+  CHECK(cudaMemcpyPeer(here.pointer(), 0, there.pointer(), 0, 16) == cudaErrorInvalidValue);
+  CHECK(here.values() == std::vector<float>{5, 6, 7, 8});
+
+  const std::uint64_t peer = counts().peer_bytes;
+  check(cudaMemcpyPeer(here.pointer(), 0, there.pointer(), 1, 16));
+  CHECK(here.values() == std::vector<float>{1, 2, 3, 4});
+  CHECK(counts().peer_bytes == peer + 16);
+}
+
+TEST_CASE("pointers to nowhere are refused", "[emulation]") {
+  float on_host[4] = {};
+  const DeviceFloats device(4);
+  float* freed = DeviceFloats(4).pointer();
+  CHECK(scale(on_host, 4, 1, 0, nullptr) == cudaErrorIllegalAddress);
+  CHECK(scale(freed, 4, 1, 0, nullptr) == cudaErrorIllegalAddress);
+  CHECK(cudaMemcpy(device.pointer(), on_host, 17, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
+  CHECK(cudaMemcpy(device.pointer(), device.pointer(), 16, cudaMemcpyHostToDevice) ==
+        cudaErrorInvalidValue);
+  CHECK(cudaMemset(on_host, 0, 16) == cudaErrorInvalidValue);
+  CHECK(cudaFree(on_host) == cudaErrorInvalidValue);
+  CHECK(cudaFree(device.pointer() + 1) == cudaErrorInvalidValue);
+}
+
+TEST_CASE("device memory ends", "[emulation]") {
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total));
+  CHECK(total == std::size_t{4096} << 20);
+  void* memory = nullptr;
+  CHECK(cudaMalloc(&memory, free + 1) == cudaErrorMemoryAllocation);
+  CHECK(memory == nullptr);
+  CHECK(cudaGetLastError() == cudaErrorMemoryAllocation);
+
+  emulated_cuda_fail_malloc(2);
+  const DeviceFloats first(1);
+  CHECK(cudaMalloc(&memory, 4) == cudaErrorMemoryAllocation);
+  const DeviceFloats third(1);
+}
+
+TEST_CASE("copies of rows leave what is between them", "[emulation]") {
+  const DeviceFloats device({0, 0, 0, 0, 0, 0});
+  const float rows[] = {1, 2, 3, 4};
+  check(cudaMemcpy2D(device.pointer(), 12, rows, 8, 8, 2, cudaMemcpyHostToDevice));
+  CHECK(device.values() == std::vector<float>{1, 2, 0, 3, 4, 0});
+}
+
+TEST_CASE("a lost device refuses everything, the other goes on", "[emulation]") {
+  const DeviceFloats values(4);
+  emulated_cuda_lose_device(0, 1);
+  CHECK(scale(values.pointer(), 4, 1, 0, nullptr) == cudaErrorLaunchFailure);
+  CHECK(cudaDeviceSynchronize() == cudaErrorLaunchFailure);
+  CHECK(cudaSetDevice(1) == cudaSuccess);
+  CHECK_NOTHROW(DeviceFloats(4));
+  emulated_cuda_lose_device(0, 0);
+  check(cudaSetDevice(0));
+}
+
+// ---- Captures ---------------------------------------------------------------------------------
+
+TEST_CASE("what is captured runs when it is replayed", "[emulation]") {
+  const DeviceFloats values({1, 2});
+  const Stream stream;
+  const auto graph = captured(stream, [&](cudaStream_t captures) {
+    check(scale(values.pointer(), 2, 2, 0, captures));
+    check(scale(values.pointer(), 2, 1, 1, captures));
+  });
+  CHECK(values.values() == std::vector<float>{1, 2});
+  const EmulatedCudaCounts before = counts();
+  check(cudaGraphLaunch(graph.get(), stream));
+  check(cudaGraphLaunch(graph.get(), stream));
+  CHECK(values.values() == std::vector<float>{7, 11});
+  CHECK(counts().graph_launches == before.graph_launches + 2);
+  CHECK(counts().kernels_run == before.kernels_run + 4);
+  CHECK(counts().kernel_launches == before.kernel_launches);
+}
+
+TEST_CASE("a graph replayed after its memory was freed fails", "[emulation]") {
+  const Stream stream;
+  std::shared_ptr<CUgraphExec_st> graph;
+  {
+    const DeviceFloats values({1, 2});
+    graph = captured(
+        stream, [&](cudaStream_t captures) { check(scale(values.pointer(), 2, 2, 0, captures)); });
+  }
+  CHECK(cudaGraphLaunch(graph.get(), stream) == cudaErrorIllegalAddress);
+}
+
+TEST_CASE("a capture forks into other streams and joins them", "[emulation]") {
+  const DeviceFloats values({1, 1});
+  const Stream stream, side;
+  const Event forked, joined;
+  const bool joins = GENERATE(true, false);
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  check(cudaEventRecord(forked, stream));
+  check(cudaStreamWaitEvent(side, forked));
+  check(scale(values.pointer(), 1, 3, 0, side));
+  check(cudaEventRecord(joined, side));
+  CHECK(cudaEventQuery(joined) == cudaErrorStreamCaptureUnsupported);
+  cudaGraph_t graph{};
+  CHECK(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  check(cudaEventRecord(forked, stream));
+  check(cudaStreamWaitEvent(side, forked));
+  check(scale(values.pointer(), 1, 3, 0, side));
+  check(cudaEventRecord(joined, side));
+  if (joins) check(cudaStreamWaitEvent(stream, joined));
+  CHECK(cudaStreamEndCapture(stream, &graph) ==
+        (joins ? cudaSuccess : cudaErrorStreamCaptureUnjoined));
+  CHECK((graph != nullptr) == joins);
+  if (joins) check(cudaGraphDestroy(graph));
+  check(scale(values.pointer(), 2, 2, 0, side));  // no longer captured
+  CHECK(values.values() == std::vector<float>{2, 2});
+}
+
+TEST_CASE("calls that a capture forbids are refused, and spoil it", "[emulation]") {
+  const Stream stream;
+  const Event event;
+  void* memory = nullptr;
+  const DeviceFloats values(1);
+  float on_host = 0;
+  using Call = std::function<cudaError_t()>;
+  const std::vector<Call> calls = {
+      [&] { return cudaMalloc(&memory, 4); },
+      [&] { return cudaFree(values.pointer()); },
+      [&] { return cudaHostAlloc(&memory, 4, 0); },
+      [&] { return cudaStreamSynchronize(stream); },
+      [&] { return cudaStreamQuery(stream); },
+      [] { return cudaDeviceSynchronize(); },
+      [&] { return cudaEventSynchronize(event); },
+      [&] { return cudaMemcpy(&on_host, values.pointer(), 4, cudaMemcpyDeviceToHost); },
+  };
+  const std::size_t which = GENERATE(0u, 1u, 2u, 3u, 4u, 5u, 6u, 7u);
+  CAPTURE(which);
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  cudaError_t elsewhere = cudaErrorUnknown;
+  std::thread([&] { elsewhere = cudaDeviceSynchronize(); }).join();
+  CHECK(elsewhere == cudaSuccess);  // another thread may
+  CHECK(calls[which]() == cudaErrorStreamCaptureUnsupported);
+  cudaGraph_t graph{};
+  CHECK(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+  CHECK(graph == nullptr);
+  CHECK(cudaStreamSynchronize(stream) == cudaSuccess);
+}
+
+TEST_CASE("a global capture forbids such calls to other threads, too", "[emulation]") {
+  const Stream stream;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  cudaError_t elsewhere = cudaSuccess;
+  std::thread([&] { elsewhere = cudaDeviceSynchronize(); }).join();
+  CHECK(elsewhere == cudaErrorStreamCaptureUnsupported);
+  cudaGraph_t graph{};
+  CHECK(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+}
+
+}  // namespace
+}  // namespace stpt::testing
