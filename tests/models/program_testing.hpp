@@ -20,6 +20,7 @@ namespace stpt::testing {
 using codelets::SampleScore;
 using models::Grain;
 using models::Lane;
+using models::LoweringOptions;
 using models::Mode;
 using models::ModelState;
 using models::ModelValues;
@@ -169,9 +170,9 @@ inline bool same(const Outcome& a, const Outcome& b) {
 enum class How { tasks, here };
 
 /// Runs the program `steps` times, each followed by an update if there is an optimizer.
-inline Outcome execute(const Problem& problem, Mode mode, Grain grain, How how = How::tasks,
-                       const Optimizer* optimizer = nullptr, int steps = 1) {
-  const Program program(problem.network, problem.batch, mode, {grain});
+inline Outcome execute(const Problem& problem, Mode mode, const LoweringOptions& options,
+                       How how = How::tasks, const Optimizer* optimizer = nullptr, int steps = 1) {
+  const Program program(problem.network, problem.batch, mode, options);
   ModelState state(problem.network, 1, "state");
   models::write(state, problem.values);
   const Buffers buffers(problem);
@@ -179,7 +180,7 @@ inline Outcome execute(const Problem& problem, Mode mode, Grain grain, How how =
   AlignedBuffer scratch(program.scratch_bytes());
   for (int step = 0; step < steps; ++step) {
     if (how == How::tasks) {
-      program.submit(buffers.inputs(state, lane));
+      program.submit(buffers.inputs(state, lane), runtime::Runtime::current().worker_for(0));
     } else {
       program.run_here(buffers.inputs(state, lane),
                        {static_cast<std::byte*>(scratch.pointer()), scratch.bytes()});
@@ -192,6 +193,12 @@ inline Outcome execute(const Problem& problem, Mode mode, Grain grain, How how =
   runtime::Runtime::current().wait_for_all();
   REQUIRE(scratch.guard_intact());
   return Outcome::of(buffers, state, mode);
+}
+
+/// On cores.
+inline Outcome execute(const Problem& problem, Mode mode, Grain grain, How how = How::tasks,
+                       const Optimizer* optimizer = nullptr, int steps = 1) {
+  return execute(problem, mode, LoweringOptions{grain}, how, optimizer, steps);
 }
 
 }  // namespace stpt::testing

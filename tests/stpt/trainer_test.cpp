@@ -1,76 +1,21 @@
 // Whole trainings on small synthetic data: the rules of STPT, and the same bits wherever tasks run.
 #include "stpt/trainer.hpp"
 
-#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "stpt/config.hpp"
 #include "tests/catch.hpp"
+#include "tests/stpt/training.hpp"
 
 namespace {
 
 using namespace stpt;
-
-using Overrides = std::vector<std::string>;
-
-/// 4 classes of 1x12x12 images, 8 workers x 8 images: 6 iterations an epoch.
-const Overrides small = {"data.format=synthetic",
-                         "data.synthetic.channels=1",
-                         "data.synthetic.height=12",
-                         "data.synthetic.width=12",
-                         "data.synthetic.classes=4",
-                         "data.synthetic.train_images=448",
-                         "data.synthetic.test_images=64",
-                         "data.hold_out=64",
-                         "training.batch_per_worker=8",
-                         "training.epochs=2",
-                         "training.optimizer.momentum=0.9",
-                         "stpt.alpha=3",
-                         "model.name=mlp",
-                         "training.learning_rate.initial=0.05"};
+using namespace stpt::testing;
 
 /// 32 iterations an epoch, 20 of them to tell learning rates apart.
 const Overrides longer = {"data.synthetic.train_images=2112", "stpt.alpha=20"};
-
-Overrides operator+(Overrides first, const Overrides& second) {
-  first.insert(first.end(), second.begin(), second.end());
-  return first;
-}
-
-struct Outcome {
-  RunRecord record;
-  models::ModelValues model;
-};
-
-Outcome train(const Overrides& overrides) {
-  Trainer trainer(parse_config("{}", "test", overrides), "test");
-  Outcome outcome;
-  outcome.record = trainer.run({});
-  outcome.model = trainer.model();
-  return outcome;
-}
-
-const CandidateRecord& winner(const EpochRecord& epoch) {
-  const auto found =
-      std::find_if(epoch.candidates.begin(), epoch.candidates.end(),
-                   [](const CandidateRecord& candidate) { return candidate.winner; });
-  REQUIRE(found != epoch.candidates.end());
-  return *found;
-}
-
-bool same_bits(const models::ModelValues& a, const models::ModelValues& b) {
-  const auto same = [](const std::vector<std::vector<float>>& x,
-                       const std::vector<std::vector<float>>& y) {
-    return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const auto& p, const auto& q) {
-      return p.size() == q.size() && std::memcmp(p.data(), q.data(), p.size() * sizeof(float)) == 0;
-    });
-  };
-  return same(a.parameters, b.parameters) && same(a.velocity, b.velocity) &&
-         same(a.running, b.running);
-}
 
 const std::string fixed = "training.learning_rate.policy=fixed";
 

@@ -1,0 +1,182 @@
+// Whole programs on a GPU against the same network on cores, which other tests hold against
+// references in double.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "models/zoo.hpp"
+#include "tests/gpu.hpp"
+#include "tests/models/program_testing.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+using codelets::Cuda;
+using runtime::DataType;
+
+namespace {
+
+Outcome on_cores(const Problem& problem, Mode mode, int steps = 1,
+                 const Optimizer* optimizer = nullptr) {
+  runtime::Runtime runtime({.cpu_workers = 1, .scheduler = ""});
+  return execute(problem, mode, Grain::step, How::tasks, optimizer, steps);
+}
+
+Outcome on_gpu(Problem problem, Mode mode, DataType type, Grain grain, int steps = 1,
+               const Optimizer* optimizer = nullptr, float loss_scale = 1) {
+  runtime::Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {0}});
+  problem.network.data_type = type;
+  return execute(problem, mode, LoweringOptions{grain, Cuda{}, loss_scale}, How::tasks, optimizer,
+                 steps);
+}
+
+/// Every kind of layer that the zoo has, in small.
+std::vector<Problem> problems() {
+  std::vector<Problem> result;
+  result.emplace_back(models::make_network("mlp", {1, 1, 6, 5}, 10), 5, 1U);
+  result.emplace_back(models::make_network("lenet5", {1, 1, 28, 28}, 10), 3, 2U);
+  result.emplace_back(models::make_network("plain_cnn", {1, 3, 16, 16}, 10), 4, 3U);
+  result.emplace_back(models::make_network("resnet8", {1, 3, 8, 8}, 10), 4, 4U);
+  return result;
+}
+
+/// |a - b| / |b| over all elements.
+double distance(std::span<const float> a, std::span<const float> b) {
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double d = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+    difference += d * d;
+    norm += static_cast<double>(b[i]) * static_cast<double>(b[i]);
+  }
+  return std::sqrt(difference / (norm + 1e-30));
+}
+
+/// Half precision rounds every activation once (2^-9 or 2^-12 of it), which moves a loss by about
+/// that per layer, and a gradient by about as much times what normalisation amplifies; a wrong
+/// kernel or layout is wrong in the first digit.
+struct Limits {
+  DataType type;
+  double loss, gradient;
+};
+constexpr Limits limits[] = {{DataType::float32, 1e-4, 1e-3},
+                             {DataType::bfloat16, 0.08, 0.25},
+                             {DataType::float16, 0.01, 0.04}};
+
+void check_close(const Problem& problem, Mode mode, const Outcome& gpu, const Outcome& cores,
+                 const Limits& limit, float loss_scale = 1) {
+  if (mode != Mode::calibration) {
+    for (std::size_t i = 0; i < cores.scores.size(); ++i) {
+      // So written, a NaN fails.
+      REQUIRE(std::abs(gpu.scores[i].loss - cores.scores[i].loss) <=
+              static_cast<float>(limit.loss) * (1 + cores.scores[i].loss));
+    }
+  }
+  if (problem.network.has_batch_norm())
+    REQUIRE(distance(gpu.values.running[0], cores.values.running[0]) <= limit.gradient);
+  if (mode != Mode::train) return;
+  for (const models::Parameter& parameter : problem.network.parameters) {
+    INFO(parameter.name);
+    std::vector<float> unscaled;
+    for (const float value : gpu.gradient(parameter)) unscaled.push_back(value / loss_scale);
+    REQUIRE(distance(unscaled, cores.gradient(parameter)) <= limit.gradient);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("A GPU computes what cores compute", "[cuda]") {
+  NEEDS_GPUS(1);
+  for (const Problem& problem : problems()) {
+    for (const Mode mode :
+         {Mode::train, Mode::batch_statistics, Mode::inference, Mode::calibration}) {
+      const Outcome cores = on_cores(problem, mode);
+      for (const Limits& limit : limits) {
+        for (const Grain grain : {Grain::op, Grain::step}) {
+          INFO(problem.network.name << ", mode " << static_cast<int>(mode) << ", "
+                                    << runtime::to_string(limit.type) << ", grain "
+                                    << static_cast<int>(grain));
+          check_close(problem, mode, on_gpu(problem, mode, limit.type, grain), cores, limit);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("Padding between parameters stays 0 on a GPU", "[cuda]") {
+  NEEDS_GPUS(1);
+  const Problem problem = std::move(problems().back());
+  for (const Grain grain : {Grain::op, Grain::block, Grain::step}) {
+    const Outcome gpu = on_gpu(problem, Mode::train, DataType::float32, grain);
+    for (std::size_t bucket = 0; bucket < gpu.gradients.size(); ++bucket) {
+      std::vector<float> rest = gpu.gradients[bucket];
+      for (const models::Parameter& parameter : problem.network.parameters) {
+        if (parameter.bucket != static_cast<int>(bucket)) continue;
+        std::fill_n(rest.begin() + static_cast<std::ptrdiff_t>(parameter.offset),
+                    parameter.shape.elements(), 0.0f);
+      }
+      REQUIRE(rest == std::vector<float>(rest.size(), 0.0f));
+    }
+  }
+}
+
+TEST_CASE("The same bits from run to run and at every grain on a GPU", "[cuda]") {
+  NEEDS_GPUS(1);
+  const Problem problem = std::move(problems().back());
+  const Optimizer optimizer(problem.network, {}, false);
+  for (const Limits& limit : limits) {
+    // Five steps: directly, captured, replayed.
+    const auto train = [&](Grain grain) {
+      return on_gpu(problem, Mode::train, limit.type, grain, 5, &optimizer);
+    };
+    const Outcome first = train(Grain::step);
+    CHECK(same(first, train(Grain::step)));
+    CHECK(same(first, train(Grain::block)));
+    CHECK(same(first, train(Grain::op)));
+  }
+}
+
+TEST_CASE("Steps on a GPU follow those on cores", "[cuda]") {
+  NEEDS_GPUS(1);
+  const Problem problem = std::move(problems().front());
+  const Optimizer optimizer(problem.network, {.momentum = 0.9f, .weight_decay = 1e-3f}, false);
+  const Outcome cores = on_cores(problem, Mode::train, 4, &optimizer);
+  const Outcome gpu = on_gpu(problem, Mode::train, DataType::float32, Grain::step, 4, &optimizer);
+  // Roundings of 6e-8 in four steps of a network without normalisation.
+  for (std::size_t bucket = 0; bucket < cores.values.parameters.size(); ++bucket) {
+    CHECK(distance(gpu.values.parameters[bucket], cores.values.parameters[bucket]) <= 1e-5);
+    CHECK(distance(gpu.values.velocity[bucket], cores.values.velocity[bucket]) <= 1e-4);
+  }
+}
+
+TEST_CASE("Gradients come out times the loss scale", "[cuda]") {
+  NEEDS_GPUS(1);
+  const Problem problem = std::move(problems().back());
+  const Outcome cores = on_cores(problem, Mode::train);
+  for (const Limits& limit : limits) {
+    const float scale = 256;
+    check_close(problem, Mode::train,
+                on_gpu(problem, Mode::train, limit.type, Grain::step, 1, nullptr, scale), cores,
+                limit, scale);
+  }
+}
+
+TEST_CASE("A whole ResNet-50 step on a GPU", "[cuda]") {
+  NEEDS_GPUS(1);
+  // 53 convolutions and normalisations over few positions: float32 loses three digits on the way
+  // (cores differ as much from double), bfloat16 all of a gradient's digits but the direction.
+  const Problem problem(models::make_network("resnet50", {1, 3, 32, 32}, 10), 2, 5U);
+  const Outcome cores = on_cores(problem, Mode::train);
+  const Outcome gpu = on_gpu(problem, Mode::train, DataType::float32, Grain::step);
+  check_close(problem, Mode::train, gpu, cores, {DataType::float32, 1e-3, 0.1});
+}
+
+TEST_CASE("Where a network's data type goes", "[cuda]") {
+  NEEDS_GPUS(1);
+  // Activations halve, parameters and their gradients stay.
+  runtime::Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {0}});
+  models::Network network = models::make_network("resnet8", {1, 3, 16, 16}, 10);
+  const Program whole(network, 64, Mode::train, {Grain::op, Cuda{}});
+  network.data_type = DataType::bfloat16;
+  const Program half(network, 64, Mode::train, {Grain::op, Cuda{}});
+  CHECK(half.lane_bytes() < 0.6 * static_cast<double>(whole.lane_bytes()));
+  CHECK(half.operations() == whole.operations());
+}

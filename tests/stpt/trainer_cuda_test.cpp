@@ -1,0 +1,131 @@
+// Whole trainings on GPUs.
+#include <cmath>
+#include <string>
+
+#include "tests/gpu.hpp"
+#include "tests/stpt/training.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+
+namespace {
+
+/// Three replicas in the first epoch, and 8 logical workers.
+const Overrides run = small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]"};
+
+Outcome train_on(int gpus, int workers_per_gpu, const Overrides& overrides) {
+  const WithEnvironment count("STARPU_NCUDA", std::to_string(gpus));
+  const WithEnvironment workers("STARPU_NWORKER_PER_CUDA", std::to_string(workers_per_gpu));
+  return train(overrides);
+}
+
+}  // namespace
+
+TEST_CASE("A run on a GPU learns what one on cores does", "[cuda]") {
+  NEEDS_GPUS(1);
+  const Overrides longer = small + Overrides{"data.synthetic.train_images=2112", "stpt.alpha=20",
+                                             "stpt.candidates=[1e6, 1, 1e-5]"};
+  const Outcome cores = train(longer);
+  CHECK(cores.record.device.find("GPU") == std::string::npos);
+  for (const std::string type : {"float32", "bfloat16", "float16"}) {
+    INFO(type);
+    const Outcome gpu = train_on(1, 1, longer + Overrides{"model.data_type=" + type});
+    CHECK(gpu.record.device.find("1 GPU (") == 0);
+    const EpochRecord& epoch = gpu.record.epochs.at(0);
+    CHECK(winner(epoch).factor == 1.0);
+    CHECK(gpu.record.epochs.back().test_top1 > 0.8);
+    // The first step's loss, before roundings have added up.
+    CHECK(epoch.candidates[1].curve.front().loss ==
+          Approx(cores.record.epochs[0].candidates[1].curve.front().loss).epsilon(0.02));
+  }
+}
+
+TEST_CASE("The same bits however many workers share a GPU", "[cuda]") {
+  NEEDS_GPUS(1);
+  for (const std::string type : {"float32", "bfloat16"}) {
+    const Overrides typed = run + Overrides{"model.data_type=" + type};
+    const Outcome one = train_on(1, 1, typed);
+    for (const int workers : {2, 3, 8}) {
+      INFO(type << ", " << workers << " workers");
+      const Outcome several = train_on(1, workers, typed);
+      CHECK(same_bits(one.model, several.model));
+      CHECK(one.record.epochs.back().test_loss == several.record.epochs.back().test_loss);
+    }
+    for (const std::string grain : {"op", "block", "step"}) {
+      INFO(type << ", " << grain);
+      CHECK(
+          same_bits(one.model, train_on(1, 2, typed + Overrides{"runtime.fusion=" + grain}).model));
+    }
+  }
+}
+
+TEST_CASE("The same bits on several GPUs as on one", "[cuda]") {
+  NEEDS_GPUS(2);
+  const Outcome one = train_on(1, 1, run);
+  for (const int gpus : {2, 3}) {
+    if (runtime::find_gpus().size() < static_cast<std::size_t>(gpus)) continue;
+    for (const int workers : {1, 2}) {
+      INFO(gpus << " GPUs, " << workers << " workers each");
+      const Outcome several = train_on(gpus, workers, run);
+      CHECK(same_bits(one.model, several.model));
+      CHECK(one.record.epochs.back().test_loss == several.record.epochs.back().test_loss);
+    }
+  }
+}
+
+TEST_CASE("A run on a GPU, resumed, ends with the same bits", "[cuda]") {
+  NEEDS_GPUS(1);
+  const WithEnvironment gpus("STARPU_NCUDA", "1");
+  const Overrides longer = run + Overrides{"training.epochs=3"};
+  const Outcome whole = train(longer);
+  Checkpoint middle;
+  RunRecord record;
+  Trainer first(parse_config("{}", "test", longer), "test");
+  TrainerObserver observer;
+  observer.epoch_done = [&](const RunRecord& so_far, const Checkpoint* checkpoint) {
+    REQUIRE(checkpoint != nullptr);
+    if (checkpoint->epoch != 1) return;
+    middle = *checkpoint;
+    record = so_far;
+  };
+  first.run(observer);
+  Trainer second(parse_config("{}", "test", longer), "test");
+  second.resume(middle, record);
+  CHECK(second.run({}).model_digest == whole.record.model_digest);
+}
+
+TEST_CASE("Every option of Pre-train runs on a GPU", "[cuda]") {
+  NEEDS_GPUS(1);
+  for (const char* option :
+       {"stpt.winner_progress=discarded", "stpt.momentum=reset", "stpt.replica_data=disjoint",
+        "stpt.score=training_window", "stpt.score_statistics=running",
+        "stpt.running_statistics=recalibrate", "stpt.pretrain_batch=worker",
+        "training.optimizer.nesterov=true", "training.optimizer.momentum_form=lr_in_velocity"}) {
+    INFO(option);
+    const Outcome gpu =
+        train_on(1, 2, run + Overrides{option, "stpt.score_window=2", "training.epochs=1"});
+    const Outcome cores =
+        train(run + Overrides{option, "stpt.score_window=2", "training.epochs=1"});
+    // Eleven steps at these learning rates part two devices by their roundings, not by more.
+    CHECK(gpu.record.epochs[0].test_loss == Approx(cores.record.epochs[0].test_loss).epsilon(0.05));
+  }
+}
+
+TEST_CASE("A batch too large for the GPU is refused before anything runs", "[cuda]") {
+  NEEDS_GPUS(1);
+  const WithEnvironment gpus("STARPU_NCUDA", "1");
+  try {
+    Trainer trainer(
+        parse_config(
+            "{}", "test",
+            small + Overrides{"model.name=vgg19", "training.workers=1", "data.synthetic.height=64",
+                              "data.synthetic.width=64", "data.synthetic.train_images=70000",
+                              "stpt.alpha=1", "training.batch_per_worker=65536"}),
+        "test");
+    FAIL("must throw");
+  } catch (const ConfigError& error) {
+    INFO(error.what());
+    CHECK(std::string(error.what()).find("training.batch_per_worker") != std::string::npos);
+    CHECK(std::string(error.what()).find("of GPU memory") != std::string::npos);
+  }
+}
