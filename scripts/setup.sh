@@ -9,12 +9,14 @@
 #
 # STPT_STARPU_CACHE   where StarPU is kept (default ~/.cache/stpt_starpu)
 # CUDA_HOME           the CUDA toolkit, where it is neither on PATH nor in /usr/local/cuda
+# STPT_CUDA=OFF       does as if there were none: a StarPU for cores alone, whose workers sleep when
+#                     they have nothing to do
 set -Eeuo pipefail
 
 starpu_version=1.4.10
-# Workers without a task sleep (--enable-blocking-drivers): a spinning one would keep MPI's thread
-# from the core they share.
-max_cpus=128  # cores StarPU can use; its own default is those of the machine that builds it
+# What StarPU can use; its own defaults are the cores of the machine that builds it, and 4 GPUs.
+max_cpus=128
+max_gpus=16
 patches=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/patches
 cache=${STPT_STARPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stpt_starpu}
 
@@ -34,12 +36,15 @@ cuda_home() {
   fi
 }
 
-cuda=$(cuda_home)
-flavour=cpu
+cuda=
+[[ ${STPT_CUDA:-} == OFF ]] || cuda=$(cuda_home)
+# Without GPUs workers without a task sleep (--enable-blocking-drivers): a spinning one would keep
+# MPI's thread from the core they share. StarPU cannot run several workers on a GPU that way.
+flavour=cpu-blocking
 if [[ -n $cuda ]]; then
-  flavour=cuda$("$cuda/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+  flavour=gpus$max_gpus-cuda$("$cuda/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
 fi
-prefix=$cache/starpu-$starpu_version-$flavour-cpus$max_cpus-blocking
+prefix=$cache/starpu-$starpu_version-$flavour-cpus$max_cpus
 
 have_own_starpu() { pkg-config --exists starpu-1.4 2>/dev/null; }
 
@@ -172,16 +177,16 @@ build_starpu() (
   fetch_starpu
   cd source
 
-  options=(--disable-cuda)
+  options=(--disable-cuda --enable-blocking-drivers)
   rpath=$prefix/lib
   if [[ -n $cuda ]]; then
     logged patch -p1 -i "$patches/starpu-cuda13.patch"
-    options=(--enable-cuda "--with-cuda-dir=$cuda")
+    options=(--enable-cuda "--with-cuda-dir=$cuda" --enable-maxcudadev="$max_gpus")
     rpath+=:$cuda/lib64
   fi
   say "building StarPU $starpu_version ($flavour) for $prefix; this takes a few minutes"
   logged ./configure --prefix="$prefix" "${options[@]}" --enable-mpi --with-fxt \
-    --enable-maxcpus="$max_cpus" --enable-blocking-drivers \
+    --enable-maxcpus="$max_cpus" \
     --disable-starpufft --disable-socl --disable-opencl --disable-hip --disable-build-doc \
     --disable-build-examples --disable-build-tests --disable-static --disable-mpi-check \
     CFLAGS=-O2 CXXFLAGS=-O2 LDFLAGS="-Wl,-rpath,$rpath"
