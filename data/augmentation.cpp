@@ -10,25 +10,18 @@
 namespace stpt::data {
 namespace {
 
-/// value = (pixel - shift) * scale. A subtraction and a multiplication cannot be contracted into
-/// one rounding, so every compiler and instruction set yields the same bits; unlike a table of the
-/// 256 values it vectorises.
-struct Affine {
-  float shift;
-  float scale;
-  [[nodiscard]] float operator()(std::uint8_t pixel) const {
-    return (static_cast<float>(pixel) - shift) * scale;
-  }
-};
+using codelets::ImageCut;
+using codelets::PixelScale;
 
-Affine affine_of(float mean, float stddev) {
+PixelScale scale_of(float mean, float stddev) {
   return {static_cast<float>(double{mean} * 255.0),
           static_cast<float>(1.0 / (double{stddev} * 255.0))};
 }
 
-void convert(const std::uint8_t* pixels, std::size_t count, Affine affine, float* out) {
+/// Unlike a table of the 256 values it vectorises.
+void convert(const std::uint8_t* pixels, std::size_t count, PixelScale scale, float* out) {
   for (std::size_t i = 0; i < count; ++i) {
-    out[i] = affine(pixels[i]);
+    out[i] = (static_cast<float>(pixels[i]) - scale.shift) * scale.scale;
   }
 }
 
@@ -39,33 +32,28 @@ struct Extent {
   [[nodiscard]] std::size_t elements() const { return channels * height * width; }
 };
 
-/// What is done to one image: window at (dy, dx) of the padded image, then perhaps mirrored.
-struct Choice {
-  std::size_t padding = 0;
-  std::size_t dy = 0;
-  std::size_t dx = 0;
-  bool flip = false;
-};
-
 /// `image` is cut to `result`.
-Choice choose(const Augmentation& augmentation, Extent image, Extent result, std::uint64_t seed,
-              std::uint64_t stream, std::uint32_t index) {
+ImageCut choose(const Augmentation& augmentation, Extent image, Extent result, std::uint64_t seed,
+                std::uint64_t stream, std::uint32_t index) {
   runtime::Random random(seed, stream, index);
-  Choice choice;
+  ImageCut cut{index};
   // The coin first, drawn even where it is not used: each option alone decides what it does.
-  choice.flip = (random.next() & 1U) != 0 && augmentation.flip;
-  if (augmentation.random_resized_crop) return choice;
-  choice.padding = static_cast<std::size_t>(augmentation.crop_padding);
-  const auto positions = [&choice](std::size_t from, std::size_t to) {
-    return static_cast<std::uint32_t>(from + 2 * choice.padding - to + 1);
+  cut.mirrored = (random.next() & 1U) != 0 && augmentation.flip;
+  if (augmentation.random_resized_crop) return cut;
+  const int padding = augmentation.crop_padding;
+  const auto position = [&](std::size_t from, std::size_t to) {
+    const std::size_t positions = from + 2 * static_cast<std::size_t>(padding) - to + 1;
+    return static_cast<std::int16_t>(
+        static_cast<int>(random.below(static_cast<std::uint32_t>(positions))) - padding);
   };
-  choice.dy = random.below(positions(image.height, result.height));
-  choice.dx = random.below(positions(image.width, result.width));
-  return choice;
+  cut.dy = position(image.height, result.height);
+  cut.dx = position(image.width, result.width);
+  return cut;
 }
 
-Choice centred(Extent image, Extent result) {
-  return {0, (image.height - result.height) / 2, (image.width - result.width) / 2, false};
+ImageCut centred(Extent image, Extent result, std::uint32_t index) {
+  return {index, static_cast<std::int16_t>((image.height - result.height) / 2),
+          static_cast<std::int16_t>((image.width - result.width) / 2), false};
 }
 
 Extent extent_of(const runtime::Shape& shape) {
@@ -87,16 +75,15 @@ void reverse_bytes(const std::uint8_t* from, std::size_t count, std::uint8_t* to
 
 /// Crops and mirrors bytes: a quarter of the traffic of doing it with floats, and the conversion
 /// that follows runs over whole channels.
-void augment(const std::uint8_t* image, Extent extent, Choice choice, std::uint8_t* result,
+void augment(const std::uint8_t* image, Extent extent, ImageCut choice, std::uint8_t* result,
              Extent cut) {
-  // Column x of the result shows column x + dx - padding of the image where there is one, and so
-  // for rows.
-  const auto inside = [&choice](std::size_t offset, std::size_t size, std::size_t result_size) {
-    const std::size_t padding = choice.padding;
-    const std::size_t first = padding > offset ? std::min(padding - offset, result_size) : 0;
-    const std::size_t last =
-        size + padding > offset ? std::min(size + padding - offset, result_size) : 0;
-    return std::pair{first, std::max(first, last)};
+  // The first and last + 1 place along a side of the result that shows some of the image.
+  const auto inside = [](std::ptrdiff_t offset, std::size_t size, std::size_t result_size) {
+    const auto side = static_cast<std::ptrdiff_t>(result_size);
+    const std::ptrdiff_t first = std::clamp<std::ptrdiff_t>(-offset, 0, side);
+    const std::ptrdiff_t last =
+        std::clamp<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(size) - offset, first, side);
+    return std::pair{static_cast<std::size_t>(first), static_cast<std::size_t>(last)};
   };
   const auto [x_first, x_last] = inside(choice.dx, extent.width, cut.width);
   const auto [y_first, y_last] = inside(choice.dy, extent.height, cut.height);
@@ -109,11 +96,13 @@ void augment(const std::uint8_t* image, Extent extent, Choice choice, std::uint8
   }
   for (std::size_t c = 0; c < extent.channels; ++c) {
     for (std::size_t y = y_first; y < y_last; ++y) {
-      const std::uint8_t* from =
-          image + (c * extent.height + y + choice.dy - choice.padding) * extent.width + x_first +
-          choice.dx - choice.padding;
+      // Within the image, though the offsets may be negative.
+      const auto row = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(y) + choice.dy);
+      const auto column =
+          static_cast<std::size_t>(static_cast<std::ptrdiff_t>(x_first) + choice.dx);
+      const std::uint8_t* from = image + (c * extent.height + row) * extent.width + column;
       std::uint8_t* to = result + (c * cut.height + y) * cut.width;
-      if (choice.flip) {
+      if (choice.mirrored) {
         reverse_bytes(from, count, to + (cut.width - x_last));
       } else {
         std::copy_n(from, count, to + x_first);
@@ -199,6 +188,22 @@ Window random_resized_window(Size image, std::uint64_t seed, std::uint64_t epoch
   return {(image.width - width) / 2, (image.height - height) / 2, width, height};
 }
 
+ImageCut image_cut(const runtime::Shape& stored, const runtime::Shape& shape,
+                   const Augmentation* augmentation, std::uint64_t seed, std::uint64_t epoch,
+                   std::uint32_t index) {
+  const Extent from = extent_of(stored), to = extent_of(shape);
+  return augmentation != nullptr ? choose(*augmentation, from, to, seed,
+                                          runtime::stream_id("augmentation", epoch), index)
+                                 : centred(from, to, index);
+}
+
+std::vector<PixelScale> pixel_scales(const Normalization& normalization) {
+  std::vector<PixelScale> scales;
+  for (std::size_t c = 0; c < normalization.mean.size(); ++c)
+    scales.push_back(scale_of(normalization.mean[c], normalization.stddev[c]));
+  return scales;
+}
+
 void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices,
                  const runtime::Shape& shape, const Augmentation* augmentation,
                  const Normalization& normalization, std::uint64_t seed, std::uint64_t epoch,
@@ -242,14 +247,14 @@ void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices,
     const std::uint8_t* pixels = image.data();
     if (augmentation != nullptr || !same_size) {
       const Extent source = resized ? cut : stored;
-      const Choice choice = augmentation != nullptr
-                                ? choose(*augmentation, source, cut, seed, stream, index)
-                                : centred(source, cut);
+      const ImageCut choice = augmentation != nullptr
+                                  ? choose(*augmentation, source, cut, seed, stream, index)
+                                  : centred(source, cut, index);
       augment(pixels, source, choice, changed.data(), cut);
       pixels = changed.data();
     }
     for (std::size_t c = 0; c < cut.channels; ++c, pixels += area, out += area) {
-      convert(pixels, area, affine_of(normalization.mean[c], normalization.stddev[c]), out);
+      convert(pixels, area, scale_of(normalization.mean[c], normalization.stddev[c]), out);
     }
   }
 }

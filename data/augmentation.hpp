@@ -1,6 +1,7 @@
 // Turns images of a dataset into a batch of floats: augments and normalises.
 #pragma once
 
+#include "codelets/image_batch.hpp"
 #include "data/dataset.hpp"
 
 namespace stpt::data {
@@ -38,6 +39,16 @@ struct Augmentation {
 /// Where ten such parts do not fit, the largest centred one of allowed aspect ratio.
 [[nodiscard]] Window random_resized_window(Size image, std::uint64_t seed, std::uint64_t epoch,
                                            std::uint32_t index);
+
+/// What load_images does to image `index` of a data set of `stored` images, cut to `shape`. Not
+/// with random_resized_crop, which depends on the image's own size.
+[[nodiscard]] codelets::ImageCut image_cut(const runtime::Shape& stored,
+                                           const runtime::Shape& shape,
+                                           const Augmentation* augmentation, std::uint64_t seed,
+                                           std::uint64_t epoch, std::uint32_t index);
+
+/// One scale per channel.
+[[nodiscard]] std::vector<codelets::PixelScale> pixel_scales(const Normalization& normalization);
 
 /// Writes indices.size() images of channels x height x width floats. `shape` is
 /// {.., channels, height, width}: the channels of the dataset, and a height and width that are at

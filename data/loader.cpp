@@ -7,6 +7,12 @@
 #include "runtime/task.hpp"
 
 namespace stpt::data {
+namespace {
+
+// Before the steps of its own iteration: what they wait for comes first.
+constexpr int load_priority = 1;
+
+}  // namespace
 
 struct Loader::Source {
   std::shared_ptr<const Dataset> dataset;
@@ -27,35 +33,60 @@ Batch::Batch(int size, const runtime::Shape& image, const std::string& name, int
   }
 }
 
-int batch_parts(int size, const codelets::Device& device) {
-  if (!codelets::on_gpu(device)) return 1;
-  constexpr int least = 16;
-  int parts = std::max(1, size / least);
-  while (size % parts != 0) --parts;
-  return parts;
+std::shared_ptr<const runtime::Tensor> gather_pixels(const Dataset& dataset) {
+  const auto image = static_cast<std::size_t>(dataset.image_shape().elements());
+  auto pixels = std::make_shared<runtime::Tensor>(runtime::bytes_spec(dataset.size() * image),
+                                                  "pixels", runtime::Home::host);
+  const runtime::HostView view(*pixels, runtime::Access::write);
+  for (std::size_t i = 0; i < dataset.size(); ++i)
+    dataset.read(i, view.as<std::uint8_t>().subspan(i * image, image));
+  return pixels;
 }
 
 Loader::Loader(std::shared_ptr<const Dataset> dataset, Normalization normalization,
-               std::optional<Augmentation> augmentation, std::uint64_t seed)
+               std::optional<Augmentation> augmentation, std::uint64_t seed,
+               codelets::Device device, std::shared_ptr<const runtime::Tensor> pixels)
     : dataset_(dataset),
       source_(std::make_shared<const Source>(
-          Source{std::move(dataset), std::move(normalization), augmentation, seed})) {}
+          Source{std::move(dataset), std::move(normalization), augmentation, seed})),
+      device_(device),
+      pixels_(std::move(pixels)) {
+  if (pixels_ &&
+      (!codelets::on_gpu(device_) || (augmentation && augmentation->random_resized_crop)))
+    throw std::logic_error("Loader: a GPU cannot make these batches");
+}
 
-void Loader::submit(const Batch& batch, std::span<const std::uint32_t> indices,
-                    std::uint64_t epoch) const {
-  static const runtime::Codelet codelet("load batch", {runtime::WorkerKind::cpu});
-  const runtime::Shape shape = batch.images.front().spec().shape;
-  const auto size = static_cast<std::size_t>(shape.n);
-  if (indices.size() != size * batch.images.size()) {
-    throw std::logic_error("Loader: the batch has room for " +
-                           std::to_string(size * batch.images.size()) + " images, not " +
-                           std::to_string(indices.size()));
+int Loader::parts(int batch) const {
+  if (!codelets::on_gpu(device_) || pixels_) return 1;
+  constexpr int least = 16;
+  int parts = std::max(1, batch / least);
+  while (batch % parts != 0) --parts;
+  return parts;
+}
+
+void Loader::submit(const Batch& batch, std::span<const std::uint32_t> indices, std::uint64_t epoch,
+                    int worker) const {
+  const auto room =
+      static_cast<std::size_t>(batch.images.front().spec().shape.n) * batch.images.size();
+  if (indices.size() != room) {
+    throw std::logic_error("Loader: the batch has room for " + std::to_string(room) +
+                           " images, not " + std::to_string(indices.size()));
   }
   std::vector<std::int32_t> labels(indices.size());
   std::ranges::transform(indices, labels.begin(),
                          [this](std::uint32_t index) { return dataset_->label(index); });
-  // Before the steps of its own iteration: what they wait for comes first.
-  constexpr int priority = 1;
+  if (pixels_) {
+    submit_to_gpu(batch, indices, epoch, std::move(labels), worker);
+  } else {
+    submit_to_cores(batch, indices, epoch, std::move(labels));
+  }
+}
+
+void Loader::submit_to_cores(const Batch& batch, std::span<const std::uint32_t> indices,
+                             std::uint64_t epoch, std::vector<std::int32_t> labels) const {
+  static const runtime::Codelet codelet("load batch", {runtime::WorkerKind::cpu});
+  const runtime::Shape shape = batch.images.front().spec().shape;
+  const auto size = static_cast<std::size_t>(shape.n);
   for (std::size_t part = 0; part < batch.images.size(); ++part) {
     const runtime::Tensor& images = batch.images[part];
     std::vector<runtime::Use> uses{{images, runtime::Access::write}};
@@ -72,10 +103,39 @@ void Loader::submit(const Batch& batch, std::span<const std::uint32_t> indices,
           if (task.buffers.size() > 1) std::ranges::copy(labels, task.buffer<std::int32_t>(1));
         },
         {.worker = -1,
-         .priority = priority,
+         .priority = load_priority,
          .footprint = static_cast<std::uint32_t>(images.bytes()),
          .name = nullptr});
   }
+}
+
+void Loader::submit_to_gpu([[maybe_unused]] const Batch& batch,
+                           [[maybe_unused]] std::span<const std::uint32_t> indices,
+                           [[maybe_unused]] std::uint64_t epoch,
+                           [[maybe_unused]] std::vector<std::int32_t> labels,
+                           [[maybe_unused]] int worker) const {
+#ifdef STPT_HAS_CUDA
+  static const runtime::Codelet codelet("load batch on GPU", {runtime::WorkerKind::cuda});
+  static const runtime::Codelet labels_codelet("load labels", {runtime::WorkerKind::cpu});
+  const runtime::Shape stored = dataset_->image_shape(), shape = batch.images[0].spec().shape;
+  const Augmentation* augmentation = source_->augmentation ? &*source_->augmentation : nullptr;
+  std::vector<codelets::ImageCut> cuts;
+  for (const std::uint32_t index : indices)
+    cuts.push_back(image_cut(stored, shape, augmentation, source_->seed, epoch, index));
+  runtime::submit(codelet,
+                  {{*pixels_, runtime::Access::read}, {batch.images[0], runtime::Access::write}},
+                  [cuts = std::move(cuts), scales = pixel_scales(source_->normalization), stored,
+                   shape](const runtime::TaskContext& task) {
+                    codelets::load_images(cuts, scales, stored, shape, task.buffer<std::uint8_t>(0),
+                                          task.buffer<float>(1), codelets::Cuda{}, task.stream);
+                  },
+                  {.worker = worker, .priority = load_priority});
+  runtime::submit(labels_codelet, {{batch.labels, runtime::Access::write}},
+                  [labels = std::move(labels)](const runtime::TaskContext& task) {
+                    std::ranges::copy(labels, task.buffer<std::int32_t>(0));
+                  },
+                  {.priority = load_priority});
+#endif
 }
 
 }  // namespace stpt::data

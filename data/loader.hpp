@@ -24,27 +24,42 @@ struct Batch {
   runtime::Tensor labels;               ///< size int32
 };
 
-/// Into how many parts a batch for programs of that device is divided. A GPU takes images faster
-/// than one core loads them: as many parts of at least 16 images as divide the batch evenly.
-[[nodiscard]] int batch_parts(int size, const codelets::Device& device);
+/// A data set's pixels, for GPUs to make batches from: uint8, image after image. In main memory,
+/// and on every GPU that has read it. Needs a live Runtime.
+[[nodiscard]] std::shared_ptr<const runtime::Tensor> gather_pixels(const Dataset& dataset);
 
 class Loader {
  public:
-  /// Without an augmentation images are only normalised.
+  /// Makes batches for programs of `device`. Without an augmentation images are only normalised.
+  /// With `pixels` (of this data set) GPUs make them, else cores; not with random_resized_crop.
   Loader(std::shared_ptr<const Dataset> dataset, Normalization normalization,
-         std::optional<Augmentation> augmentation, std::uint64_t seed);
+         std::optional<Augmentation> augmentation, std::uint64_t seed,
+         codelets::Device device = codelets::Cpu{},
+         std::shared_ptr<const runtime::Tensor> pixels = nullptr);
 
   [[nodiscard]] const Dataset& dataset() const { return *dataset_; }
 
+  /// Into how many parts a batch is divided. A GPU takes images faster than one core loads them: as
+  /// many parts of at least 16 images as divide the batch evenly.
+  [[nodiscard]] int parts(int batch) const;
+
   /// Adds the tasks that fill `batch` with these images, as many as it has room for, cut to its
-  /// height and width. Asynchronous; `indices` is copied.
-  void submit(const Batch& batch, std::span<const std::uint32_t> indices,
-              std::uint64_t epoch) const;
+  /// height and width. Asynchronous; `indices` is copied. Where GPUs make batches, `worker` does,
+  /// best the one that trains on it.
+  void submit(const Batch& batch, std::span<const std::uint32_t> indices, std::uint64_t epoch,
+              int worker = -1) const;
 
  private:
   struct Source;  // shared with the tasks
+  void submit_to_cores(const Batch& batch, std::span<const std::uint32_t> indices,
+                       std::uint64_t epoch, std::vector<std::int32_t> labels) const;
+  void submit_to_gpu(const Batch& batch, std::span<const std::uint32_t> indices,
+                     std::uint64_t epoch, std::vector<std::int32_t> labels, int worker) const;
+
   std::shared_ptr<const Dataset> dataset_;
   std::shared_ptr<const Source> source_;
+  codelets::Device device_;
+  std::shared_ptr<const runtime::Tensor> pixels_;
 };
 
 }  // namespace stpt::data

@@ -177,6 +177,7 @@ struct RuntimeConfig {
   int steps_in_flight = 2;
   std::string scheduler;      ///< StarPU policy, empty: STARPU_SCHED or "lws"
   int cpu_workers = 0;        ///< StarPU workers on cores; 0: one per core (or STARPU_NCPU)
+  bool data_on_gpu = true;    ///< where they fit
   bool require_cuda = false;  ///< an error where there are fewer GPUs than STARPU_NCUDA says
   bool checkpoint = true;     ///< after each epoch
   friend bool operator==(const RuntimeConfig&, const RuntimeConfig&) = default;

@@ -532,6 +532,9 @@ const std::vector<Key>& schema() {
            "Empty: the environment's STARPU_SCHED, else lws."),
       whole("runtime.cpu_workers", STPT_FIELD(runtime.cpu_workers), {0, 4096},
             "StarPU workers on cores. 0: the environment's STARPU_NCPU, else one per core."),
+      flag("runtime.data_on_gpu", STPT_FIELD(runtime.data_on_gpu),
+           "Images of at most 4 GiB lie in each GPU's memory as bytes, and GPUs augment them; not "
+           "those of image_folder, and not with `random_resized_crop`. Else cores do."),
       flag("runtime.require_cuda", STPT_FIELD(runtime.require_cuda),
            "Ends the run at its start where there are fewer GPUs than the environment's "
            "STARPU_NCUDA asks for, at least one; else what there is does the work."),

@@ -54,11 +54,10 @@ StepResult step_result(std::span<const WorkerResult> workers) {
 TrainingLog::TrainingLog(const std::string& name)
     : order_(runtime::bytes_spec(1), name + ".log", Home::host) {}
 
-DataParallel::DataParallel(const models::Network& network, int workers, int batch,
+DataParallel::DataParallel(const models::Network& network, int workers, int batch, int image_parts,
                            const models::LoweringOptions& options, int in_flight,
                            const models::Optimizer& optimizer, GradientReduction reduction)
-    : program_(network, batch, models::Mode::train, options,
-               data::batch_parts(batch, options.device)),
+    : program_(network, batch, models::Mode::train, options, image_parts),
       optimizer_(optimizer),
       in_flight_(in_flight),
       reduction_(reduction),

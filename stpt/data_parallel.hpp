@@ -65,9 +65,9 @@ struct StepCost {
 
 class DataParallel {
  public:
-  /// Buffers for up to `workers` logical workers of this rank with `batch` images each, and
-  /// `in_flight` steps at a time.
-  DataParallel(const models::Network& network, int workers, int batch,
+  /// Buffers for up to `workers` logical workers of this rank with `batch` images each, which come
+  /// in `image_parts` parts, and `in_flight` steps at a time.
+  DataParallel(const models::Network& network, int workers, int batch, int image_parts,
                const models::LoweringOptions& options, int in_flight,
                const models::Optimizer& optimizer,
                GradientReduction reduction = GradientReduction::tree);

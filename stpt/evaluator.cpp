@@ -45,7 +45,7 @@ Evaluator::Evaluator(const models::Network& network, models::Mode mode,
 Evaluator::Shape Evaluator::make_shape(const models::Network& network, models::Mode mode,
                                        const models::LoweringOptions& options, int size) const {
   Shape shape;
-  const int parts = data::batch_parts(size, options.device);
+  const int parts = loader_.parts(size);
   shape.program = std::make_unique<models::Program>(network, size, mode, options, parts);
   const runtime::Runtime& runtime = runtime::Runtime::current();
   // One more than work at a time. A GPU's worker has a lane of its own.
@@ -88,7 +88,8 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
     const std::size_t size = first_image(number + 1) - first;
     const data::Batch& batch = shape.ring[shape.next_batch];
     shape.next_batch = (shape.next_batch + 1) % shape.ring.size();
-    loader_.submit(batch, std::span(images_).subspan(first, size), 0);
+    loader_.submit(batch, std::span(images_).subspan(first, size), 0,
+                   runtime::Runtime::current().worker_for(number * models.size()));
     for (std::size_t model = 0; model < models.size(); ++model) {
       const auto& score =
           scores.emplace_back(runtime::bytes_spec(size * sizeof(SampleScore)), "scores");

@@ -256,7 +256,8 @@ GpuChoice Experiment::find_gpus(const std::string& source) const {
     return choice;
   }
   // StarPU leaves a tenth of a GPU's memory to others, and libraries take some.
-  const std::uint64_t memory = choice.gpus.front().memory_bytes / 20 * 17;
+  // An eighth is for images.
+  const std::uint64_t memory = choice.gpus.front().memory_bytes / 20 * 14;
   const std::uint64_t models =
       ((most_candidates() + 1) * state_bytes() + gradient_bytes()) / choice.gpus.size() +
       parameter_bytes();
@@ -273,6 +274,19 @@ GpuChoice Experiment::find_gpus(const std::string& source) const {
   if (const char* wanted = std::getenv("STARPU_NWORKER_PER_CUDA"); wanted != nullptr)
     choice.workers_per_gpu = std::max(1, std::atoi(wanted));
   return choice;
+}
+
+std::uint64_t Experiment::pixel_bytes() const {
+  return (data.train->size() + data.test->size()) *
+         static_cast<std::uint64_t>(data.train->image_shape().elements());
+}
+
+bool Experiment::pixels_on_gpu() const {
+  constexpr std::uint64_t most = std::uint64_t{4} << 30;
+  return !gpu_choice.gpus.empty() && config.runtime.data_on_gpu &&
+         config.data.format != DataFormat::image_folder && !config.data.random_resized_crop &&
+         pixel_bytes() <= std::min(most, gpu_choice.gpus.front().memory_bytes / 8) &&
+         data.train->image_shape().c <= static_cast<std::int64_t>(codelets::most_image_channels);
 }
 
 int Experiment::evaluation_batch() const { return std::max(32, config.training.batch_per_worker); }

@@ -62,6 +62,8 @@ struct Experiment {
   [[nodiscard]] models::Grain grain() const;
   /// What networks are lowered for: that grain, this rank's devices, the loss scale.
   [[nodiscard]] models::LoweringOptions lowering() const;
+  /// GPUs make the batches, from images in their memory (option runtime.data_on_gpu).
+  [[nodiscard]] bool pixels_on_gpu() const;
   /// Images scored by one evaluation task at most.
   [[nodiscard]] int evaluation_batch() const;
 
@@ -74,6 +76,7 @@ struct Experiment {
   /// Of one model: parameters, velocity, running statistics of this rank's workers.
   [[nodiscard]] std::uint64_t state_bytes() const;
   [[nodiscard]] std::uint64_t gradient_bytes() const;
+  [[nodiscard]] std::uint64_t pixel_bytes() const;
   /// Activations of one worker's step, about.
   [[nodiscard]] std::uint64_t activation_bytes() const;
 };

@@ -156,7 +156,7 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
               (std::int64_t{iteration} * static_cast<std::int64_t>(candidates) +
                static_cast<std::int64_t>(k)) %
               experiment.iterations_per_epoch;
-          batches = session_.load(order, other, team, epoch);
+          batches = session_.load(order, other, team, epoch, first_piece(k));
         } else if (batches.empty()) {
           batches = session_.load(order, iteration, team, epoch);
         }

@@ -39,13 +39,18 @@ Session::Session(const Experiment& run)
                run.gpu_choice.numbers(), run.gpu_choice.workers_per_gpu}),
       optimizer(run.network, sgd_settings(run.config.training.optimizer),
                 run.config.training.optimizer.decay_all),
+      train_pixels(run.pixels_on_gpu() ? data::gather_pixels(*run.data.train) : nullptr),
       train_loader(run.data.train, run.normalization, augmentation(run.config.data),
-                   run.config.training.seed),
-      plain_train_loader(run.data.train, run.normalization, std::nullopt, run.config.training.seed),
-      test_loader(run.data.test, run.normalization, std::nullopt, run.config.training.seed),
+                   run.config.training.seed, run.lowering().device, train_pixels),
+      plain_train_loader(run.data.train, run.normalization, std::nullopt, run.config.training.seed,
+                         run.lowering().device, train_pixels),
+      test_loader(run.data.test, run.normalization, std::nullopt, run.config.training.seed,
+                  run.lowering().device,
+                  run.pixels_on_gpu() ? data::gather_pixels(*run.data.test) : nullptr),
       current(std::make_unique<models::ModelState>(run.network, run.team(), "model")),
       data_parallel(run.network, run.most_local_workers(), run.config.training.batch_per_worker,
-                    run.lowering(), run.config.runtime.steps_in_flight, optimizer,
+                    train_loader.parts(run.config.training.batch_per_worker), run.lowering(),
+                    run.config.runtime.steps_in_flight, optimizer,
                     run.config.training.gradient_reduction),
       test(run.network, models::Mode::inference, run.lowering(), test_loader,
            all_of(*run.data.test), run.evaluation_batch()) {
@@ -77,7 +82,7 @@ Session::Session(const Experiment& run)
 
 std::span<const data::Batch> Session::load(std::span<const std::uint32_t> order,
                                            std::int64_t iteration, const models::Team& team,
-                                           int epoch) {
+                                           int epoch, std::size_t first_piece) {
   const auto all = static_cast<std::size_t>(experiment.config.training.workers);
   const auto size = static_cast<std::size_t>(experiment.config.training.batch_per_worker);
   auto& batches = ring_[next_];
@@ -89,7 +94,7 @@ std::span<const data::Batch> Session::load(std::span<const std::uint32_t> order,
     train_loader.submit(
         batches[worker],
         data::worker_batch(order, static_cast<std::size_t>(iteration), first + worker, all, size),
-        static_cast<std::uint64_t>(epoch));
+        static_cast<std::uint64_t>(epoch), runtime.worker_for(first_piece + worker));
   }
   return std::span<const data::Batch>(batches).first(count);
 }
@@ -115,7 +120,8 @@ void Session::settle_running_statistics(const models::ModelState& state,
     if (rank != here) continue;
     const data::Batch& batch = ring_[next_][0];
     next_ = (next_ + 1) % ring_.size();
-    plain_train_loader.submit(batch, order.subspan(number * size, size), 0);
+    plain_train_loader.submit(batch, order.subspan(number * size, size), 0,
+                              runtime.worker_for(number));
     models::ProgramInputs inputs;
     inputs.images = batch.images;
     inputs.parameters = &state.parameters;

@@ -25,9 +25,10 @@ class Session {
   /// Submits the loading of training iteration `iteration` (from 0, of the epoch's order) for those
   /// of the team's workers that live on this rank. The batches are good for the steps submitted
   /// before the next in_flight + 1 calls.
+  /// They are made for the pieces from `first_piece` on (runtime::Runtime::worker_for).
   [[nodiscard]] std::span<const data::Batch> load(std::span<const std::uint32_t> order,
                                                   std::int64_t iteration, const models::Team& team,
-                                                  int epoch);
+                                                  int epoch, std::size_t first_piece = 0);
 
   /// Running statistics to evaluate `state` with (option stpt.running_statistics): the mean over
   /// its workers, or fresh ones from the first batches of `order`. Written to `destination` on all
@@ -39,8 +40,9 @@ class Session {
   const Experiment& experiment;
   runtime::Runtime runtime;
   models::Optimizer optimizer;
-  data::Loader train_loader;        ///< augments
-  data::Loader plain_train_loader;  ///< does not
+  std::shared_ptr<const runtime::Tensor> train_pixels;  ///< null where cores make batches
+  data::Loader train_loader;                            ///< augments
+  data::Loader plain_train_loader;                      ///< does not
   data::Loader test_loader;
   std::unique_ptr<models::ModelState> current;
   DataParallel data_parallel;

@@ -53,7 +53,7 @@ struct Bench {
         runtime({cpu_workers, ""}),
         optimizer(network, {}, false),
         state(network, models::Team{0, runtime::Cluster::current().size(), workers}, "model"),
-        data_parallel(network, local_workers(), batch, {grain}, 2, optimizer, reduction()),
+        data_parallel(network, local_workers(), batch, 1, {grain}, 2, optimizer, reduction()),
         log("bench") {
     models::write(state, models::ModelValues::initial(network, workers, 1));
     for (int worker = 0; worker < local_workers(); ++worker) {

@@ -56,13 +56,16 @@ TEST_CASE("A batch that does not fit is refused", "[loader]") {
 }
 
 TEST_CASE("A GPU's batch is divided evenly, a core's is not", "[loader]") {
-  CHECK(data::batch_parts(256, codelets::Cpu{}) == 1);
+  const data::DatasetPair pair = data::make_synthetic({10, 3, 4, 4, 20, 1}, 1);
+  const auto parts = [&](int size, codelets::Device device) {
+    return data::Loader(pair.train, data::no_normalization(3), std::nullopt, 1, device).parts(size);
+  };
+  CHECK(parts(256, codelets::Cpu{}) == 1);
 #ifdef STPT_HAS_CUDA
-  const auto parts = [](int size) { return data::batch_parts(size, codelets::Cuda{}); };
-  CHECK(parts(256) == 16);
-  CHECK(parts(16) == 1);
-  CHECK(parts(1) == 1);
-  CHECK(parts(63) == 3);
-  CHECK(parts(127) == 1);
+  CHECK(parts(256, codelets::Cuda{}) == 16);
+  CHECK(parts(16, codelets::Cuda{}) == 1);
+  CHECK(parts(1, codelets::Cuda{}) == 1);
+  CHECK(parts(63, codelets::Cuda{}) == 3);
+  CHECK(parts(127, codelets::Cuda{}) == 1);
 #endif
 }

@@ -1,0 +1,51 @@
+// Batches that a GPU makes, against those that cores make.
+#include <numeric>
+
+#include "data/loader.hpp"
+#include "data/synthetic.hpp"
+#include "tests/gpu.hpp"
+
+using namespace stpt;
+
+namespace {
+
+std::vector<float> batch_of(const data::Loader& loader, const runtime::Shape& shape,
+                            std::span<const std::uint32_t> indices, std::uint64_t epoch) {
+  const int size = static_cast<int>(indices.size());
+  const data::Batch batch(size, shape, "batch");
+  loader.submit(batch, indices, epoch, runtime::Runtime::current().worker_for(0));
+  const runtime::HostView labels(batch.labels, runtime::Access::read);
+  for (std::size_t i = 0; i < indices.size(); ++i)
+    REQUIRE(labels.as<std::int32_t>()[i] == loader.dataset().label(indices[i]));
+  const runtime::HostView images(batch.images[0], runtime::Access::read);
+  return {images.as<float>().begin(), images.as<float>().end()};
+}
+
+}  // namespace
+
+TEST_CASE("A GPU makes the same batches as cores, bit for bit", "[cuda]") {
+  NEEDS_GPUS(1);
+  const runtime::Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {0}});
+  for (const int channels : {1, 3}) {
+    const data::DatasetPair pair = data::make_synthetic({10, channels, 13, 17, 600, 1}, 1);
+    // More than one launch has room for.
+    std::vector<std::uint32_t> indices(300);
+    std::iota(indices.rbegin(), indices.rend(), 250U);
+    const data::Normalization normalization = data::compute_normalization(*pair.train, indices);
+    const auto pixels = data::gather_pixels(*pair.train);
+    const std::optional<data::Augmentation> augmentations[] = {
+        std::nullopt, data::Augmentation{0, true}, data::Augmentation{3, false},
+        data::Augmentation{20, true}};
+    for (const auto& augmentation : augmentations) {
+      for (const runtime::Shape& shape :
+           {runtime::Shape{1, channels, 13, 17}, runtime::Shape{1, channels, 8, 8}}) {
+        const data::Loader cores(pair.train, normalization, augmentation, 5);
+        const data::Loader gpu(pair.train, normalization, augmentation, 5, codelets::Cuda{},
+                               pixels);
+        CHECK(gpu.parts(256) == 1);
+        const std::vector<float> expected = batch_of(cores, shape, indices, 3);
+        CHECK(batch_of(gpu, shape, indices, 3) == expected);
+      }
+    }
+  }
+}
