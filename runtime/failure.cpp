@@ -13,6 +13,11 @@ void Failure::record(const std::string& message) noexcept {
   failed_.store(true, std::memory_order_release);
 }
 
+std::string Failure::message() const {
+  const std::scoped_lock lock(mutex_);
+  return message_;
+}
+
 void Failure::rethrow() const {
   if (!failed()) return;
   const std::scoped_lock lock(mutex_);

@@ -19,6 +19,8 @@ class Failure {
   /// Keeps the message if it is the first.
   void record(const std::string& message) noexcept;
   [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
+  /// Of the first failure; empty if there was none.
+  [[nodiscard]] std::string message() const;
   /// Throws TaskError with the first failure's message, if there was one.
   void rethrow() const;
   void clear() noexcept;

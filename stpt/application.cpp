@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <iostream>
 #include <mutex>
 #include <new>
@@ -213,6 +214,39 @@ class StopSignals {
   struct sigaction terminate_ {};
 };
 
+std::function<void()> last_words;
+
+extern "C" void stpt_on_abort(int) {
+  std::signal(SIGABRT, SIG_DFL);
+  last_words();
+  _exit(failed);
+}
+
+/// StarPU aborts the process where CUDA fails in its own calls, as it does once a GPU is lost.
+/// While this lives `speak` is called first, in the thread that aborts, and the process exits with
+/// status 1.
+class BeforeAbort {
+ public:
+  explicit BeforeAbort(std::function<void()> speak) {
+    last_words = std::move(speak);
+    before_ = std::signal(SIGABRT, stpt_on_abort);
+  }
+  ~BeforeAbort() { std::signal(SIGABRT, before_); }
+  BeforeAbort(const BeforeAbort&) = delete;
+  BeforeAbort& operator=(const BeforeAbort&) = delete;
+
+ private:
+  void (*before_)(int);
+};
+
+/// What to say of a GPU that failed under StarPU.
+std::string gpu_failure() {
+  std::string why;
+  if (runtime::Runtime::alive()) why = one_line(runtime::Runtime::current().failure().message());
+  if (why.empty()) why = "CUDA failed in StarPU, whose message stands above";
+  return why + "; the last checkpoint is kept: see nvidia-smi, then go on with --resume";
+}
+
 // ---- Training --------------------------------------------------------------------------------
 
 /// "runs/quickstart: test accuracy 91.20 % (best 91.35 % in epoch 9), ..."
@@ -365,6 +399,13 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
   runtime::Cluster& cluster = runtime::Cluster::current();
   RunOutput output(directory, trainer.record(), version, ranks);
   cluster.watch([&output](const std::string& failure) { output.fail(one_line(failure)); });
+  std::optional<BeforeAbort> before_abort;
+  if (!trainer.gpus().gpus.empty()) {
+    before_abort.emplace([&] {
+      output.fail(cluster.size() > 1 ? cluster.here() + ": " + gpu_failure() : gpu_failure());
+      if (cluster.size() > 1) cluster.abandon("", failed);
+    });
+  }
   TrainerObserver observer = output.observer();
   observer.epoch_done = [&, record = observer.epoch_done](const RunRecord& run,
                                                           const Checkpoint* checkpoint) {
@@ -391,6 +432,9 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
 int train_along(Trainer& trainer) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   cluster.watch([](const std::string& failure) { print_error(one_line(failure)); });
+  std::optional<BeforeAbort> before_abort;
+  if (!trainer.gpus().gpus.empty())
+    before_abort.emplace([&] { cluster.abandon(gpu_failure(), failed); });
   TrainerObserver observer;
   observer.abandon = [&](const std::exception& error) {
     cluster.abandon(message_of(error), failed);
