@@ -1,0 +1,647 @@
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "codelets/batch_norm.hpp"
+#include "codelets/nhwc.cuh"
+
+// The CUDA implementation, in nhwc. Batch norm is bound by memory traffic: each direction reads its
+// tensors once for sums and once for the results, in reverse order, so that the end of the first
+// pass is still in the cache. The rows are cut into slices. A block sums one slice of a group of
+// channels in float and leaves the partial sums in the workspace, where a second kernel adds them
+// in double, always in the same order. The slices depend on the shape only, not on the GPU.
+
+namespace stpt::codelets {
+namespace {
+
+using cuda::add_over_rows;
+using cuda::ChannelGroups;
+using cuda::from_float;
+using cuda::load;
+using cuda::load_channels;
+using cuda::store;
+using cuda::to_float;
+using cuda::Vector;
+
+// ---- Slices -------------------------------------------------------------------------------------
+
+/// Rows of one block: its slice is blockIdx.x.
+struct Slices {
+  std::int64_t rows;
+  int channels;
+  int rows_a_slice;
+
+  __host__ __device__ int count() const {
+    return static_cast<int>((rows + rows_a_slice - 1) / rows_a_slice);
+  }
+  __device__ std::int64_t begin(int slice) const { return std::int64_t{slice} * rows_a_slice; }
+  __device__ std::int64_t end(int slice) const { return min(begin(slice) + rows_a_slice, rows); }
+};
+
+/// Enough blocks for several on each multiprocessor of a large GPU.
+constexpr std::int64_t enough_blocks = 512;
+
+Slices slices_of(const runtime::Shape& shape, const ChannelGroups& groups) {
+  const std::int64_t rows = shape.n * shape.spatial(), at_once = groups.threads.y;
+  const std::int64_t most = std::max<std::int64_t>(1, enough_blocks / groups.count);
+  const std::int64_t steps = (rows + at_once * most - 1) / (at_once * most);
+  return {rows, static_cast<int>(shape.c), static_cast<int>(steps * at_once)};
+}
+
+/// What the normalisation does to a channel: (x - mean) * scale + shift. Forward and backward share
+/// it to the bit, so that the mask that backward recomputes is the one of forward.
+template <int width>
+struct Affine {
+  float mean[width], scale[width], shift[width];
+
+  __device__ Affine(const float* means, const float* inverse_stddev, const float* gamma,
+                    const float* beta, int channel) {
+    float inverse[width];
+    load_channels(means + channel, mean);
+    load_channels(inverse_stddev + channel, inverse);
+    load_channels(gamma + channel, scale);
+    load_channels(beta + channel, shift);
+#pragma unroll
+    for (int v = 0; v < width; ++v) scale[v] *= inverse[v];
+  }
+
+  __device__ float of_centred(float centred, int v) const {
+    return fmaf(centred, scale[v], shift[v]);
+  }
+};
+
+// ---- Statistics ---------------------------------------------------------------------------------
+
+/// Of some values of a channel: how many, their mean and the sum of their squared deviations.
+struct Moments {
+  float count, mean, squares;
+
+  /// Chan's parallel algorithm.
+  __device__ void add(const Moments& other) {
+    const float total = count + other.count;
+    if (other.count == 0) return;
+    const float share = other.count / total, delta = other.mean - mean;
+    mean += delta * share;
+    squares += other.squares + delta * delta * count * share;
+    count = total;
+  }
+};
+
+/// Of a slice of a channel. The mean is relative to the pivot, a value of the slice: so it is
+/// accurate however far from zero the values are.
+struct SliceMoments {
+  float pivot, mean, squares;
+
+  __device__ double whole_mean() const {
+    return static_cast<double>(pivot) + static_cast<double>(mean);
+  }
+};
+
+/// partials[slice][channel], by Welford's algorithm.
+template <class T, int width>
+__global__ void __launch_bounds__(cuda::block_threads)
+    slice_moments(const T* __restrict__ x, Slices slices, SliceMoments* __restrict__ partials) {
+  constexpr int rows_at_once = 4;
+  const int slice = static_cast<int>(blockIdx.x), channel = cuda::own_channel<width>();
+  const bool has_channel = channel < slices.channels;
+  const std::int64_t begin = slices.begin(slice), end = slices.end(slice), step = blockDim.y;
+
+  Moments moments[width] = {};
+  float pivot[width] = {};
+  if (has_channel) {
+    const auto first = load<width>(x + begin * slices.channels + channel);
+#pragma unroll
+    for (int v = 0; v < width; ++v) pivot[v] = to_float(first.values[v]);
+    float count = 0;
+    for (std::int64_t row = begin + threadIdx.y; row < end; row += rows_at_once * step) {
+      Vector<T, width> values[rows_at_once];
+#pragma unroll
+      for (int k = 0; k < rows_at_once; ++k)
+        if (row + k * step < end)
+          values[k] = load<width>(x + (row + k * step) * slices.channels + channel);
+#pragma unroll
+      for (int k = 0; k < rows_at_once; ++k) {
+        if (row + k * step >= end) break;
+        count += 1;
+        const float share = __frcp_rn(count);
+#pragma unroll
+        for (int v = 0; v < width; ++v) {
+          const float value = to_float(values[k].values[v]) - pivot[v];
+          const float delta = value - moments[v].mean;
+          moments[v].mean = fmaf(delta, share, moments[v].mean);
+          moments[v].squares = fmaf(delta, value - moments[v].mean, moments[v].squares);
+        }
+      }
+    }
+#pragma unroll
+    for (int v = 0; v < width; ++v) moments[v].count = count;
+  }
+  add_over_rows(moments);
+  if (threadIdx.y > 0 || !has_channel) return;
+#pragma unroll
+  for (int v = 0; v < width; ++v)
+    partials[std::int64_t{slice} * slices.channels + channel + v] = {pivot[v], moments[v].mean,
+                                                                     moments[v].squares};
+}
+
+/// Of the kernels that add up slices: a thread has some slices of one channel.
+constexpr unsigned finish_channels = 8, finish_slices = 32;
+static_assert(finish_channels * finish_slices == cuda::block_threads);
+
+dim3 finish_blocks(int channels) {
+  return (static_cast<unsigned>(channels) + finish_channels - 1) / finish_channels;
+}
+
+/// sum over the slices of of_slice(slice), for all threads of the channel.
+template <class OfSlice>
+__device__ double sum_over_slices(const Slices& slices, bool has_channel, OfSlice of_slice) {
+  double sum = 0;
+  if (has_channel) {
+    const int count = slices.count();
+    for (int slice = static_cast<int>(threadIdx.y); slice < count; slice += finish_slices)
+      sum += of_slice(slice);
+  }
+  __shared__ double sums[finish_slices][finish_channels];
+  sums[threadIdx.y][threadIdx.x] = sum;
+  for (unsigned half = finish_slices / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.y < half) sums[threadIdx.y][threadIdx.x] += sums[threadIdx.y + half][threadIdx.x];
+  }
+  __syncthreads();
+  sum = sums[0][threadIdx.x];
+  __syncthreads();  // before the next one writes
+  return sum;
+}
+
+/// The running statistics, nullptr where they are not to be updated, and what backward needs.
+struct Kept {
+  float *running_mean, *running_variance, *mean, *inverse_stddev;
+  double momentum;
+
+  __device__ void update(float& running, double batch) const {
+    running = static_cast<float>((1 - momentum) * static_cast<double>(running) + momentum * batch);
+  }
+};
+
+__global__ void __launch_bounds__(cuda::block_threads)
+    finish_moments(const SliceMoments* __restrict__ partials, Slices slices, double epsilon,
+                   float* __restrict__ mean, float* __restrict__ inverse_stddev, Kept kept) {
+  const int channel = static_cast<int>(blockIdx.x * finish_channels + threadIdx.x);
+  const bool has_channel = channel < slices.channels;
+  const auto partial = [&](int slice) -> const SliceMoments& {
+    return partials[std::int64_t{slice} * slices.channels + channel];
+  };
+  const auto weight = [&](int slice) {
+    return static_cast<double>(slices.end(slice) - slices.begin(slice));
+  };
+  const auto count = static_cast<double>(slices.rows);
+  const double sum = sum_over_slices(
+      slices, has_channel, [&](int slice) { return weight(slice) * partial(slice).whole_mean(); });
+  const double whole_mean = sum / count;
+  const double squares = sum_over_slices(slices, has_channel, [&](int slice) {
+    const double delta = partial(slice).whole_mean() - whole_mean;
+    return static_cast<double>(partial(slice).squares) + weight(slice) * delta * delta;
+  });
+  if (threadIdx.y > 0 || !has_channel) return;
+  mean[channel] = static_cast<float>(whole_mean);
+  inverse_stddev[channel] = static_cast<float>(1 / sqrt(squares / count + epsilon));
+  if (!kept.mean) return;
+  kept.mean[channel] = mean[channel];
+  kept.inverse_stddev[channel] = inverse_stddev[channel];
+  kept.update(kept.running_mean[channel], whole_mean);
+  kept.update(kept.running_variance[channel], squares / (count - 1));
+}
+
+__global__ void running_moments(const float* __restrict__ running_mean,
+                                const float* __restrict__ running_variance, int channels,
+                                double epsilon, float* __restrict__ mean,
+                                float* __restrict__ inverse_stddev) {
+  const int channel = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (channel >= channels) return;
+  mean[channel] = running_mean[channel];
+  inverse_stddev[channel] =
+      static_cast<float>(1 / sqrt(static_cast<double>(running_variance[channel]) + epsilon));
+}
+
+// ---- Forward ------------------------------------------------------------------------------------
+
+struct Parameters {
+  const float *mean, *inverse_stddev, *gamma, *beta;
+};
+
+/// visit(first_row) for the thread's rows in steps of `rows_at_once`, the last ones first.
+template <int rows_at_once, class Visit>
+__device__ void for_each_row_backwards(const Slices& slices, Visit visit) {
+  const int slice = static_cast<int>(blockIdx.x);
+  const std::int64_t begin = slices.begin(slice), end = slices.end(slice);
+  const std::int64_t step = std::int64_t{rows_at_once} * blockDim.y;
+  const std::int64_t first = begin + threadIdx.y;
+  if (first >= end) return;
+  for (std::int64_t row = first + (end - 1 - first) / step * step; row >= first; row -= step)
+    visit(row, end);
+}
+
+/// `residual` may be nullptr.
+template <class T, int width>
+__global__ void __launch_bounds__(cuda::block_threads)
+    normalise(const T* __restrict__ x, const T* __restrict__ residual, Parameters parameters,
+              bool relu, Slices slices, T* __restrict__ y) {
+  constexpr int rows_at_once = 2;
+  const int channel = cuda::own_channel<width>();
+  if (channel >= slices.channels) return;
+  const Affine<width> affine(parameters.mean, parameters.inverse_stddev, parameters.gamma,
+                             parameters.beta, channel);
+  for_each_row_backwards<rows_at_once>(slices, [&](std::int64_t row, std::int64_t end) {
+    Vector<T, width> values[rows_at_once], residuals[rows_at_once];
+#pragma unroll
+    for (int k = 0; k < rows_at_once; ++k) {
+      if (row + k * blockDim.y >= end) break;
+      const std::int64_t at = (row + k * blockDim.y) * slices.channels + channel;
+      values[k] = load<width>(x + at);
+      if (residual) residuals[k] = load<width>(residual + at);
+    }
+#pragma unroll
+    for (int k = 0; k < rows_at_once; ++k) {
+      if (row + k * blockDim.y >= end) break;
+#pragma unroll
+      for (int v = 0; v < width; ++v) {
+        float result = affine.of_centred(to_float(values[k].values[v]) - affine.mean[v], v);
+        if (residual) result += to_float(residuals[k].values[v]);
+        if (relu) result = cuda::relu(result);
+        values[k].values[v] = from_float<T>(result);
+      }
+      store(y + (row + k * blockDim.y) * slices.channels + channel, values[k]);
+    }
+  });
+}
+
+// ---- Backward -----------------------------------------------------------------------------------
+
+/// Where backward sees which values the ReLU has cut.
+enum class Mask {
+  none,    ///< no ReLU, or already applied
+  from_x,  ///< recomputed from x, which is read anyway
+  from_y,
+};
+
+template <class T>
+struct Gradients {
+  const T *x, *y, *d_y, *d_y2;  ///< d_y2 may be nullptr, y unless Mask::from_y
+};
+
+/// A row's values of the thread's channels, as they are in memory.
+template <class T, int width, Mask mask>
+struct Row {
+  Vector<T, width> x, y, d_y, d_y2;
+
+  __device__ void read(const Gradients<T>& from, std::int64_t at) {
+    x = load<width>(from.x + at);
+    d_y = load<width>(from.d_y + at);
+    if (from.d_y2) d_y2 = load<width>(from.d_y2 + at);
+    if constexpr (mask == Mask::from_y) y = load<width>(from.y + at);
+  }
+
+  __device__ float centred(const Affine<width>& affine, int v) const {
+    return to_float(x.values[v]) - affine.mean[v];
+  }
+
+  /// Behind the ReLU. The sum of two parts is rounded as if it had been stored, which it is where
+  /// d_residual is wanted: d_x shall not depend on that. So is what the mask is recomputed from.
+  __device__ float gradient(const Affine<width>& affine, bool two_parts, int v) const {
+    float g = to_float(d_y.values[v]);
+    if (two_parts) g = to_float(from_float<T>(g + to_float(d_y2.values[v])));
+    if constexpr (mask == Mask::from_x) {
+      const float result = affine.of_centred(centred(affine, v), v);
+      return to_float(from_float<T>(result)) > 0 ? g : 0;
+    }
+    if constexpr (mask == Mask::from_y) return to_float(y.values[v]) > 0 ? g : 0;
+    return g;
+  }
+};
+
+/// Over a slice of a channel: of the gradient g, and of g * (x - mean).
+struct GradientSums {
+  float sum, product;
+
+  __device__ void add(const GradientSums& other) {
+    sum += other.sum;
+    product += other.product;
+  }
+};
+
+/// partials[slice][channel]; g goes to `written`, too, unless that is nullptr (it may be d_y or
+/// d_y2).
+template <class T, int width, Mask mask>
+__global__ void __launch_bounds__(cuda::block_threads)
+    slice_gradients(Gradients<T> from, Parameters parameters, Slices slices, T* written,
+                    GradientSums* __restrict__ partials) {
+  constexpr int rows_at_once = 2;
+  const int slice = static_cast<int>(blockIdx.x), channel = cuda::own_channel<width>();
+  const bool has_channel = channel < slices.channels;
+  const std::int64_t end = slices.end(slice), step = blockDim.y;
+
+  GradientSums sums[width] = {};
+  if (has_channel) {
+    const Affine<width> affine(parameters.mean, parameters.inverse_stddev, parameters.gamma,
+                               parameters.beta, channel);
+    for (std::int64_t row = slices.begin(slice) + threadIdx.y; row < end;
+         row += rows_at_once * step) {
+      Row<T, width, mask> rows[rows_at_once];
+#pragma unroll
+      for (int k = 0; k < rows_at_once; ++k)
+        if (row + k * step < end) rows[k].read(from, (row + k * step) * slices.channels + channel);
+#pragma unroll
+      for (int k = 0; k < rows_at_once; ++k) {
+        if (row + k * step >= end) break;
+        Vector<T, width> gradients;
+#pragma unroll
+        for (int v = 0; v < width; ++v) {
+          const float g = rows[k].gradient(affine, from.d_y2 != nullptr, v);
+          sums[v].sum += g;
+          sums[v].product = fmaf(g, rows[k].centred(affine, v), sums[v].product);
+          gradients.values[v] = from_float<T>(g);
+        }
+        if (written) store(written + (row + k * step) * slices.channels + channel, gradients);
+      }
+    }
+  }
+  add_over_rows(sums);
+  if (threadIdx.y > 0 || !has_channel) return;
+#pragma unroll
+  for (int v = 0; v < width; ++v)
+    partials[std::int64_t{slice} * slices.channels + channel + v] = sums[v];
+}
+
+/// d_x = scale * g + on_centred * (x - mean) + constant, for each channel.
+struct Combination {
+  float *on_centred, *constant;
+};
+
+__global__ void __launch_bounds__(cuda::block_threads)
+    finish_gradients(const GradientSums* __restrict__ partials, Slices slices,
+                     Parameters parameters, Combination combination, float* __restrict__ d_gamma,
+                     float* __restrict__ d_beta) {
+  const int channel = static_cast<int>(blockIdx.x * finish_channels + threadIdx.x);
+  const bool has_channel = channel < slices.channels;
+  const auto partial = [&](int slice) -> const GradientSums& {
+    return partials[std::int64_t{slice} * slices.channels + channel];
+  };
+  const double sum = sum_over_slices(
+      slices, has_channel, [&](int slice) { return static_cast<double>(partial(slice).sum); });
+  const double product = sum_over_slices(
+      slices, has_channel, [&](int slice) { return static_cast<double>(partial(slice).product); });
+  if (threadIdx.y > 0 || !has_channel) return;
+  const auto inverse = static_cast<double>(parameters.inverse_stddev[channel]);
+  const double scale = static_cast<double>(parameters.gamma[channel]) * inverse;
+  const auto count = static_cast<double>(slices.rows);
+  d_beta[channel] = static_cast<float>(sum);
+  d_gamma[channel] = static_cast<float>(product * inverse);
+  combination.on_centred[channel] =
+      static_cast<float>(-scale * product * inverse * inverse / count);
+  combination.constant[channel] = static_cast<float>(-scale * sum / count);
+}
+
+/// d_x may be d_y or d_y2.
+template <class T, int width, Mask mask>
+__global__ void __launch_bounds__(cuda::block_threads)
+    combine_gradients(Gradients<T> from, Parameters parameters, Combination combination,
+                      Slices slices, T* d_x) {
+  constexpr int rows_at_once = 2;
+  const int channel = cuda::own_channel<width>();
+  if (channel >= slices.channels) return;
+  const Affine<width> affine(parameters.mean, parameters.inverse_stddev, parameters.gamma,
+                             parameters.beta, channel);
+  float on_centred[width], constant[width];
+  load_channels(combination.on_centred + channel, on_centred);
+  load_channels(combination.constant + channel, constant);
+  for_each_row_backwards<rows_at_once>(slices, [&](std::int64_t row, std::int64_t end) {
+    Row<T, width, mask> rows[rows_at_once];
+#pragma unroll
+    for (int k = 0; k < rows_at_once; ++k)
+      if (row + k * blockDim.y < end)
+        rows[k].read(from, (row + k * blockDim.y) * slices.channels + channel);
+#pragma unroll
+    for (int k = 0; k < rows_at_once; ++k) {
+      if (row + k * blockDim.y >= end) break;
+      Vector<T, width> results;
+#pragma unroll
+      for (int v = 0; v < width; ++v) {
+        const float g = rows[k].gradient(affine, from.d_y2 != nullptr, v);
+        const float rest = fmaf(rows[k].centred(affine, v), on_centred[v], constant[v]);
+        results.values[v] = from_float<T>(fmaf(g, affine.scale[v], rest));
+      }
+      store(d_x + (row + k * blockDim.y) * slices.channels + channel, results);
+    }
+  });
+}
+
+// ---- Planning -----------------------------------------------------------------------------------
+
+void check(const std::string& what, const BatchNorm& norm) {
+  cuda::require_nhwc(what, norm.x);
+  if (!(norm.epsilon >= 0)) throw std::invalid_argument(what + ": epsilon must not be negative");
+}
+
+void check_batch(const std::string& what, const BatchNorm& norm) {
+  if (norm.x.shape.n * norm.x.shape.spatial() < 2)
+    throw std::invalid_argument(what +
+                                ": batch statistics need more than one value for each channel");
+}
+
+/// Cuts a workspace into parts; without memory it only adds up their sizes.
+class Parts {
+ public:
+  explicit Parts(void* memory = nullptr) : memory_(static_cast<std::byte*>(memory)) {}
+
+  template <class T>
+  T* take(std::int64_t count) {
+    std::byte* part = memory_ ? memory_ + bytes_ : nullptr;
+    bytes_ += cuda::align_workspace(static_cast<std::size_t>(count) * sizeof(T));
+    return reinterpret_cast<T*>(part);
+  }
+  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* memory_;
+  std::size_t bytes_ = 0;
+};
+
+template <class T, int width>
+class Forward final : public Kernel {
+ public:
+  Forward(std::string what, const BatchNormForward& op)
+      : what_(std::move(what)),
+        op_(op),
+        groups_(op.norm.x.shape.c, width),
+        slices_(slices_of(op.norm.x.shape, groups_)) {
+    workspace_bytes_ = Workspace(*this, nullptr).bytes;
+  }
+
+  void run(std::span<void* const> args, void* workspace, Stream stream) const override {
+    std::size_t next = 0;
+    const auto* x = static_cast<const T*>(args[next++]);
+    const auto* residual = op_.norm.residual ? static_cast<const T*>(args[next++]) : nullptr;
+    const auto* gamma = static_cast<const float*>(args[next++]);
+    const auto* beta = static_cast<const float*>(args[next++]);
+    auto* running_mean = static_cast<float*>(args[next++]);
+    auto* running_variance = static_cast<float*>(args[next++]);
+    auto* y = static_cast<T*>(args[next++]);
+    auto* saved_mean = static_cast<float*>(args[next++]);
+    auto* saved_inverse = static_cast<float*>(args[next++]);
+
+    const Workspace parts(*this, workspace);
+    const auto epsilon = static_cast<double>(op_.norm.epsilon);
+    const dim3 blocks(static_cast<unsigned>(slices_.count()), groups_.count);
+    if (op_.mode == BatchNormMode::inference) {
+      constexpr unsigned threads = 128;
+      cuda::launch(what_, running_moments, cuda::blocks_for(slices_.channels, threads), threads,
+                   stream, running_mean, running_variance, slices_.channels, epsilon, parts.mean,
+                   parts.inverse_stddev);
+    } else {
+      Kept kept{};
+      if (op_.mode == BatchNormMode::training)
+        kept = {running_mean, running_variance, saved_mean, saved_inverse,
+                static_cast<double>(op_.norm.momentum)};
+      cuda::launch(what_, slice_moments<T, width>, blocks, groups_.threads, stream, x, slices_,
+                   parts.partials);
+      cuda::launch(what_, finish_moments, finish_blocks(slices_.channels),
+                   dim3(finish_channels, finish_slices), stream, parts.partials, slices_, epsilon,
+                   parts.mean, parts.inverse_stddev, kept);
+    }
+    cuda::launch(what_, normalise<T, width>, blocks, groups_.threads, stream, x, residual,
+                 Parameters{parts.mean, parts.inverse_stddev, gamma, beta}, op_.norm.relu, slices_,
+                 y);
+  }
+
+ private:
+  struct Workspace {
+    SliceMoments* partials = nullptr;
+    float *mean, *inverse_stddev;
+    std::size_t bytes;
+
+    Workspace(const Forward& forward, void* memory) {
+      Parts parts(memory);
+      const auto& [op, slices] = std::tie(forward.op_, forward.slices_);
+      if (op.mode != BatchNormMode::inference)
+        partials = parts.take<SliceMoments>(std::int64_t{slices.count()} * slices.channels);
+      mean = parts.take<float>(slices.channels);
+      inverse_stddev = parts.take<float>(slices.channels);
+      bytes = parts.bytes();
+    }
+  };
+
+  std::string what_;
+  BatchNormForward op_;
+  ChannelGroups groups_;
+  Slices slices_;
+};
+
+template <class T, int width>
+class Backward final : public Kernel {
+ public:
+  Backward(std::string what, const BatchNormBackward& op)
+      : what_(std::move(what)),
+        op_(op),
+        groups_(op.norm.x.shape.c, width),
+        slices_(slices_of(op.norm.x.shape, groups_)) {
+    workspace_bytes_ = Workspace(slices_, nullptr).bytes;
+  }
+
+  void run(std::span<void* const> args, void* workspace, Stream stream) const override {
+    if (!op_.norm.relu) {
+      run<Mask::none>(args, workspace, stream);
+    } else if (op_.norm.residual) {
+      run<Mask::from_y>(args, workspace, stream);
+    } else {
+      run<Mask::from_x>(args, workspace, stream);
+    }
+  }
+
+ private:
+  struct Workspace {
+    GradientSums* partials;
+    Combination combination;
+    std::size_t bytes;
+
+    Workspace(const Slices& slices, void* memory) {
+      Parts parts(memory);
+      partials = parts.take<GradientSums>(std::int64_t{slices.count()} * slices.channels);
+      combination.on_centred = parts.take<float>(slices.channels);
+      combination.constant = parts.take<float>(slices.channels);
+      bytes = parts.bytes();
+    }
+  };
+
+  template <Mask mask>
+  void run(std::span<void* const> args, void* workspace, Stream stream) const {
+    std::size_t next = 0;
+    const auto tensor = [&] { return static_cast<T*>(args[next++]); };
+    const auto vector = [&] { return static_cast<float*>(args[next++]); };
+    Gradients<T> from{};
+    from.x = tensor();
+    from.y = tensor();
+    Parameters parameters{};
+    parameters.gamma = vector();
+    parameters.beta = vector();
+    parameters.mean = vector();
+    parameters.inverse_stddev = vector();
+    from.d_y = tensor();
+    from.d_y2 = op_.two_parts ? tensor() : nullptr;
+    T* d_x = tensor();
+    T* d_residual = op_.norm.residual ? tensor() : nullptr;
+    float* d_gamma = vector();
+    float* d_beta = vector();
+
+    // The masked gradient goes where it is wanted in the first pass, and the second reads it there.
+    // Nothing is to be done if it is wanted where it already is.
+    const bool write =
+        d_residual && !(mask == Mask::none && !op_.two_parts && d_residual == from.d_y);
+    const Workspace parts(slices_, workspace);
+    const dim3 blocks(static_cast<unsigned>(slices_.count()), groups_.count);
+    cuda::launch(what_, slice_gradients<T, width, mask>, blocks, groups_.threads, stream, from,
+                 parameters, slices_, write ? d_residual : nullptr, parts.partials);
+    cuda::launch(what_, finish_gradients, finish_blocks(slices_.channels),
+                 dim3(finish_channels, finish_slices), stream, parts.partials, slices_, parameters,
+                 parts.combination, d_gamma, d_beta);
+    if (write) {
+      cuda::launch(what_, combine_gradients<T, width, Mask::none>, blocks, groups_.threads, stream,
+                   Gradients<T>{from.x, nullptr, d_residual, nullptr}, parameters,
+                   parts.combination, slices_, d_x);
+    } else {
+      cuda::launch(what_, combine_gradients<T, width, mask>, blocks, groups_.threads, stream, from,
+                   parameters, parts.combination, slices_, d_x);
+    }
+  }
+
+  std::string what_;
+  BatchNormBackward op_;
+  ChannelGroups groups_;
+  Slices slices_;
+};
+
+}  // namespace
+
+KernelPtr plan(const BatchNormForward& op, Cuda) {
+  const std::string what = "BatchNormForward " + op.norm.x.to_string();
+  check(what, op.norm);
+  if (op.mode != BatchNormMode::inference) check_batch(what, op.norm);
+  return cuda::with_vectors(op.norm.x, what, [&](auto element, auto width) -> KernelPtr {
+    return std::make_unique<Forward<decltype(element), width()>>(what, op);
+  });
+}
+
+KernelPtr plan(const BatchNormBackward& op, Cuda) {
+  const std::string what = "BatchNormBackward " + op.norm.x.to_string();
+  check(what, op.norm);
+  check_batch(what, op.norm);
+  return cuda::with_vectors(op.norm.x, what, [&](auto element, auto width) -> KernelPtr {
+    return std::make_unique<Backward<decltype(element), width()>>(what, op);
+  });
+}
+
+}  // namespace stpt::codelets

@@ -1,0 +1,110 @@
+// Tensors in nhwc as rows of channels. A block takes some rows of a group of channels: its threads
+// lie side by side in x, each with a vector of neighbouring channels, and take different rows in y.
+// In .cu files only.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "codelets/launch.cuh"
+
+namespace stpt::codelets::cuda {
+
+inline constexpr unsigned block_threads = 256;
+
+/// Throws std::invalid_argument, which begins with `what`, unless the memory is that of nhwc.
+inline void require_nhwc(const std::string& what, const runtime::TensorSpec& spec) {
+  require_plain(what, spec);
+  const runtime::Shape& shape = spec.shape;
+  const bool orders_agree = shape.c == 1 || shape.spatial() == 1;
+  if (spec.layout != runtime::Layout::nhwc && !orders_agree)
+    throw std::invalid_argument(what + ": " + runtime::to_string(spec.layout) +
+                                "; on CUDA the layout must be nhwc");
+  if (shape.n < 1 || shape.c < 1 || shape.h < 1 || shape.w < 1)
+    throw std::invalid_argument(what + ": every dimension must be at least 1");
+  if (shape.n * shape.spatial() > 0x7fffffff || shape.c > 0xffff)
+    throw std::invalid_argument(what + ": n*h*w must be below 2^31 and c below 2^16 on CUDA");
+}
+
+/// with_type for a tensor of rows of channels: visit(T{}, width) with the channels of a vector as a
+/// std::integral_constant, 16 bytes where rows begin at multiples of that, else one channel.
+template <class Visit>
+auto with_vectors(const runtime::TensorSpec& spec, const std::string& what, Visit visit) {
+  return with_type(spec.type, what, [&](auto element) {
+    constexpr int widest = 16 / sizeof element;
+    if (spec.shape.c % widest == 0) return visit(element, std::integral_constant<int, widest>{});
+    return visit(element, std::integral_constant<int, 1>{});
+  });
+}
+
+/// How blocks take groups of channels.
+struct ChannelGroups {
+  dim3 threads;  ///< of a block: vectors of channels, rows
+  unsigned count = 1;
+
+  ChannelGroups(std::int64_t channels, int width) {
+    constexpr unsigned most = 32;
+    const auto vectors = static_cast<unsigned>(channels / width);
+    count = (vectors + most - 1) / most;
+    threads.x = (vectors + count - 1) / count;
+    threads.y = block_threads / threads.x;
+  }
+};
+
+/// The thread's first channel, where blockIdx.y is the group; in the last group it may be beyond
+/// the last channel.
+template <int width>
+__device__ inline int own_channel() {
+  return static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * width;
+}
+
+/// Adds up the parts of the block's threads with the same x, always in the same order. The result
+/// is that of the thread with y = 0, the parts of the others are left undefined. Part is trivial
+/// and has add(const Part&). To be called by all threads, once in a kernel.
+template <int width, class Part>
+__device__ void add_over_rows(Part (&parts)[width]) {
+  __shared__ Part shared[width][block_threads];
+  const unsigned thread = threadIdx.y * blockDim.x + threadIdx.x;
+#pragma unroll
+  for (int v = 0; v < width; ++v) shared[v][thread] = parts[v];
+  unsigned half = 1;
+  while (half < blockDim.y) half *= 2;
+  for (half /= 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.y < half && threadIdx.y + half < blockDim.y) {
+#pragma unroll
+      for (int v = 0; v < width; ++v) {
+        parts[v].add(shared[v][thread + half * blockDim.x]);
+        shared[v][thread] = parts[v];
+      }
+    }
+  }
+}
+
+/// Reads `width` floats, one for each channel.
+template <int width>
+__device__ inline void load_channels(const float* from, float (&to)[width]) {
+  constexpr int at_once = width < 4 ? width : 4;
+#pragma unroll
+  for (int v = 0; v < width; v += at_once) {
+    const auto some = load<at_once>(from + v);
+#pragma unroll
+    for (int k = 0; k < at_once; ++k) to[v + k] = some.values[k];
+  }
+}
+
+template <int width>
+__device__ inline void store_channels(float* to, const float (&from)[width]) {
+  constexpr int at_once = width < 4 ? width : 4;
+#pragma unroll
+  for (int v = 0; v < width; v += at_once) {
+    Vector<float, at_once> some;
+#pragma unroll
+    for (int k = 0; k < at_once; ++k) some.values[k] = from[v + k];
+    store(to + v, some);
+  }
+}
+
+}  // namespace stpt::codelets::cuda
