@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Installs what building and testing needs: Debian packages, and StarPU 1.4 in a cache
-# outside the repository. Run again, it checks and does nothing.
+# Installs what building and testing needs: Debian packages and, in a cache outside the
+# repository, StarPU 1.4 and the headers of cudnn-frontend. Run again, it checks and does nothing.
 #
-#   scripts/setup.sh            install whatever is missing
-#   scripts/setup.sh --prefix   print the cached StarPU's prefix (nothing where pkg-config
-#                               already finds a StarPU 1.4); installs nothing
-#   scripts/setup.sh --cuda     print the CUDA toolkit's folder (nothing without one)
+#   scripts/setup.sh                    install whatever is missing
+#   scripts/setup.sh --prefix           print the cached StarPU's prefix (nothing where pkg-config
+#                                       already finds a StarPU 1.4); installs nothing
+#   scripts/setup.sh --cuda             print the CUDA toolkit's folder (nothing without one)
+#   scripts/setup.sh --cudnn-frontend   print the cached cudnn-frontend's folder (nothing without a
+#                                       CUDA toolkit, or where its headers are installed)
 #
-# STPT_STARPU_CACHE   where StarPU is kept (default ~/.cache/stpt_starpu)
+# STPT_STARPU_CACHE   where both are kept (default ~/.cache/stpt_starpu)
 # CUDA_HOME           the CUDA toolkit, where it is neither on PATH nor in /usr/local/cuda
 # STPT_CUDA=OFF       does as if there were none: a StarPU for cores alone, whose workers sleep when
 #                     they have nothing to do
@@ -17,6 +19,9 @@ starpu_version=1.4.10
 # What StarPU can use; its own defaults are the cores of the machine that builds it, and 4 GPUs.
 max_cpus=128
 max_gpus=16
+cudnn_frontend_version=1.32.0
+# Of the wheel for CPython 3.11 on x86-64; the headers are the same in all.
+cudnn_frontend_sha256=c6006556017a4d1c914c52a556c71b1267f2d6a0500f742e7b4edef539878df0
 patches=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/patches
 cache=${STPT_STARPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stpt_starpu}
 
@@ -45,8 +50,17 @@ if [[ -n $cuda ]]; then
   flavour=gpus$max_gpus-cuda$("$cuda/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
 fi
 prefix=$cache/starpu-$starpu_version-$flavour-cpus$max_cpus
+cudnn_frontend=$cache/cudnn-frontend-$cudnn_frontend_version
 
 have_own_starpu() { pkg-config --exists starpu-1.4 2>/dev/null; }
+
+# Whether the compiler finds a header: in its own folders, in CPATH's or in the toolkit's.
+header() {
+  printf '#if !__has_include(<%s>)\n#error missing\n#endif\n' "$1" |
+    "${CXX:-c++}" -E -x c++ ${cuda:+-I"$cuda/include"} - >/dev/null 2>&1
+}
+
+needs_cudnn_frontend() { [[ -n $cuda ]] && ! header cudnn_frontend.h; }
 
 if [[ ${1:-} == --prefix ]]; then
   have_own_starpu || echo "$prefix"
@@ -54,8 +68,11 @@ if [[ ${1:-} == --prefix ]]; then
 elif [[ ${1:-} == --cuda ]]; then
   echo "$cuda"
   exit 0
+elif [[ ${1:-} == --cudnn-frontend ]]; then
+  ! needs_cudnn_frontend || echo "$cudnn_frontend"
+  exit 0
 elif (( $# )); then
-  say "unknown argument '$1'; usage: scripts/setup.sh [--prefix|--cuda]"
+  say "unknown argument '$1'; usage: scripts/setup.sh [--prefix|--cuda|--cudnn-frontend]"
   exit 2
 fi
 
@@ -81,6 +98,11 @@ debian_packages() {
     dataset-fashion-mnist python3-matplotlib
   # To build StarPU:
   have_own_starpu || echo libfxt-dev fxt-tools dpkg-dev make patch debian-archive-keyring
+  # To fetch cudnn-frontend:
+  if needs_cudnn_frontend && [[ ! -e $cudnn_frontend ]] && ! python3 -m pip --version >/dev/null 2>&1
+  then
+    echo python3-pip
+  fi
 }
 
 install_debian_packages() {
@@ -111,7 +133,6 @@ install_debian_packages() {
 check_elsewhere() {
   local missing=()
   need() { missing+=("$1"); }
-  header() { echo "#include <$1>" | "${CXX:-c++}" -E -x c++ - >/dev/null 2>&1; }
   module() { pkg-config --exists "$1" 2>/dev/null; }
   command -v "${CXX:-c++}" >/dev/null || need "a C++20 compiler (GCC 12 or newer)"
   command -v cmake >/dev/null || need "CMake 3.25 or newer"
@@ -122,13 +143,17 @@ check_elsewhere() {
   header dnnl.hpp || need "oneDNN 2.6 or newer (dnnl.hpp)"
   header boost/json.hpp || need "Boost 1.75 or newer with Boost.JSON"
   header zlib.h || need "zlib"
-  printf '#include <stdio.h>\n#include <jpeglib.h>\n' | "${CXX:-c++}" -E -x c++ - >/dev/null 2>&1 ||
-    need "libjpeg-turbo"
+  header jpeglib.h || need "libjpeg-turbo"
   header png.h || need "libpng 1.6"
   header openssl/evp.h || need "OpenSSL 3 (libcrypto)"
   header catch2/catch.hpp || header catch2/catch_all.hpp || need "Catch2 2.13 or 3"
   "${PYTHON:-/usr/bin/python3}" -c "import matplotlib" 2>/dev/null ||
     need "Python 3 with matplotlib, for scripts/paper.sh (as /usr/bin/python3, or named by PYTHON)"
+  if [[ -n $cuda ]]; then
+    header cudnn.h || need "cuDNN 9 for CUDA ($cuda), or a build with -DSTPT_CUDA=OFF"
+    header cudnn_frontend.h || [[ -e $cudnn_frontend ]] ||
+      need "cudnn-frontend 1.12 or newer (headers; its include folder in CPATH, or as $cudnn_frontend/include)"
+  fi
   command -v mpicxx >/dev/null || need "an MPI (Open MPI 4 or newer), for starpumpi-1.4"
   (( ${#missing[@]} )) || return 0
   say "this is no Debian system, so nothing is installed for you. Missing:"
@@ -162,18 +187,23 @@ fetch_starpu() {
   logged dpkg-source --no-check -x starpu_*.dsc source  # apt has verified its parts
 }
 
-build_starpu() (
+# Begins the filling of the cache: alone there, in a folder of its own ($work), with $stage to put
+# together what is moved into place when it is complete.
+begin_in_cache() {
   mkdir -p "$cache"
   exec 9>"$cache/lock"
-  flock --nonblock 9 || { say "waiting for another build of StarPU"; flock 9; }
-  [[ -e $prefix ]] && exit 0
-
-  work=$(mktemp -d "${TMPDIR:-/tmp}/stpt_starpu.XXXXXX")
+  flock --nonblock 9 || { say "waiting for another setup"; flock 9; }
+  work=$(mktemp -d "${TMPDIR:-/tmp}/stpt_setup.XXXXXX")
   stage=$cache/.staging
   trap 'rm -rf "$stage"; [[ -n ${keep_log:-} ]] || rm -rf "$work"' EXIT
   log=$work/log
   rm -rf "$stage"
   cd "$work"
+}
+
+build_starpu() (
+  begin_in_cache
+  [[ -e $prefix ]] && exit 0
   fetch_starpu
   cd source
 
@@ -196,6 +226,24 @@ build_starpu() (
   say "StarPU stands in $prefix"
 )
 
+# ---- cudnn-frontend ------------------------------------------------------------------------
+
+# The headers, from NVIDIA's Python package.
+fetch_cudnn_frontend() (
+  begin_in_cache
+  [[ -e $cudnn_frontend ]] && exit 0
+  say "fetching the headers of cudnn-frontend $cudnn_frontend_version from the Python Package Index"
+  echo "nvidia-cudnn-frontend==$cudnn_frontend_version --hash=sha256:$cudnn_frontend_sha256" >wanted
+  logged python3 -m pip --disable-pip-version-check download --no-deps --require-hashes \
+    --only-binary=:all: --implementation cp --python-version 3.11 --abi cp311 \
+    --platform manylinux_2_28_x86_64 --requirement wanted --dest .
+  logged python3 -m zipfile -e nvidia_cudnn_frontend-*.whl wheel
+  mkdir "$stage"
+  mv wheel/include wheel/*.dist-info "$stage"  # with the licence
+  mv "$stage" "$cudnn_frontend"
+  say "cudnn-frontend stands in $cudnn_frontend"
+)
+
 # In braces with an exit, so that an update of this file does not disturb a run of it.
 {
   if [[ ${ID:-} == debian ]]; then
@@ -203,6 +251,7 @@ build_starpu() (
     trap '[[ -n ${keep_log:-} ]] || rm -f "$log"' EXIT
     install_debian_packages
     have_own_starpu || [[ -e $prefix ]] || build_starpu
+    ! needs_cudnn_frontend || [[ -e $cudnn_frontend ]] || fetch_cudnn_frontend
   else
     check_elsewhere
   fi

@@ -287,6 +287,15 @@ cudaError_t cudaDriverGetVersion(int* version) {
   return cudaSuccess;
 }
 
+/// There is no driver beneath.
+cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  *function = nullptr;
+  *result = cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
+}
+
 // ---- Errors -----------------------------------------------------------------------------------
 
 cudaError_t cudaGetLastError() { return std::exchange(last_error(), cudaSuccess); }
@@ -346,17 +355,6 @@ cudaError_t cudaLibraryGetKernel(cudaKernel_t*, cudaLibrary_t, const char*) {
 }
 cudaError_t cudaLibraryUnload(cudaLibrary_t) { return not_emulated(__func__); }
 cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t, cudaFuncAttribute, int, int) {
-  return not_emulated(__func__);
-}
-cudaError_t cudaGetDriverEntryPointByVersion(const char*, void**, unsigned, unsigned long long,
-                                             cudaDriverEntryPointQueryResult*) {
-  return not_emulated(__func__);
-}
-cudaError_t cudaUserObjectCreate(cudaUserObject_t*, void*, cudaHostFn_t, unsigned, unsigned) {
-  return not_emulated(__func__);
-}
-cudaError_t cudaUserObjectRelease(cudaUserObject_t, unsigned) { return not_emulated(__func__); }
-cudaError_t cudaGraphRetainUserObject(cudaGraph_t, cudaUserObject_t, unsigned, unsigned) {
   return not_emulated(__func__);
 }
 

@@ -24,7 +24,9 @@ struct StarPu {
   StarPu() {
     starpu_conf conf;
     starpu_conf_init(&conf);
+    conf.precedence_over_environment_variables = 1;
     conf.ncpus = 1;
+    conf.ncuda = 2;
     if (starpu_init(&conf) != 0) throw std::runtime_error("StarPU does not start");
   }
   ~StarPu() { starpu_shutdown(); }
