@@ -138,8 +138,10 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
   result.seconds_snapshot = watch.lap();
 
   // More candidates than workers run in waves of n, so that no more than n replicas compete at a
-  // time (stpt.many_candidates).
-  const auto wave = static_cast<std::size_t>(experiment.config.training.workers);
+  // time (stpt.many_candidates); but no GPU worker is idle.
+  auto wave = static_cast<std::size_t>(experiment.config.training.workers);
+  if (!experiment.gpu_choice.gpus.empty())
+    wave = std::max(wave, session_.runtime.computing_workers());
   const int steps = static_cast<int>(candidates) * config.alpha;
   int submitted = 0;
   for (std::size_t first = 0; first < candidates; first += wave) {
