@@ -106,7 +106,8 @@ struct Descriptor : std::enable_shared_from_this<Descriptor> {
     if (attribute.bytes.size() != attribute.count * sizeof(T))
       fail(CUDNN_STATUS_BAD_PARAM, "attribute " + std::to_string(name) + " has another type");
     std::vector<T> values(attribute.count);
-    std::memcpy(values.data(), attribute.bytes.data(), attribute.bytes.size());
+    std::copy(attribute.bytes.begin(), attribute.bytes.end(),
+              reinterpret_cast<std::byte*>(values.data()));
     return values;
   }
   template <typename T>
@@ -180,8 +181,8 @@ Descriptors& descriptors() {
 template <typename T>
 Attribute values(cudnnBackendAttributeType_t type, const std::vector<T>& elements) {
   Attribute attribute{type, elements.size(), {}, {}};
-  attribute.bytes.resize(elements.size() * sizeof(T));
-  std::memcpy(attribute.bytes.data(), elements.data(), attribute.bytes.size());
+  const auto* begin = reinterpret_cast<const std::byte*>(elements.data());
+  attribute.bytes.assign(begin, begin + elements.size() * sizeof(T));
   return attribute;
 }
 
@@ -471,7 +472,8 @@ Attribute given(cudnnBackendAttributeType_t type, std::size_t count, const void*
 
 void give(const Attribute& attribute, std::size_t count, void* elements) {
   if (attribute.type != CUDNN_TYPE_BACKEND_DESCRIPTOR) {
-    std::memcpy(elements, attribute.bytes.data(), count * size_of(attribute.type));
+    std::copy_n(attribute.bytes.begin(), count * size_of(attribute.type),
+                static_cast<std::byte*>(elements));
     return;
   }
   for (std::size_t i = 0; i < count; ++i) {  // the user made these to be filled
