@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(cuda::block_threads)
     for (int v = 0; v < width; ++v) pivot[v] = to_float(first.values[v]);
     float count = 0;
     for (std::int64_t row = begin + threadIdx.y; row < end; row += rows_at_once * step) {
-      Vector<T, width> values[rows_at_once];
+      Vector<T, width> values[rows_at_once] = {};
 #pragma unroll
       for (int k = 0; k < rows_at_once; ++k)
         if (row + k * step < end)
@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(cuda::block_threads)
   const Affine<width> affine(parameters.mean, parameters.inverse_stddev, parameters.gamma,
                              parameters.beta, channel);
   for_each_row_backwards<rows_at_once>(slices, [&](std::int64_t row, std::int64_t end) {
-    Vector<T, width> values[rows_at_once], residuals[rows_at_once];
+    Vector<T, width> values[rows_at_once] = {}, residuals[rows_at_once] = {};
 #pragma unroll
     for (int k = 0; k < rows_at_once; ++k) {
       if (row + k * blockDim.y >= end) break;
@@ -351,7 +351,7 @@ __global__ void __launch_bounds__(cuda::block_threads)
                                parameters.beta, channel);
     for (std::int64_t row = slices.begin(slice) + threadIdx.y; row < end;
          row += rows_at_once * step) {
-      Row<T, width, mask> rows[rows_at_once];
+      Row<T, width, mask> rows[rows_at_once] = {};
 #pragma unroll
       for (int k = 0; k < rows_at_once; ++k)
         if (row + k * step < end) rows[k].read(from, (row + k * step) * slices.channels + channel);
@@ -420,7 +420,7 @@ __global__ void __launch_bounds__(cuda::block_threads)
   load_channels(combination.on_centred + channel, on_centred);
   load_channels(combination.constant + channel, constant);
   for_each_row_backwards<rows_at_once>(slices, [&](std::int64_t row, std::int64_t end) {
-    Row<T, width, mask> rows[rows_at_once];
+    Row<T, width, mask> rows[rows_at_once] = {};
 #pragma unroll
     for (int k = 0; k < rows_at_once; ++k)
       if (row + k * blockDim.y < end)

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -88,8 +89,8 @@ __global__ void __launch_bounds__(cuda::block_threads)
   const Pixel out = pixel_of(row, y.dst, x.dst);
   const Interval ys = y.window(out.y), xs = x.window(out.x);
 
-  Vector<T, width> largest;
-  Vector<Index, width> winner;
+  Vector<T, width> largest = {};
+  Vector<Index, width> winner = {};
   bool first = true;
   for (int sy = ys.begin; sy < ys.end; ++sy) {
     for (int sx = xs.begin; sx < xs.end; ++sx) {
@@ -98,7 +99,7 @@ __global__ void __launch_bounds__(cuda::block_threads)
 #pragma unroll
       for (int v = 0; v < width; ++v) {
         const float value = to_float(values.values[v]), best = to_float(largest.values[v]);
-        if (first || value > best || (isnan(value) && !isnan(best))) {
+        if (first || value > best || (std::isnan(value) && !std::isnan(best))) {
           largest.values[v] = values.values[v];
           winner.values[v] = static_cast<Index>(position);
         }

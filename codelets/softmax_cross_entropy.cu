@@ -50,7 +50,7 @@ __global__ void softmax_cross_entropy(const float* __restrict__ all_logits,
   int my_above = 0, my_bad = 0;
   for (int c = first; c < classes; c += step) {
     const float logit = logits[c];
-    my_bad += isfinite(logit) ? 0 : 1;
+    my_bad += std::isfinite(logit) ? 0 : 1;
     my_above += logit > own || (logit == own && c < label) ? 1 : 0;
     my_largest = fmaxf(my_largest, logit);
   }

@@ -4,74 +4,14 @@
 #include <string>
 #include <vector>
 
-#include "tests/codelets/kernel_testing.hpp"
+#include "tests/codelets/pool2d_testing.hpp"
 
 using namespace stpt;
 using namespace stpt::testing;
+using namespace stpt::testing::pool2d;
 using codelets::Cpu;
-using codelets::Pool2d;
-using codelets::PoolKind;
 
 namespace {
-
-Pool2d make_pool(PoolKind kind, const Shape& src, int kernel_h, int kernel_w, int stride,
-                 int padding, Layout layout = Layout::nchw) {
-  Pool2d pool;
-  pool.kind = kind;
-  pool.src = spec_of(src, layout);
-  pool.dst = spec_of(codelets::pool2d_output(src, kernel_h, kernel_w, stride, padding), layout);
-  pool.kernel_h = kernel_h, pool.kernel_w = kernel_w;
-  pool.stride = stride, pool.padding = padding;
-  return pool;
-}
-
-std::string to_string(const Pool2d& p) {
-  return std::string(p.kind == PoolKind::max ? "max " : "average ") + p.src.to_string() + " " +
-         std::to_string(p.kernel_h) + "x" + std::to_string(p.kernel_w) + "/" +
-         std::to_string(p.stride) + "+" + std::to_string(p.padding);
-}
-
-Pool2d in_layout(Pool2d pool, Layout layout) {
-  pool.src.layout = pool.dst.layout = layout;
-  return pool;
-}
-
-/// What the definition makes of `src` and `d_dst` in double precision. Of equal maxima the first
-/// wins.
-struct Expected {
-  Expected(const Pool2d& p, std::span<const float> src, std::span<const float> d_dst)
-      : dst(d_dst.size()), d_src(src.size()) {
-    const Shape &in = p.src.shape, &out = p.dst.shape;
-    std::size_t d = 0;
-    for (std::int64_t plane = 0; plane < out.n * out.c; ++plane)
-      for (std::int64_t y = 0; y < out.h; ++y)
-        for (std::int64_t x = 0; x < out.w; ++x, ++d) {
-          std::vector<std::size_t> window;
-          for (int i = 0; i < p.kernel_h; ++i)
-            for (int j = 0; j < p.kernel_w; ++j) {
-              const std::int64_t sy = y * p.stride - p.padding + i;
-              const std::int64_t sx = x * p.stride - p.padding + j;
-              if (sy < 0 || sy >= in.h || sx < 0 || sx >= in.w) continue;
-              window.push_back(static_cast<std::size_t>((plane * in.h + sy) * in.w + sx));
-            }
-          if (p.kind == PoolKind::max) {
-            std::size_t winner = window.at(0);
-            for (const std::size_t s : window) {
-              if (src[s] > src[winner]) winner = s;
-            }
-            dst[d] = static_cast<double>(src[winner]);
-            d_src[winner] += static_cast<double>(d_dst[d]);
-          } else {
-            const double share = 1.0 / static_cast<double>(window.size());
-            for (const std::size_t s : window) {
-              dst[d] += static_cast<double>(src[s]) * share;
-              d_src[s] += static_cast<double>(d_dst[d]) * share;
-            }
-          }
-        }
-  }
-  std::vector<double> dst, d_src;
-};
 
 /// Forward and backward of one pooling, on poisoned outputs.
 class Runner {
@@ -125,22 +65,6 @@ void check(const Pool2d& pool, std::span<const float> src) {
   require_tensor("dst", runner.forward(src), expected.dst, rounding);
   require_tensor("d_src", runner.backward(d_dst), expected.d_src, rounding);
   require_tensor("dst in inference", runner.inference(src), expected.dst, rounding);
-}
-
-std::vector<Pool2d> cases() {
-  return {
-      make_pool(PoolKind::max, {2, 3, 5, 7}, 2, 2, 2, 0),
-      make_pool(PoolKind::max, {2, 16, 8, 8}, 2, 2, 2, 0),
-      make_pool(PoolKind::max, {1, 17, 7, 5}, 3, 3, 2, 1),
-      make_pool(PoolKind::max, {3, 6, 6, 9}, 3, 2, 1, 1),
-      make_pool(PoolKind::max, {1, 32, 9, 9}, 3, 3, 2, 0),
-      make_pool(PoolKind::max, {2, 5, 17, 17}, 17, 17, 1, 0),  // more positions than a byte counts
-      make_pool(PoolKind::average, {2, 3, 5, 7}, 2, 2, 2, 0),
-      make_pool(PoolKind::average, {1, 17, 7, 5}, 3, 3, 2, 1),
-      make_pool(PoolKind::average, {3, 16, 6, 9}, 2, 3, 1, 1),
-      make_pool(PoolKind::average, {4, 64, 8, 8}, 8, 8, 1, 0),  // global
-      make_pool(PoolKind::average, {1, 20, 7, 5}, 7, 5, 1, 0),  // global
-  };
 }
 
 }  // namespace

@@ -1,0 +1,170 @@
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "codelets/bias_cuda.hpp"
+#include "codelets/nhwc.cuh"
+
+namespace stpt::codelets {
+namespace {
+
+using cuda::ChannelGroups;
+using cuda::launch;
+using cuda::load;
+using cuda::to_float;
+
+/// Rows of channels, cut into slices that depend on the shape only: the sums shall not depend on
+/// the GPU. blockIdx.x is the block's slice.
+struct Slices {
+  std::int64_t rows;
+  int channels;
+  int rows_a_slice;
+
+  Slices(const runtime::Shape& shape, const ChannelGroups& groups)
+      : rows(shape.n * shape.spatial()), channels(static_cast<int>(shape.c)) {
+    constexpr std::int64_t enough_blocks = 512;  // several on each multiprocessor of a large GPU
+    const std::int64_t at_once = groups.threads.y;
+    const std::int64_t most = std::max<std::int64_t>(1, enough_blocks / groups.count);
+    rows_a_slice = static_cast<int>((rows + at_once * most - 1) / (at_once * most) * at_once);
+  }
+
+  __host__ __device__ int count() const {
+    return static_cast<int>((rows + rows_a_slice - 1) / rows_a_slice);
+  }
+  __device__ std::int64_t begin() const { return std::int64_t{blockIdx.x} * rows_a_slice; }
+  __device__ std::int64_t end() const { return min(begin() + rows_a_slice, rows); }
+};
+
+// ---- Bias ---------------------------------------------------------------------------------------
+
+template <class T, int width>
+__global__ void __launch_bounds__(cuda::block_threads)
+    add_bias(const float* __restrict__ bias, bool relu, Slices slices, T* __restrict__ x) {
+  const int channel = cuda::own_channel<width>();
+  if (channel >= slices.channels) return;
+  float term[width];
+  cuda::load_channels(bias + channel, term);
+  const std::int64_t end = slices.end();
+  for (std::int64_t row = slices.begin() + threadIdx.y; row < end; row += blockDim.y) {
+    T* const at = x + row * slices.channels + channel;
+    auto values = load<width>(at);
+#pragma unroll
+    for (int v = 0; v < width; ++v) {
+      const float sum = to_float(values.values[v]) + term[v];
+      values.values[v] = cuda::from_float<T>(relu ? cuda::relu(sum) : sum);
+    }
+    cuda::store(at, values);
+  }
+}
+
+template <class T, int width>
+class AddBiasKernel final : public Kernel {
+ public:
+  AddBiasKernel(std::string what, const AddBias& op)
+      : what_(std::move(what)),
+        relu_(op.relu),
+        groups_(op.x.shape.c, width),
+        slices_(op.x.shape, groups_) {}
+
+  void run(std::span<void* const> args, void*, Stream stream) const override {
+    launch(what_, add_bias<T, width>, dim3(static_cast<unsigned>(slices_.count()), groups_.count),
+           groups_.threads, stream, static_cast<const float*>(args[0]), relu_, slices_,
+           static_cast<T*>(args[1]));
+  }
+
+ private:
+  std::string what_;
+  bool relu_;
+  ChannelGroups groups_;
+  Slices slices_;
+};
+
+// ---- Sums ---------------------------------------------------------------------------------------
+
+struct Sum {
+  float value;
+  __device__ void add(const Sum& other) { value += other.value; }
+};
+
+/// partials[slice][channel]
+template <class T, int width>
+__global__ void __launch_bounds__(cuda::block_threads)
+    sum_slices(const T* __restrict__ x, Slices slices, float* __restrict__ partials) {
+  const int channel = cuda::own_channel<width>();
+  const bool has_channel = channel < slices.channels;
+  Sum sums[width] = {};
+  if (has_channel) {
+    const std::int64_t end = slices.end();
+    for (std::int64_t row = slices.begin() + threadIdx.y; row < end; row += blockDim.y) {
+      const auto values = load<width>(x + row * slices.channels + channel);
+#pragma unroll
+      for (int v = 0; v < width; ++v) sums[v].value += to_float(values.values[v]);
+    }
+  }
+  cuda::add_over_rows(sums);
+  if (threadIdx.y > 0 || !has_channel) return;
+#pragma unroll
+  for (int v = 0; v < width; ++v)
+    partials[std::int64_t{blockIdx.x} * slices.channels + channel + v] = sums[v].value;
+}
+
+/// A thread for each channel.
+__global__ void __launch_bounds__(cuda::block_threads)
+    sum_partials(const float* __restrict__ partials, int slices, int channels,
+                 float* __restrict__ sums) {
+  const int channel = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (channel >= channels) return;
+  double sum = 0;
+  for (int slice = 0; slice < slices; ++slice)
+    sum += static_cast<double>(partials[std::int64_t{slice} * channels + channel]);
+  sums[channel] = static_cast<float>(sum);
+}
+
+template <class T, int width>
+class ChannelSumsKernel final : public Kernel {
+ public:
+  ChannelSumsKernel(std::string what, const ChannelSums& op)
+      : what_(std::move(what)), groups_(op.x.shape.c, width), slices_(op.x.shape, groups_) {
+    workspace_bytes_ = sizeof(float) * static_cast<std::size_t>(slices_.count()) *
+                       static_cast<std::size_t>(slices_.channels);
+  }
+
+  void run(std::span<void* const> args, void* workspace, Stream stream) const override {
+    auto* partials = static_cast<float*>(workspace);
+    launch(what_, sum_slices<T, width>, dim3(static_cast<unsigned>(slices_.count()), groups_.count),
+           groups_.threads, stream, static_cast<const T*>(args[0]), slices_, partials);
+    launch(
+        what_, sum_partials,
+        (static_cast<unsigned>(slices_.channels) + cuda::block_threads - 1) / cuda::block_threads,
+        cuda::block_threads, stream, partials, slices_.count(), slices_.channels,
+        static_cast<float*>(args[1]));
+  }
+
+ private:
+  std::string what_;
+  ChannelGroups groups_;
+  Slices slices_;
+};
+
+}  // namespace
+
+KernelPtr plan(const AddBias& op, Cuda) {
+  const std::string what = "AddBias " + op.x.to_string();
+  cuda::require_nhwc(what, op.x);
+  return cuda::with_vectors(op.x, what, [&](auto element, auto width) -> KernelPtr {
+    return std::make_unique<AddBiasKernel<decltype(element), width>>(what, op);
+  });
+}
+
+KernelPtr plan(const ChannelSums& op, Cuda) {
+  const std::string what = "ChannelSums " + op.x.to_string();
+  cuda::require_nhwc(what, op.x);
+  return cuda::with_vectors(op.x, what, [&](auto element, auto width) -> KernelPtr {
+    return std::make_unique<ChannelSumsKernel<decltype(element), width>>(what, op);
+  });
+}
+
+}  // namespace stpt::codelets

@@ -1,0 +1,287 @@
+#include "codelets/cudnn_cuda.hpp"
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#define CUDNN_FRONTEND_SKIP_JSON_LIB  // large, and for plans kept in files only
+#include <cudnn_frontend.h>
+
+#include "codelets/per_device_cuda.hpp"
+
+namespace stpt::codelets::cudnn {
+namespace {
+
+namespace fe = cudnn_frontend;
+using runtime::DataType;
+using runtime::Shape;
+
+// ResNet-50 with 256 images of 224x224 needs 202 MiB for its best engines, and with float32 that is
+// not rounded to TF32, which cuDNN computes in nchw, up to 490 MiB.
+constexpr std::int64_t most_workspace = std::int64_t{512} << 20;
+
+/// Throws std::runtime_error unless all went well.
+void check(fe::error_t error, const std::string& what) {
+  if (error.is_bad()) throw std::runtime_error(what + ": cuDNN: " + error.get_message());
+}
+
+void check(cudnnStatus_t status, const std::string& what) {
+  if (status != CUDNN_STATUS_SUCCESS)
+    throw std::runtime_error(what + ": cuDNN: " + cudnnGetErrorString(status));
+}
+
+// ---- Handles ------------------------------------------------------------------------------------
+
+struct DestroyHandle {
+  void operator()(cudnnContext* handle) const { cudnnDestroy(handle); }
+};
+using Handle = std::unique_ptr<cudnnContext, DestroyHandle>;
+
+/// The calling thread's handle on its current device: no two threads may share one.
+cudnnHandle_t own_handle(const std::string& what) {
+  thread_local cuda::PerDevice<Handle> handles;
+  return handles
+      .get([&] {
+        cudnnHandle_t handle = nullptr;
+        check(cudnnCreate(&handle), what);
+        return Handle(handle);
+      })
+      .get();
+}
+
+// ---- Graphs -------------------------------------------------------------------------------------
+
+enum Operand : std::int64_t { first_input, second_input, output };
+
+fe::DataType_t type_of(DataType type, const std::string& what) {
+  switch (type) {
+    case DataType::float32:
+      return fe::DataType_t::FLOAT;
+    case DataType::bfloat16:
+      return fe::DataType_t::BFLOAT16;
+    case DataType::float16:
+      return fe::DataType_t::HALF;
+    default:
+      break;
+  }
+  throw std::invalid_argument(what + ": " + runtime::to_string(type) +
+                              "; CUDA computes in float32, bfloat16 or float16");
+}
+
+/// Dimensions are given in nchw, the memory is that of nhwc.
+void describe(fe::graph::Tensor_attributes& tensor, Operand operand, const Shape& shape) {
+  const auto [n, c, h, w] = shape;
+  tensor.set_uid(operand).set_dim({n, c, h, w}).set_stride({h * w * c, 1, w * c, c});
+}
+
+template <class Attributes>
+Attributes geometry(const Convolution& convolution) {
+  return Attributes()
+      .set_padding({convolution.padding, convolution.padding})
+      .set_stride({convolution.stride, convolution.stride})
+      .set_dilation({1, 1});
+}
+
+using Graph = std::unique_ptr<fe::graph::Graph>;
+
+Graph make_graph(const Convolution& convolution, const std::string& what) {
+  auto graph = std::make_unique<fe::graph::Graph>();
+  graph->set_io_data_type(type_of(convolution.type, what))
+      .set_intermediate_data_type(fe::DataType_t::FLOAT)
+      .set_compute_data_type(fe::DataType_t::FLOAT);
+  const auto input = [&](Operand operand, const Shape& shape) {
+    fe::graph::Tensor_attributes tensor;
+    describe(tensor, operand, shape);
+    return graph->tensor(tensor);
+  };
+  const auto add_output = [](const std::shared_ptr<fe::graph::Tensor_attributes>& tensor,
+                             const Shape& shape) {
+    describe(*tensor, output, shape);
+    tensor->set_output(true);
+  };
+  const auto& [pass, type, src, weights, dst, stride, padding, tf32] = convolution;
+  switch (pass) {
+    case Pass::forward:
+      add_output(graph->conv_fprop(input(first_input, src), input(second_input, weights),
+                                   geometry<fe::graph::Conv_fprop_attributes>(convolution)),
+                 dst);
+      break;
+    case Pass::backward_data: {
+      const auto filters = input(first_input, weights);
+      add_output(graph->conv_dgrad(input(second_input, dst), filters,
+                                   geometry<fe::graph::Conv_dgrad_attributes>(convolution)),
+                 src);
+      break;
+    }
+    case Pass::backward_weights: {
+      const auto image = input(first_input, src);
+      add_output(graph->conv_wgrad(input(second_input, dst), image,
+                                   geometry<fe::graph::Conv_wgrad_attributes>(convolution)),
+                 weights);
+      break;
+    }
+  }
+  return graph;
+}
+
+/// What an engine must not do: give other bits at another run, sum in less than float32, or, where
+/// float32 is to be that, round what it multiplies.
+std::vector<fe::NumericalNote_t> unwanted(const Convolution& convolution) {
+  using Note = fe::NumericalNote_t;
+  std::vector<Note> notes = {Note::NONDETERMINISTIC, Note::REDUCED_PRECISION_REDUCTION};
+  if (convolution.type == DataType::float32) {
+    notes.push_back(Note::DOWN_CONVERT_INPUTS);
+    if (!convolution.tf32) notes.push_back(Note::TENSOR_CORE);
+  }
+  return notes;
+}
+
+[[noreturn]] void fail_without_engine(const std::string& what, const std::string& words) {
+  cudaDeviceProp properties{};
+  cuda::check(cudaGetDeviceProperties(&properties, cuda::current_device()), what);
+  const std::size_t version = cudnnGetVersion();
+  throw std::invalid_argument(
+      what + ": cuDNN " + std::to_string(version / 10000) + "." +
+      std::to_string(version / 100 % 100) + " has no engine for this on " + properties.name + " (" +
+      words.substr(0, words.find('\n')) +
+      "); another model.data_type, or channels in multiples of 8, may be supported");
+}
+
+/// A graph that can be executed on the current device. The first engine is taken that the
+/// heuristics name and that is allowed: measuring which is fastest would give other bits at
+/// another run.
+Graph build(const Convolution& convolution, std::int64_t workspace_limit, const std::string& what) {
+  Graph graph = make_graph(convolution, what);
+  check(graph->validate(), what);
+  check(graph->build_operation_graph(own_handle(what)), what);
+  fe::error_t status = graph->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
+  if (status.is_good()) {
+    graph->deselect_numeric_notes(unwanted(convolution));
+    graph->deselect_workspace_greater_than(workspace_limit);
+    status = graph->check_support();
+  }
+  if (status.is_good()) status = graph->build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE);
+  if (status.is_bad()) fail_without_engine(what, status.get_message());
+  return graph;
+}
+
+// ---- Sharing ------------------------------------------------------------------------------------
+
+/// One convolution's graphs, one for each device. A network has few kinds of convolutions, but
+/// many of each, and there may be several programs of one network.
+class SharedGraphs {
+ public:
+  SharedGraphs(const Convolution& convolution, const std::string& what)
+      : convolution_(convolution) {
+    std::int64_t bytes = 0;
+    check(graph(most_workspace, what).get_workspace_size(bytes), what);
+    workspace_bytes_ = bytes;
+  }
+
+  [[nodiscard]] std::size_t workspace_bytes() const {
+    return static_cast<std::size_t>(workspace_bytes_);
+  }
+
+  void run(std::span<void* const> args, void* workspace, Stream stream, const std::string& what) {
+    const fe::graph::Graph& own = graph(workspace_bytes_, what);
+    const cudnnHandle_t handle = own_handle(what);
+    check(cudnnSetStream(handle, cuda::native(stream)), what);
+    std::unordered_map<std::int64_t, void*> pack = {
+        {first_input, args[0]}, {second_input, args[1]}, {output, args[2]}};
+    check(own.execute(handle, pack, workspace), what);
+  }
+
+ private:
+  const fe::graph::Graph& graph(std::int64_t workspace_limit, const std::string& what) {
+    return *graphs_.get([&] { return build(convolution_, workspace_limit, what); });
+  }
+
+  Convolution convolution_;
+  std::int64_t workspace_bytes_ = 0;
+  cuda::PerDevice<Graph> graphs_;
+};
+
+/// All that lies in a Convolution.
+using Key = std::array<std::int64_t, 17>;
+
+Key key_of(const Convolution& convolution) {
+  const auto& [pass, type, src, weights, dst, stride, padding, tf32] = convolution;
+  return {static_cast<std::int64_t>(pass),
+          static_cast<std::int64_t>(type),
+          src.n,
+          src.c,
+          src.h,
+          src.w,
+          weights.n,
+          weights.c,
+          weights.h,
+          weights.w,
+          dst.n,
+          dst.c,
+          dst.h,
+          dst.w,
+          stride,
+          padding,
+          tf32};
+}
+
+/// The graphs of all convolutions that there are kernels of. They live as long as those: what
+/// cuDNN makes must be gone before the process ends, when CUDA may no longer be used.
+class Registry {
+ public:
+  std::shared_ptr<SharedGraphs> get(const Convolution& convolution, const std::string& what) {
+    const std::scoped_lock lock(mutex_);
+    std::erase_if(graphs_, [](const auto& entry) { return entry.second.expired(); });
+    std::weak_ptr<SharedGraphs>& known = graphs_[key_of(convolution)];
+    std::shared_ptr<SharedGraphs> graphs = known.lock();
+    if (!graphs) known = graphs = std::make_shared<SharedGraphs>(convolution, what);
+    return graphs;
+  }
+
+  std::size_t alive() {
+    const std::scoped_lock lock(mutex_);
+    std::erase_if(graphs_, [](const auto& entry) { return entry.second.expired(); });
+    return graphs_.size();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<Key, std::weak_ptr<SharedGraphs>> graphs_;
+};
+
+Registry& registry() {
+  static Registry all;
+  return all;
+}
+
+class ConvolutionKernel final : public Kernel {
+ public:
+  ConvolutionKernel(std::shared_ptr<SharedGraphs> graphs, std::string what)
+      : graphs_(std::move(graphs)), what_(std::move(what)) {
+    workspace_bytes_ = graphs_->workspace_bytes();
+  }
+
+  void run(std::span<void* const> args, void* workspace, Stream stream) const override {
+    graphs_->run(args, workspace, stream, what_);
+  }
+
+ private:
+  std::shared_ptr<SharedGraphs> graphs_;
+  std::string what_;
+};
+
+}  // namespace
+
+KernelPtr plan(const Convolution& convolution, const std::string& what) {
+  return std::make_unique<ConvolutionKernel>(registry().get(convolution, what), what);
+}
+
+std::size_t planned_convolutions() { return registry().alive(); }
+
+}  // namespace stpt::codelets::cudnn

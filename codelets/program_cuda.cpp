@@ -1,0 +1,87 @@
+#include "codelets/program_cuda.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <utility>
+
+#include "codelets/cuda.hpp"
+#include "codelets/elementwise.hpp"
+
+namespace stpt::codelets::cuda {
+namespace {
+
+using runtime::TensorSpec;
+
+/// What cuBLASLt asks of a workspace. A workspace itself begins at a multiple of 64 bytes only.
+constexpr std::size_t alignment = 256;
+constexpr std::size_t most_lost_to_alignment = alignment - 64;
+
+std::byte* aligned(void* workspace) {
+  const auto address = reinterpret_cast<std::uintptr_t>(workspace);
+  return static_cast<std::byte*>(workspace) + (alignment - address % alignment) % alignment;
+}
+
+}  // namespace
+
+bool same_memory(const TensorSpec& a, const TensorSpec& b) {
+  const bool orders_agree = a.layout == b.layout || a.shape.c == 1 || a.shape.spatial() == 1;
+  return a.shape == b.shape && a.type == b.type && orders_agree;
+}
+
+Program::Place Program::temporary(std::size_t bytes) {
+  const Place place{true, temporaries_};
+  temporaries_ += align_workspace(bytes);
+  grow_workspace();
+  return place;
+}
+
+void Program::add(KernelPtr kernel, std::vector<Place> operands) {
+  for (const Place& place : operands) {
+    if (!place.in_workspace && place.at >= arguments_)
+      throw std::logic_error("a program has no argument " + std::to_string(place.at));
+  }
+  shared_ = std::max(shared_, kernel->workspace_bytes());
+  grow_workspace();
+  steps_.push_back({std::move(kernel), std::move(operands)});
+}
+
+void Program::grow_workspace() {
+  const std::size_t bytes = temporaries_ + shared_;
+  workspace_bytes_ = bytes == 0 ? 0 : bytes + most_lost_to_alignment;
+}
+
+Program::Place Program::read_as(Place place, const TensorSpec& stored, const TensorSpec& wanted) {
+  if (same_memory(stored, wanted)) return place;
+  const Place copy = temporary(wanted.bytes());
+  add(plan(Reorder{stored, wanted}, Cuda{}), {place, copy});
+  return copy;
+}
+
+Program::Place Program::write_as(Place place, const TensorSpec& stored,
+                                 const TensorSpec& computed) {
+  return same_memory(stored, computed) ? place : temporary(computed.bytes());
+}
+
+void Program::write_back(Place from, const TensorSpec& computed, Place place,
+                         const TensorSpec& stored) {
+  if (same_memory(stored, computed)) return;
+  add(plan(Reorder{computed, stored}, Cuda{}), {from, place});
+}
+
+void Program::run(std::span<void* const> args, void* workspace, Stream stream) const {
+  if (args.size() != arguments_) {
+    throw std::logic_error("a program has " + std::to_string(arguments_) + " arguments, not " +
+                           std::to_string(args.size()));
+  }
+  std::byte* const begin = aligned(workspace);
+  std::vector<void*> operands;
+  for (const Step& step : steps_) {
+    operands.clear();
+    for (const Place& place : step.operands)
+      operands.push_back(place.in_workspace ? begin + place.at : args[place.at]);
+    step.kernel->run(operands, begin + temporaries_, stream);
+  }
+}
+
+}  // namespace stpt::codelets::cuda

@@ -1,0 +1,143 @@
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "codelets/elementwise.hpp"
+#include "tests/codelets/cuda_testing.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+using codelets::Add;
+using codelets::ReluBackward;
+using codelets::ReluForward;
+using codelets::Reorder;
+
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+
+/// One value, whole vectors, a rest, more than a block.
+constexpr std::array shapes = {Shape{1, 1, 1, 1}, Shape{1, 16, 4, 4}, Shape{3, 7, 1, 1},
+                               Shape{2, 19, 9, 5}};
+
+std::vector<float> relu(std::vector<float> values) {
+  for (float& value : values) value = value < 0 ? 0 : value;
+  return values;
+}
+
+/// Values that the type has, now and then one that is not finite.
+std::vector<float> values_of(const TensorSpec& spec, unsigned seed) {
+  std::vector<float> values = rounded(spec.type, random_values(spec.shape.elements(), seed));
+  const std::array special = {not_a_number, infinity, -infinity, -0.0f};
+  for (std::size_t i = 5, next = 0; i < values.size(); i += 11)
+    values[i] = special[next++ % special.size()];
+  return values;
+}
+
+}  // namespace
+
+TEST_CASE("ReLU on a GPU", "[cuda][elementwise]") {
+  NEEDS_GPUS(1);
+  for (const DataType type : cuda_types) {
+    for (const Shape& shape : shapes) {
+      for (const Layout layout : {Layout::nchw, Layout::nhwc}) {
+        const TensorSpec spec{shape, type, layout};
+        const std::vector<float> x = values_of(spec, 1);
+        const std::vector<float> d_y = values_of(spec, 2);
+        DeviceTensor src(spec, x), y(spec);
+        const auto forward = plan(ReluForward{spec}, Cuda{});
+        run_on_gpu(*forward, {&src, &y}, {&y});
+        require_tensor("y", y, relu(x), exactly);
+        run_on_gpu(*forward, {&src, &src}, {&src});
+        require_tensor("y in place", src, relu(x), exactly);
+
+        std::vector<float> expected = d_y;
+        for (std::size_t i = 0; i < x.size(); ++i)
+          if (!(x[i] > 0)) expected[i] = 0;
+        DeviceTensor gradient(spec, d_y), d_x(spec);
+        const auto backward = plan(ReluBackward{spec}, Cuda{});
+        run_on_gpu(*backward, {&y, &gradient, &d_x}, {&d_x});
+        require_tensor("d_x", d_x, expected, exactly);
+        run_on_gpu(*backward, {&y, &gradient, &gradient}, {&gradient});
+        require_tensor("d_x in place", gradient, expected, exactly);
+      }
+    }
+  }
+}
+
+TEST_CASE("Addition on a GPU, also in place", "[cuda][elementwise]") {
+  NEEDS_GPUS(1);
+  for (const DataType type : cuda_types) {
+    for (const Shape& shape : shapes) {
+      for (const bool with_relu : {false, true}) {
+        const TensorSpec spec{shape, type, Layout::nhwc};
+        const std::vector<float> a = values_of(spec, 5), b = values_of(spec, 6);
+        // A sum in float, rounded once: equal, not close.
+        std::vector<float> expected = a;
+        for (std::size_t i = 0; i < a.size(); ++i) expected[i] += b[i];
+        if (with_relu) expected = relu(expected);
+        expected = rounded(type, expected);
+        const auto kernel = plan(Add{spec, with_relu}, Cuda{});
+        DeviceTensor left(spec, a), right(spec, b), y(spec);
+        run_on_gpu(*kernel, {&left, &right, &y}, {&y});
+        require_tensor("y", y, expected, exactly);
+        run_on_gpu(*kernel, {&left, &right, &left}, {&left});
+        require_tensor("y over a", left, expected, exactly);
+        left.set(a);
+        run_on_gpu(*kernel, {&left, &right, &right}, {&right});
+        require_tensor("y over b", right, expected, exactly);
+      }
+    }
+  }
+}
+
+TEST_CASE("Reorder on a GPU between layouts and data types", "[cuda][elementwise]") {
+  NEEDS_GPUS(1);
+  // Images, features before a fully connected layer, several tiles with and without a rest, orders
+  // that agree, a batch of one.
+  for (const Shape shape : {Shape{3, 3, 9, 11}, Shape{2, 65, 7, 7}, Shape{2, 64, 8, 8},
+                            Shape{1, 40, 3, 33}, Shape{5, 33, 1, 1}, Shape{2, 1, 6, 5}}) {
+    for (const DataType from : cuda_types) {
+      for (const DataType to : cuda_types) {
+        for (const Layout from_layout : {Layout::nchw, Layout::nhwc}) {
+          for (const Layout to_layout : {Layout::nchw, Layout::nhwc}) {
+            const TensorSpec src_spec{shape, from, from_layout}, dst_spec{shape, to, to_layout};
+            const std::vector<float> values = values_of(src_spec, 1);
+            DeviceTensor src(src_spec, values), dst(dst_spec);
+            INFO(src_spec.to_string() << " -> " << dst_spec.to_string());
+            run_on_gpu(*plan(Reorder{src_spec, dst_spec}, Cuda{}), {&src, &dst}, {&dst});
+            require_tensor("dst", dst, rounded(to, values), exactly);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("Clear on a GPU", "[cuda][elementwise]") {
+  NEEDS_GPUS(1);
+  for (const std::size_t bytes : {1, 64, 1003}) {
+    DeviceBuffer buffer(bytes);
+    run_on_gpu(*plan(codelets::Clear{bytes}, Cuda{}), {&buffer}, {&buffer});
+    REQUIRE((buffer.download() == Bytes(bytes)));
+  }
+}
+
+TEST_CASE("Elementwise ops on a GPU say what they cannot plan", "[cuda][elementwise]") {
+  const TensorSpec blocked = spec_of({2, 3, 4, 5}, Layout::nchw8c);
+  require_complaint([&] { (void)plan(ReluForward{blocked}, Cuda{}); },
+                    {"ReluForward 2x3x4x5 float32 nchw8c", "nchw or nhwc"});
+  const TensorSpec bytes{{2, 3, 4, 5}, DataType::uint8, Layout::nhwc};
+  require_complaint([&] { (void)plan(ReluBackward{bytes}, Cuda{}); },
+                    {"ReluBackward 2x3x4x5 uint8 nhwc", "float32, bfloat16 or float16"});
+  require_complaint([&] { (void)plan(Add{bytes}, Cuda{}); }, {"Add 2x3x4x5 uint8 nhwc"});
+  const TensorSpec plain = spec_of({2, 3, 4, 5}), other = spec_of({2, 3, 5, 4}, Layout::nhwc);
+  require_complaint(
+      [&] {
+        (void)plan(Reorder{plain, other}, Cuda{});
+      },
+      {"reorder 2x3x4x5 float32 nchw to 2x3x5x4 float32 nhwc", "must be the same"});
+  require_complaint([&] { (void)plan(Reorder{plain, blocked}, Cuda{}); }, {"nchw or nhwc"});
+  require_complaint([&] { (void)plan(Reorder{bytes, bytes}, Cuda{}); }, {"uint8"});
+}
