@@ -104,6 +104,11 @@ Runtime::Runtime(const RuntimeOptions& options) {
     for (const int gpu : options.gpus) numbers += std::to_string(gpu) + " ";
     environment.emplace_back("STARPU_WORKERS_CUDAID", numbers);
     environment.emplace_back("STARPU_NWORKER_PER_CUDA", std::to_string(options.workers_per_gpu));
+    // What GPUs do is pinned; the scheduler has the batches that cores load.
+    if (options.scheduler.empty() && std::getenv("STARPU_SCHED") == nullptr)
+      environment.emplace_back("STARPU_SCHED", "prio");
+    // It would tell at each start where the GPUs are, or that it does not know.
+    if (std::getenv("STARPU_SILENT") == nullptr) environment.emplace_back("STARPU_SILENT", "1");
   }
   starpu_conf conf;
   starpu_conf_init(&conf);

@@ -23,7 +23,7 @@ struct RuntimeOptions {
   /// 0: STARPU_NCPU, or one per core; the ranks of one host share its cores. More than there are
   /// cores share them, and are bound to none.
   int cpu_workers = 0;
-  std::string scheduler;       ///< empty: STARPU_SCHED, or StarPU's default (lws)
+  std::string scheduler;       ///< empty: STARPU_SCHED, else lws, with GPUs prio
   std::vector<int> gpus = {};  ///< CUDA's numbers of those to use
   int workers_per_gpu = 1;     ///< each with a stream of its own
 };

@@ -529,7 +529,7 @@ const std::vector<Key>& schema() {
             "Training steps that are submitted ahead of the one that runs."),
       text("runtime.scheduler", STPT_FIELD(runtime.scheduler),
            "the name of a StarPU scheduling policy, or empty", is_word,
-           "Empty: the environment's STARPU_SCHED, else lws."),
+           "Empty: the environment's STARPU_SCHED, else lws, with GPUs prio."),
       whole("runtime.cpu_workers", STPT_FIELD(runtime.cpu_workers), {0, 4096},
             "StarPU workers on cores. 0: the environment's STARPU_NCPU, else one per core."),
       flag("runtime.data_on_gpu", STPT_FIELD(runtime.data_on_gpu),

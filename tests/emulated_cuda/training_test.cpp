@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "codelets/softmax_cross_entropy.hpp"
 #include "models/zoo.hpp"
 #include "stpt/data_parallel.hpp"
 #include "tests/emulated_cuda/emulation.hpp"

@@ -1,5 +1,6 @@
 // Whole programs on a GPU against the same network on cores, which other tests hold against
 // references in double.
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -21,12 +22,24 @@ Outcome on_cores(const Problem& problem, Mode mode, int steps = 1,
   return execute(problem, mode, Grain::step, How::tasks, optimizer, steps);
 }
 
-Outcome on_gpu(Problem problem, Mode mode, DataType type, Grain grain, int steps = 1,
-               const Optimizer* optimizer = nullptr, float loss_scale = 1) {
+/// Half precision rounds every activation once (2^-9 or 2^-12 of it), which moves a loss by about
+/// that per layer, and a gradient by about as much times what normalisation amplifies; a wrong
+/// kernel or layout is wrong in the first digit.
+struct Limits {
+  DataType type;
+  double loss, gradient;
+  float loss_scale = 1;  ///< without it float16 loses small gradients
+};
+constexpr Limits limits[] = {{DataType::float32, 1e-4, 1e-3},
+                             {DataType::bfloat16, 0.08, 0.25},
+                             {DataType::float16, 0.01, 0.04, 1024}};
+
+Outcome on_gpu(Problem problem, Mode mode, const Limits& limit, Grain grain, int steps = 1,
+               const Optimizer* optimizer = nullptr) {
   runtime::Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {0}});
-  problem.network.data_type = type;
-  return execute(problem, mode, LoweringOptions{grain, Cuda{}, loss_scale}, How::tasks, optimizer,
-                 steps);
+  problem.network.data_type = limit.type;
+  return execute(problem, mode, LoweringOptions{grain, Cuda{}, limit.loss_scale}, How::tasks,
+                 optimizer, steps);
 }
 
 /// Every kind of layer that the zoo has, in small.
@@ -50,19 +63,8 @@ double distance(std::span<const float> a, std::span<const float> b) {
   return std::sqrt(difference / (norm + 1e-30));
 }
 
-/// Half precision rounds every activation once (2^-9 or 2^-12 of it), which moves a loss by about
-/// that per layer, and a gradient by about as much times what normalisation amplifies; a wrong
-/// kernel or layout is wrong in the first digit.
-struct Limits {
-  DataType type;
-  double loss, gradient;
-};
-constexpr Limits limits[] = {{DataType::float32, 1e-4, 1e-3},
-                             {DataType::bfloat16, 0.08, 0.25},
-                             {DataType::float16, 0.01, 0.04}};
-
 void check_close(const Problem& problem, Mode mode, const Outcome& gpu, const Outcome& cores,
-                 const Limits& limit, float loss_scale = 1) {
+                 const Limits& limit) {
   if (mode != Mode::calibration) {
     for (std::size_t i = 0; i < cores.scores.size(); ++i) {
       // So written, a NaN fails.
@@ -76,7 +78,7 @@ void check_close(const Problem& problem, Mode mode, const Outcome& gpu, const Ou
   for (const models::Parameter& parameter : problem.network.parameters) {
     INFO(parameter.name);
     std::vector<float> unscaled;
-    for (const float value : gpu.gradient(parameter)) unscaled.push_back(value / loss_scale);
+    for (const float value : gpu.gradient(parameter)) unscaled.push_back(value / limit.loss_scale);
     REQUIRE(distance(unscaled, cores.gradient(parameter)) <= limit.gradient);
   }
 }
@@ -94,7 +96,7 @@ TEST_CASE("A GPU computes what cores compute", "[cuda]") {
           INFO(problem.network.name << ", mode " << static_cast<int>(mode) << ", "
                                     << runtime::to_string(limit.type) << ", grain "
                                     << static_cast<int>(grain));
-          check_close(problem, mode, on_gpu(problem, mode, limit.type, grain), cores, limit);
+          check_close(problem, mode, on_gpu(problem, mode, limit, grain), cores, limit);
         }
       }
     }
@@ -105,7 +107,7 @@ TEST_CASE("Padding between parameters stays 0 on a GPU", "[cuda]") {
   NEEDS_GPUS(1);
   const Problem problem = std::move(problems().back());
   for (const Grain grain : {Grain::op, Grain::block, Grain::step}) {
-    const Outcome gpu = on_gpu(problem, Mode::train, DataType::float32, grain);
+    const Outcome gpu = on_gpu(problem, Mode::train, limits[0], grain);
     for (std::size_t bucket = 0; bucket < gpu.gradients.size(); ++bucket) {
       std::vector<float> rest = gpu.gradients[bucket];
       for (const models::Parameter& parameter : problem.network.parameters) {
@@ -125,7 +127,7 @@ TEST_CASE("The same bits from run to run and at every grain on a GPU", "[cuda]")
   for (const Limits& limit : limits) {
     // Five steps: directly, captured, replayed.
     const auto train = [&](Grain grain) {
-      return on_gpu(problem, Mode::train, limit.type, grain, 5, &optimizer);
+      return on_gpu(problem, Mode::train, limit, grain, 5, &optimizer);
     };
     const Outcome first = train(Grain::step);
     CHECK(same(first, train(Grain::step)));
@@ -139,7 +141,7 @@ TEST_CASE("Steps on a GPU follow those on cores", "[cuda]") {
   const Problem problem = std::move(problems().front());
   const Optimizer optimizer(problem.network, {.momentum = 0.9f, .weight_decay = 1e-3f}, false);
   const Outcome cores = on_cores(problem, Mode::train, 4, &optimizer);
-  const Outcome gpu = on_gpu(problem, Mode::train, DataType::float32, Grain::step, 4, &optimizer);
+  const Outcome gpu = on_gpu(problem, Mode::train, limits[0], Grain::step, 4, &optimizer);
   // Roundings of 6e-8 in four steps of a network without normalisation.
   for (std::size_t bucket = 0; bucket < cores.values.parameters.size(); ++bucket) {
     CHECK(distance(gpu.values.parameters[bucket], cores.values.parameters[bucket]) <= 1e-5);
@@ -151,22 +153,27 @@ TEST_CASE("Gradients come out times the loss scale", "[cuda]") {
   NEEDS_GPUS(1);
   const Problem problem = std::move(problems().back());
   const Outcome cores = on_cores(problem, Mode::train);
-  for (const Limits& limit : limits) {
-    const float scale = 256;
-    check_close(problem, Mode::train,
-                on_gpu(problem, Mode::train, limit.type, Grain::step, 1, nullptr, scale), cores,
-                limit, scale);
+  for (Limits limit : limits) {
+    limit.loss_scale = 256;
+    check_close(problem, Mode::train, on_gpu(problem, Mode::train, limit, Grain::step), cores,
+                limit);
   }
 }
 
 TEST_CASE("A whole ResNet-50 step on a GPU", "[cuda]") {
   NEEDS_GPUS(1);
-  // 53 convolutions and normalisations over few positions: float32 loses three digits on the way
-  // (cores differ as much from double), bfloat16 all of a gradient's digits but the direction.
-  const Problem problem(models::make_network("resnet50", {1, 3, 32, 32}, 10), 2, 5U);
+  // 53 normalisations, the last over 16 values, and ReLUs that switch on the last digit: in
+  // float32 the median tensor keeps four digits of its gradient, the worst one (as cores differ
+  // from double).
+  const Problem problem(models::make_network("resnet50", {1, 3, 64, 64}, 10), 4, 5U);
   const Outcome cores = on_cores(problem, Mode::train);
-  const Outcome gpu = on_gpu(problem, Mode::train, DataType::float32, Grain::step);
+  const Outcome gpu = on_gpu(problem, Mode::train, limits[0], Grain::step);
   check_close(problem, Mode::train, gpu, cores, {DataType::float32, 1e-3, 0.1});
+  std::vector<double> distances;
+  for (const models::Parameter& parameter : problem.network.parameters)
+    distances.push_back(distance(gpu.gradient(parameter), cores.gradient(parameter)));
+  std::ranges::nth_element(distances, distances.begin() + std::ssize(distances) / 2);
+  CHECK(distances[distances.size() / 2] <= 1e-3);
 }
 
 TEST_CASE("Where a network's data type goes", "[cuda]") {
