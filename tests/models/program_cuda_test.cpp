@@ -1,6 +1,5 @@
 // Whole programs on a GPU against the same network on cores, which other tests hold against
 // references in double.
-#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -8,6 +7,7 @@
 #include "models/zoo.hpp"
 #include "tests/gpu.hpp"
 #include "tests/models/program_testing.hpp"
+#include "tests/models/resnet50_golden.hpp"
 
 using namespace stpt;
 using namespace stpt::testing;
@@ -22,17 +22,18 @@ Outcome on_cores(const Problem& problem, Mode mode, int steps = 1,
   return execute(problem, mode, Grain::step, How::tasks, optimizer, steps);
 }
 
-/// Half precision rounds every activation once (2^-9 or 2^-12 of it), which moves a loss by about
-/// that per layer, and a gradient by about as much times what normalisation amplifies; a wrong
-/// kernel or layout is wrong in the first digit.
+/// float32 differs from cores in the order of sums alone. Half precision rounds every activation
+/// once (2^-9 or 2^-12 of it), which moves a loss by about that per layer; a gradient moves by more
+/// where it switches a ReLU or another element wins a pooling window. A wrong kernel or layout is
+/// wrong in the first digit.
 struct Limits {
   DataType type;
   double loss, gradient;
   float loss_scale = 1;  ///< without it float16 loses small gradients
 };
-constexpr Limits limits[] = {{DataType::float32, 1e-4, 1e-3},
-                             {DataType::bfloat16, 0.08, 0.25},
-                             {DataType::float16, 0.01, 0.04, 1024}};
+constexpr Limits limits[] = {{DataType::float32, 1e-5, 1e-4},
+                             {DataType::bfloat16, 0.08, 0.35},
+                             {DataType::float16, 0.01, 0.12, 1024}};
 
 Outcome on_gpu(Problem problem, Mode mode, const Limits& limit, Grain grain, int steps = 1,
                const Optimizer* optimizer = nullptr) {
@@ -79,7 +80,7 @@ void check_close(const Problem& problem, Mode mode, const Outcome& gpu, const Ou
     INFO(parameter.name);
     std::vector<float> unscaled;
     for (const float value : gpu.gradient(parameter)) unscaled.push_back(value / limit.loss_scale);
-    REQUIRE(distance(unscaled, cores.gradient(parameter)) <= limit.gradient);
+    CHECK(distance(unscaled, cores.gradient(parameter)) <= limit.gradient);
   }
 }
 
@@ -160,20 +161,19 @@ TEST_CASE("Gradients come out times the loss scale", "[cuda]") {
   }
 }
 
-TEST_CASE("A whole ResNet-50 step on a GPU", "[cuda]") {
+TEST_CASE("A step of ResNet-50 on a GPU computes what PyTorch computes", "[cuda]") {
   NEEDS_GPUS(1);
-  // 53 normalisations, the last over 16 values, and ReLUs that switch on the last digit: in
-  // float32 the median tensor keeps four digits of its gradient, the worst one (as cores differ
-  // from double).
-  const Problem problem(models::make_network("resnet50", {1, 3, 64, 64}, 10), 4, 5U);
-  const Outcome cores = on_cores(problem, Mode::train);
-  const Outcome gpu = on_gpu(problem, Mode::train, limits[0], Grain::step);
-  check_close(problem, Mode::train, gpu, cores, {DataType::float32, 1e-3, 0.1});
-  std::vector<double> distances;
-  for (const models::Parameter& parameter : problem.network.parameters)
-    distances.push_back(distance(gpu.gradient(parameter), cores.gradient(parameter)));
-  std::ranges::nth_element(distances, distances.begin() + std::ssize(distances) / 2);
-  CHECK(distances[distances.size() / 2] <= 1e-3);
+  const GoldenFile golden = load_golden("resnet50_step.bin");
+  const Problem problem = resnet50_problem(golden);
+  // The limits that cores keep (golden_test.cpp), but for the share: one ReLU of the third stage
+  // that rounding switches moves the gradients of all layers before it by some 3e-3.
+  check_resnet50(on_gpu(problem, Mode::train, limits[0], Grain::step), problem.network, golden,
+                 {1e-5, 2e-2, 0.25, 2e-5});
+  // 53 layers of roundings of 2^-12 and 2^-9: what is left is the direction of most gradients.
+  check_resnet50(on_gpu(problem, Mode::train, limits[2], Grain::step), problem.network, golden,
+                 {0.02, 1, 0.5, 0.4}, limits[2].loss_scale);
+  check_resnet50(on_gpu(problem, Mode::train, limits[1], Grain::step), problem.network, golden,
+                 {0.1, 2, 0.5, 0.8}, limits[1].loss_scale);
 }
 
 TEST_CASE("Where a network's data type goes", "[cuda]") {
