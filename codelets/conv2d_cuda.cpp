@@ -4,6 +4,7 @@
 
 #include "codelets/bias_cuda.hpp"
 #include "codelets/conv2d.hpp"
+#include "codelets/cuda.hpp"
 #include "codelets/cudnn_cuda.hpp"
 #include "codelets/elementwise.hpp"
 #include "codelets/program_cuda.hpp"
@@ -31,6 +32,7 @@ void require_consistent(const std::string& what, const Conv2d& conv) {
   const auto fail = [&](const std::string& reason) {
     throw std::invalid_argument(what + ": " + reason);
   };
+  cuda::require_type(conv.src.type, what);
   if (conv.src.shape.elements() < 1) fail("every dimension must be at least 1");
   const Shape expected = conv2d_output(conv.src.shape, conv.dst.shape.c, conv.kernel_h,
                                        conv.kernel_w, conv.stride, conv.padding);

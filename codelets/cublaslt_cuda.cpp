@@ -61,10 +61,8 @@ cudaDataType_t type_of(DataType type, const std::string& what) {
     case DataType::float16:
       return CUDA_R_16F;
     default:
-      break;
+      cuda::refuse(type, what);
   }
-  throw std::invalid_argument(what + ": " + runtime::to_string(type) +
-                              "; CUDA computes in float32, bfloat16 or float16");
 }
 
 /// A row-major matrix, which is a transposed one for cuBLASLt: its columns are our rows.

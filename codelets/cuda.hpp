@@ -6,12 +6,19 @@
 #include <string>
 
 #include "codelets/kernel.hpp"
+#include "runtime/tensor_spec.hpp"
 
 namespace stpt::codelets::cuda {
 
 /// Throws std::runtime_error, "<what>: <CUDA's own words>", unless all went well. `what` names the
 /// op and its shapes.
 void check(cudaError_t error, const std::string& what);
+
+/// Throws std::invalid_argument, "<what>: <the type>; CUDA computes in ...".
+[[noreturn]] void refuse(runtime::DataType type, const std::string& what);
+
+/// Refuses a type that CUDA does not compute in.
+void require_type(runtime::DataType type, const std::string& what);
 
 /// The stream of Kernel::run.
 [[nodiscard]] inline cudaStream_t native(Stream stream) {

@@ -68,10 +68,8 @@ fe::DataType_t type_of(DataType type, const std::string& what) {
     case DataType::float16:
       return fe::DataType_t::HALF;
     default:
-      break;
+      cuda::refuse(type, what);
   }
-  throw std::invalid_argument(what + ": " + runtime::to_string(type) +
-                              "; CUDA computes in float32, bfloat16 or float16");
 }
 
 /// Dimensions are given in nchw, the memory is that of nhwc.

@@ -4,6 +4,7 @@
 
 #include "codelets/bias_cuda.hpp"
 #include "codelets/cublaslt_cuda.hpp"
+#include "codelets/cuda.hpp"
 #include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
 #include "codelets/program_cuda.hpp"
@@ -34,6 +35,7 @@ struct Problem {
     const auto fail = [&](const std::string& reason) {
       throw std::invalid_argument(what + ": " + reason);
     };
+    cuda::require_type(fc.src.type, what);
     if (fc.src.shape.elements() < 1 || outputs < 1) fail("every dimension must be at least 1");
     const Shape expected{n, outputs, 1, 1};
     if (fc.dst.shape != expected || fc.dst.layout != Layout::nchw)

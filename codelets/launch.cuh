@@ -59,10 +59,8 @@ auto with_type(runtime::DataType type, const std::string& what, Visit visit) {
     case runtime::DataType::float16:
       return visit(__half{});
     default:
-      break;
+      refuse(type, what);
   }
-  throw std::invalid_argument(what + ": " + runtime::to_string(type) +
-                              "; CUDA computes in float32, bfloat16 or float16");
 }
 
 template <class T>

@@ -5,92 +5,14 @@
 #include <string>
 #include <vector>
 
-#include "tests/codelets/kernel_testing.hpp"
+#include "tests/codelets/conv2d_testing.hpp"
 
 using namespace stpt;
 using namespace stpt::testing;
-using codelets::Conv2d;
+using namespace stpt::testing::conv2d;
 using codelets::Cpu;
 
 namespace {
-
-struct Case {
-  Shape src;
-  std::int64_t filters;
-  int kernel_h, kernel_w, stride, padding;
-  bool bias;
-};
-
-std::string to_string(const Case& c) {
-  return c.src.to_string() + ", " + std::to_string(c.filters) + " filters " +
-         std::to_string(c.kernel_h) + "x" + std::to_string(c.kernel_w) + "/" +
-         std::to_string(c.stride) + "+" + std::to_string(c.padding) + (c.bias ? ", bias" : "");
-}
-
-Conv2d make_conv(const Case& c, Layout src = Layout::nchw, Layout dst = Layout::nchw) {
-  Conv2d conv;
-  conv.src = spec_of(c.src, src);
-  conv.dst = spec_of(
-      codelets::conv2d_output(c.src, c.filters, c.kernel_h, c.kernel_w, c.stride, c.padding), dst);
-  conv.kernel_h = c.kernel_h, conv.kernel_w = c.kernel_w;
-  conv.stride = c.stride, conv.padding = c.padding, conv.bias = c.bias;
-  return conv;
-}
-
-std::int64_t weight_count(const Case& c) { return c.filters * c.src.c * c.kernel_h * c.kernel_w; }
-
-/// Calls visit(index in src, index in weights, index in dst) for every product in the definition.
-template <typename Visit>
-void for_each_product(const Case& c, const Shape& dst, Visit visit) {
-  for (std::int64_t n = 0; n < dst.n; ++n)
-    for (std::int64_t k = 0; k < dst.c; ++k)
-      for (std::int64_t y = 0; y < dst.h; ++y)
-        for (std::int64_t x = 0; x < dst.w; ++x)
-          for (std::int64_t ch = 0; ch < c.src.c; ++ch)
-            for (int i = 0; i < c.kernel_h; ++i)
-              for (int j = 0; j < c.kernel_w; ++j) {
-                const std::int64_t sy = y * c.stride - c.padding + i;
-                const std::int64_t sx = x * c.stride - c.padding + j;
-                if (sy < 0 || sy >= c.src.h || sx < 0 || sx >= c.src.w) continue;
-                visit(static_cast<std::size_t>(((n * c.src.c + ch) * c.src.h + sy) * c.src.w + sx),
-                      static_cast<std::size_t>(((k * c.src.c + ch) * c.kernel_h + i) * c.kernel_w +
-                                               j),
-                      static_cast<std::size_t>(((n * dst.c + k) * dst.h + y) * dst.w + x));
-              }
-}
-
-/// Inputs, and what the definition makes of them in double precision.
-struct Reference {
-  explicit Reference(const Case& c) {
-    const Shape dst_shape = make_conv(c).dst.shape;
-    src = random_values(c.src.elements(), 1);
-    weights = random_values(weight_count(c), 2);
-    bias = random_values(c.filters, 3);
-    d_dst = random_values(dst_shape.elements(), 4);
-    dst.resize(d_dst.size());
-    d_src.resize(src.size());
-    d_weights.resize(weights.size());
-    d_bias.resize(bias.size());
-    for (std::size_t i = 0; i < dst.size(); ++i) {
-      const std::size_t k = i / static_cast<std::size_t>(dst_shape.spatial()) % bias.size();
-      if (c.bias) dst[i] = static_cast<double>(bias[k]);
-      d_bias[k] += static_cast<double>(d_dst[i]);
-    }
-    for_each_product(c, dst_shape, [&](std::size_t s, std::size_t w, std::size_t d) {
-      dst[d] += static_cast<double>(src[s]) * static_cast<double>(weights[w]);
-      d_src[s] += static_cast<double>(d_dst[d]) * static_cast<double>(weights[w]);
-      d_weights[w] += static_cast<double>(src[s]) * static_cast<double>(d_dst[d]);
-    });
-  }
-
-  std::vector<float> src, weights, bias, d_dst;
-  std::vector<double> dst, d_src, d_weights, d_bias;
-};
-
-std::vector<double> relu(std::vector<double> values) {
-  for (double& value : values) value = value > 0 ? value : 0;
-  return values;
-}
 
 /// The three ops of one convolution, on poisoned outputs.
 class Runner {
@@ -165,19 +87,6 @@ void check_against_definition(const Case& c, const Reference& expected, const Co
   require_tensor("dst with relu", with_relu.forward(expected.src, expected.weights, expected.bias),
                  relu(expected.dst), rounding);
 }
-
-const std::vector<Case> small_cases = {
-    {{2, 3, 5, 7}, 16, 3, 3, 1, 1, false},   // first layer
-    {{1, 1, 9, 9}, 6, 5, 5, 1, 2, true},     // LeNet's first
-    {{2, 6, 9, 7}, 16, 5, 5, 1, 0, true},    // LeNet's second
-    {{2, 16, 5, 7}, 16, 3, 3, 1, 1, false},  // residual block
-    {{2, 16, 7, 5}, 32, 3, 3, 2, 1, false},  // its strided form
-    {{2, 16, 7, 6}, 32, 1, 1, 2, 0, false},  // its shortcut
-    {{1, 17, 5, 4}, 18, 3, 3, 1, 1, true},   // a little more than a block
-    {{1, 5, 4, 6}, 7, 2, 3, 2, 1, true},     // kernel not square, padding wider than needed
-    {{3, 8, 6, 5}, 24, 1, 1, 1, 0, true},   {{1, 2, 3, 3}, 3, 3, 3, 3, 2, false},
-    {{2, 4, 1, 1}, 5, 1, 1, 1, 1, true},  // outputs that see only padding
-};
 
 }  // namespace
 

@@ -5,55 +5,14 @@
 #include <string>
 #include <vector>
 
-#include "tests/codelets/kernel_testing.hpp"
+#include "tests/codelets/fully_connected_testing.hpp"
 
 using namespace stpt;
 using namespace stpt::testing;
+using namespace stpt::testing::fully_connected;
 using codelets::Cpu;
-using codelets::FullyConnected;
 
 namespace {
-
-FullyConnected make_fc(const Shape& src, std::int64_t outputs, Layout layout = Layout::nchw) {
-  return {spec_of(src, layout), spec_of({src.n, outputs, 1, 1})};
-}
-
-std::int64_t inputs_of(const FullyConnected& fc) { return fc.src.shape.c * fc.src.shape.spatial(); }
-
-/// Inputs, and what the definition makes of them in double precision.
-struct Reference {
-  explicit Reference(const FullyConnected& fc) {
-    const auto n = static_cast<std::size_t>(fc.src.shape.n);
-    const auto outputs = static_cast<std::size_t>(fc.dst.shape.c);
-    const auto inputs = static_cast<std::size_t>(inputs_of(fc));
-    src = random_values(fc.src.shape.elements(), 1);
-    weights = random_values(inputs_of(fc) * fc.dst.shape.c, 2);
-    bias = random_values(fc.dst.shape.c, 3);
-    d_dst = random_values(fc.dst.shape.elements(), 4);
-    dst.resize(d_dst.size());
-    d_src.resize(src.size());
-    d_weights.resize(weights.size());
-    d_bias.resize(bias.size());
-    for (std::size_t b = 0; b < n; ++b) {
-      for (std::size_t k = 0; k < outputs; ++k) {
-        const double gradient = static_cast<double>(d_dst[b * outputs + k]);
-        double sum = static_cast<double>(bias[k]);
-        for (std::size_t i = 0; i < inputs; ++i) {
-          const double x = static_cast<double>(src[b * inputs + i]);
-          const double w = static_cast<double>(weights[k * inputs + i]);
-          sum += x * w;
-          d_src[b * inputs + i] += gradient * w;
-          d_weights[k * inputs + i] += gradient * x;
-        }
-        d_bias[k] += gradient;
-        dst[b * outputs + k] = sum;
-      }
-    }
-  }
-
-  std::vector<float> src, weights, bias, d_dst;
-  std::vector<double> dst, d_src, d_weights, d_bias;
-};
 
 /// The three ops of one layer, on poisoned outputs.
 class Runner {
@@ -101,11 +60,6 @@ class Runner {
 
 // Sums of up to some thousand products in float.
 constexpr Tolerance rounding{1e-5, 1e-6};
-
-const std::vector<std::pair<Shape, std::int64_t>> cases = {
-    {{4, 13, 1, 1}, 10},  {{1, 64, 1, 1}, 10}, {{64, 64, 1, 1}, 10}, {{3, 5, 3, 2}, 7},
-    {{2, 16, 5, 5}, 120}, {{5, 32, 1, 1}, 1},  {{1, 17, 5, 7}, 33},  {{32, 784, 1, 1}, 100},
-};
 
 }  // namespace
 

@@ -1,0 +1,279 @@
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "codelets/cudnn_cuda.hpp"
+#include "tests/codelets/conv2d_testing.hpp"
+#include "tests/codelets/cuda_testing.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+using namespace stpt::testing::conv2d;
+using codelets::Conv2dBackwardData;
+using codelets::Conv2dBackwardWeights;
+using codelets::Conv2dForward;
+
+namespace {
+
+Conv2d on_gpu(const Case& c, DataType type) {
+  Conv2d conv = make_conv(c, Layout::nhwc, Layout::any);
+  conv.src.type = conv.dst.type = type;
+  codelets::choose_layout(conv, Cuda{});
+  return conv;
+}
+
+/// Those of every device, and the kinds of ResNet-50 in small, with channels that make vectors or
+/// not.
+std::vector<Case> gpu_cases() {
+  std::vector<Case> cases = small_cases;
+  for (const Case& c : {
+           Case{{2, 3, 33, 31}, 16, 7, 7, 2, 3, true}, Case{{2, 64, 8, 8}, 24, 1, 1, 1, 0, true},
+           Case{{3, 20, 9, 9}, 65, 3, 3, 2, 1, true},
+           Case{{1, 8, 6, 6}, 320, 1, 1, 2, 0, true},  // several groups of channels
+       })
+    cases.push_back(c);
+  return cases;
+}
+
+struct Results {
+  std::vector<float> dst, rectified, d_src, d_weights, d_bias;
+};
+
+Results run(const Conv2d& conv, Cuda cuda, std::span<const float> src_values,
+            std::span<const float> weight_values, std::span<const float> bias_values,
+            std::span<const float> d_dst_values) {
+  DeviceTensor src(conv.src, src_values), weights(weight_values), bias(bias_values);
+  DeviceTensor d_dst(conv.dst, d_dst_values);
+  DeviceTensor dst(conv.dst), rectified(conv.dst), d_src(conv.src);
+  DeviceTensor d_weights(weights.spec()), d_bias(bias.spec());
+  const auto forward = [&](bool relu, DeviceTensor& to) {
+    std::vector<DeviceBuffer*> args{&src, &weights};
+    if (conv.bias) args.push_back(&bias);
+    args.push_back(&to);
+    run_on_gpu(*plan(Conv2dForward{conv, relu}, cuda), args, {&to});
+  };
+  forward(false, dst);
+  forward(true, rectified);
+  run_on_gpu(*plan(Conv2dBackwardData{conv}, cuda), {&weights, &d_dst, &d_src}, {&d_src});
+  std::vector<DeviceBuffer*> outputs{&d_weights};
+  if (conv.bias) outputs.push_back(&d_bias);
+  std::vector<DeviceBuffer*> args{&src, &d_dst};
+  args.insert(args.end(), outputs.begin(), outputs.end());
+  run_on_gpu(*plan(Conv2dBackwardWeights{conv}, cuda), args, outputs);
+  return {dst.values(), rectified.values(), d_src.values(), d_weights.values(), d_bias.values()};
+}
+
+Results run(const Conv2d& conv, Cuda cuda, const Reference& inputs) {
+  return run(conv, cuda, inputs.src, inputs.weights, inputs.bias, inputs.d_dst);
+}
+
+/// Sums in float32 of up to some thousand products, a few units of 6e-8 of the largest. TF32 cuts
+/// each factor to 10 bits (at worst 2^-10, by truncation), so a product is off by 2^-9 at most and
+/// a sum of random ones by less of the largest.
+Tolerance sums(bool tf32) { return tf32 ? Tolerance{0x1p-9, 0x1p-9} : Tolerance{1e-5, 1e-6}; }
+
+/// With a bias the sum, at most 1 larger than the result, is rounded before it is added, and then
+/// again.
+Tolerance of_dst(const Conv2d& conv, bool tf32) {
+  Tolerance tolerance = with_rounding(conv.dst.type, sums(tf32));
+  if (conv.bias && conv.dst.type != DataType::float32) {
+    tolerance.relative += unit_roundoff(conv.dst.type);
+    tolerance.absolute += unit_roundoff(conv.dst.type);
+  }
+  return tolerance;
+}
+
+void check_against_definition(const Case& c, DataType type, bool tf32) {
+  const Conv2d conv = on_gpu(c, type);
+  INFO(to_string(c) << ", " << runtime::to_string(type) << (tf32 ? ", tf32" : ""));
+  const Reference expected(c, [type](float value) { return rounded(type, value); });
+  const Results actual = run(conv, Cuda{tf32}, expected);
+  require_close("dst", actual.dst, expected.dst, of_dst(conv, tf32));
+  require_close("dst with relu", actual.rectified, relu(expected.dst), of_dst(conv, tf32));
+  require_close("d_src", actual.d_src, expected.d_src, with_rounding(type, sums(tf32)));
+  require_close("d_weights", actual.d_weights, expected.d_weights, with_rounding(type, sums(tf32)));
+  if (c.bias) require_close("d_bias", actual.d_bias, expected.d_bias, sums(false));
+}
+
+/// The device that is current again when the test ends.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) : before_(codelets::cuda::current_device()) {
+    check_cuda(cudaSetDevice(device));
+  }
+  ~CurrentDevice() { cudaSetDevice(before_); }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  int before_;
+};
+
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+
+}  // namespace
+
+TEST_CASE("conv2d on a GPU agrees with its definition", "[cuda][conv2d]") {
+  NEEDS_GPUS(1);
+  for (const Case& c : gpu_cases()) {
+    for (const DataType type : cuda_types) check_against_definition(c, type, false);
+    check_against_definition(c, DataType::float32, true);
+  }
+}
+
+TEST_CASE("conv2d on a GPU agrees with the CPU", "[cuda][conv2d]") {
+  NEEDS_GPUS(1);
+  for (const Case& c : gpu_cases()) {
+    INFO(to_string(c));
+    const Conv2d conv = on_gpu(c, DataType::float32);
+    const Reference inputs(c);
+    Tensor src(conv.src, inputs.src), dst(conv.dst);
+    Flat weights(inputs.weights), bias(inputs.bias);
+    std::vector<void*> args{src.pointer(), weights.pointer()};
+    if (c.bias) args.push_back(bias.pointer());
+    args.push_back(dst.pointer());
+    run_kernel(*plan(Conv2dForward{conv, true}, codelets::Cpu{}), args);
+    require_close("dst", run(conv, Cuda{}, inputs).rectified, dst.values(), sums(false));
+  }
+}
+
+TEST_CASE("conv2d on a GPU agrees with PyTorch", "[cuda][conv2d][golden]") {
+  NEEDS_GPUS(1);
+  const GoldenFile file = load_golden("conv2d.bin");
+  for (const std::string& name : golden_cases(file)) {
+    const auto values = [&](const char* tensor) { return file.at(name + "/" + tensor).values; };
+    const auto geometry = values("geometry");
+    const auto number = [&](std::size_t i) { return static_cast<int>(geometry.at(i)); };
+    const Case c{golden_shape(file.at(name + "/src")),
+                 golden_shape(file.at(name + "/dst")).c,
+                 number(0),
+                 number(1),
+                 number(2),
+                 number(3),
+                 file.contains(name + "/bias")};
+    const auto bias =
+        c.bias ? values("bias") : std::vector<float>(static_cast<std::size_t>(c.filters));
+    const Results actual = run(on_gpu(c, DataType::float32), Cuda{}, values("src"),
+                               values("weights"), bias, values("d_dst"));
+    require_close(name + "/dst", actual.dst, values("dst"), sums(false));
+    require_close(name + "/d_src", actual.d_src, values("d_src"), sums(false));
+    require_close(name + "/d_weights", actual.d_weights, values("d_weights"), sums(false));
+    if (c.bias) require_close(name + "/d_bias", actual.d_bias, values("d_bias"), sums(false));
+  }
+}
+
+TEST_CASE("conv2d on a GPU shows a NaN in its source", "[cuda][conv2d]") {
+  NEEDS_GPUS(1);
+  for (const bool bias : {false, true}) {
+    const Case c{{2, 4, 5, 5}, 9, 3, 3, 1, 1, bias};
+    for (const DataType type : cuda_types) {
+      Reference inputs(c);
+      inputs.src[12] = not_a_number;  // the middle of the first image
+      const Results actual = run(on_gpu(c, type), Cuda{}, inputs);
+      for (std::size_t i = 0; i < actual.dst.size(); ++i) {
+        const std::size_t image = i / (9 * 25), y = i / 5 % 5, x = i % 5;
+        const bool reached = image == 0 && y >= 1 && y <= 3 && x >= 1 && x <= 3;
+        INFO("image " << image << ", " << y << ", " << x);
+        REQUIRE(std::isnan(actual.dst[i]) == reached);
+        REQUIRE(std::isnan(actual.rectified[i]) == reached);
+      }
+    }
+  }
+}
+
+TEST_CASE("conv2d on a GPU gives the same bits in every thread", "[cuda][conv2d]") {
+  NEEDS_GPUS(1);
+  const Case c{{2, 16, 9, 9}, 32, 3, 3, 2, 1, true};
+  const Conv2d conv = on_gpu(c, DataType::bfloat16);
+  const auto kernel = plan(Conv2dForward{conv, true}, Cuda{});
+  DeviceTensor weights(random_values(weight_count(c), 1)), bias(random_values(c.filters, 2));
+  DeviceTensor src_a(conv.src, random_values(c.src.elements(), 3));
+  DeviceTensor src_b(conv.src, random_values(c.src.elements(), 4));
+  DeviceTensor alone_a(conv.dst), alone_b(conv.dst), dst_a(conv.dst), dst_b(conv.dst);
+  run_on_gpu(*kernel, {&src_a, &weights, &bias, &alone_a}, {&alone_a});
+  run_on_gpu(*kernel, {&src_b, &weights, &bias, &alone_b}, {&alone_b});
+  run_in_threads_on_gpu(*kernel,
+                        {{&src_a, &weights, &bias, &dst_a}, {&src_b, &weights, &bias, &dst_b}});
+  REQUIRE((dst_a.download() == alone_a.download()));
+  REQUIRE((dst_b.download() == alone_b.download()));
+  REQUIRE((dst_a.download() != dst_b.download()));
+}
+
+TEST_CASE("conv2d runs on another GPU than it was planned on", "[cuda][conv2d]") {
+  NEEDS_GPUS(2);
+  const Case c{{2, 5, 6, 6}, 12, 3, 3, 1, 1, true};
+  const Conv2d conv = on_gpu(c, DataType::float32);
+  const Reference expected(c);
+  const auto kernel = plan(Conv2dForward{conv}, Cuda{});
+  const CurrentDevice other(1);
+  DeviceTensor src(conv.src, expected.src), weights(expected.weights), bias(expected.bias);
+  DeviceTensor dst(conv.dst);
+  run_on_gpu(*kernel, {&src, &weights, &bias, &dst}, {&dst});
+  require_close("dst", dst.values(), expected.dst, sums(false));
+}
+
+TEST_CASE("convolutions of one geometry share their plan", "[cuda][conv2d]") {
+  NEEDS_GPUS(1);
+  using codelets::cudnn::planned_convolutions;
+  const std::size_t before = planned_convolutions();
+  const Case c{{2, 8, 6, 6}, 8, 3, 3, 1, 1, true};
+  const Conv2d conv = on_gpu(c, DataType::float32);
+  {
+    const auto one = plan(Conv2dForward{conv, true}, Cuda{});
+    REQUIRE(planned_convolutions() == before + 1);
+    Conv2d without_bias = conv;
+    without_bias.bias = false;
+    const auto two = plan(Conv2dForward{without_bias}, Cuda{});
+    REQUIRE(planned_convolutions() == before + 1);
+    const auto backward = plan(Conv2dBackwardData{conv}, Cuda{});
+    REQUIRE(planned_convolutions() == before + 2);
+    const auto tf32 = plan(Conv2dForward{conv}, Cuda{.tf32 = true});
+    REQUIRE(planned_convolutions() == before + 3);
+    const auto in_half = plan(Conv2dForward{on_gpu(c, DataType::float16)}, Cuda{});
+    REQUIRE(planned_convolutions() == before + 4);
+    const auto strided =
+        plan(Conv2dForward{on_gpu({{2, 8, 6, 6}, 8, 3, 3, 2, 1, true}, DataType::float32)}, Cuda{});
+    REQUIRE(planned_convolutions() == before + 5);
+  }
+  REQUIRE(planned_convolutions() == before);
+}
+
+TEST_CASE("conv2d on a GPU says what is wrong with a description", "[cuda][conv2d]") {
+  const Case c{{2, 3, 5, 7}, 16, 3, 3, 1, 1, false};
+  const Conv2d good = on_gpu(c, DataType::float32);
+  REQUIRE(good.dst.layout == Layout::nhwc);
+
+  Conv2d conv = good;
+  conv.src.layout = Layout::nchw;
+  require_complaint([&] { (void)plan(Conv2dForward{conv}, Cuda{}); },
+                    {"conv2d forward 2x3x5x7 float32 nchw, 16 filters 3x3/1+1", "src is in nchw",
+                     "take nhwc: reorder it before"});
+  conv = good;
+  conv.dst.layout = Layout::any;
+  require_complaint([&] { (void)plan(Conv2dBackwardWeights{conv}, Cuda{}); },
+                    {"conv2d backward weights", "dst is in any"});
+  conv = good;
+  conv.dst.shape.h = 9;
+  require_complaint([&] { (void)plan(Conv2dBackwardData{conv}, Cuda{}); },
+                    {"conv2d backward data", "dst must be 2x16x5x7"});
+  conv = good;
+  conv.dst.type = DataType::float16;
+  require_complaint([&] { (void)plan(Conv2dForward{conv}, Cuda{}); }, {"dst must be float32, too"});
+  conv = good;
+  conv.src.type = conv.dst.type = DataType::int32;
+  require_complaint([&] { (void)plan(Conv2dForward{conv}, Cuda{}); },
+                    {"conv2d forward 2x3x5x7 int32 nhwc, 16 filters 3x3/1+1: int32",
+                     "float32, bfloat16 or float16"});
+}
+
+TEST_CASE("conv2d can be planned only where there is a GPU", "[cuda][conv2d]") {
+  const Conv2d conv = on_gpu({{2, 3, 5, 7}, 16, 3, 3, 1, 1, false}, DataType::float32);
+  const auto act = [&] { (void)plan(Conv2dForward{conv}, Cuda{}); };
+  if (runtime::find_gpus().empty()) {
+    REQUIRE_THROWS_AS(act(), std::runtime_error);
+  } else {
+    REQUIRE_NOTHROW(act());
+  }
+}
