@@ -186,6 +186,9 @@ class SharedGraphs {
     return static_cast<std::size_t>(workspace_bytes_);
   }
 
+  /// Makes what the current device needs.
+  void prepare(const std::string& what) { graph(workspace_bytes_, what); }
+
   void run(std::span<void* const> args, void* workspace, Stream stream, const std::string& what) {
     const fe::graph::Graph& own = graph(workspace_bytes_, what);
     const cudnnHandle_t handle = own_handle(what);
@@ -262,6 +265,7 @@ class ConvolutionKernel final : public Kernel {
  public:
   ConvolutionKernel(std::shared_ptr<SharedGraphs> graphs, std::string what)
       : graphs_(std::move(graphs)), what_(std::move(what)) {
+    graphs_->prepare(what_);
     workspace_bytes_ = graphs_->workspace_bytes();
   }
 
