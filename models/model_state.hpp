@@ -89,6 +89,11 @@ class Optimizer {
   void step(ModelState& state, std::size_t bucket, const runtime::Tensor& gradient,
             float gradient_scale, float learning_rate, int worker = -1, int priority = 0) const;
 
+  /// What of bucket `bucket` is updated, and how.
+  [[nodiscard]] std::span<const codelets::ParameterRange> ranges(std::size_t bucket) const {
+    return ranges_[bucket];
+  }
+
  private:
   codelets::SgdSettings settings_;
   std::vector<std::vector<codelets::ParameterRange>> ranges_;  ///< per bucket

@@ -1,0 +1,337 @@
+// A network's ops on a GPU, each alone: the floating-point operations and bytes that it cannot do
+// without, and the time it takes.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "codelets/batch_norm.hpp"
+#include "codelets/conv2d.hpp"
+#include "codelets/elementwise.hpp"
+#include "codelets/optimizer.hpp"
+#include "codelets/pool2d.hpp"
+#include "models/model_state.hpp"
+#include "runtime/random.hpp"
+#include "tests/bench/gpu_bench.hpp"
+
+namespace stpt::bench {
+namespace {
+
+using codelets::Cuda;
+using codelets::KernelPtr;
+using runtime::DataType;
+using runtime::Layout;
+using runtime::TensorSpec;
+
+/// Tensors smaller than this in all are there several times, and used in turn, or a cache would
+/// keep what memory has to be asked for in training.
+constexpr std::size_t more_than_caches = 512UL << 20U;
+constexpr std::size_t most_sets = 16;
+
+class Event {
+ public:
+  Event() { codelets::cuda::check(cudaEventCreate(&event_), "making an event"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(const OwnStream& stream) {
+    codelets::cuda::check(cudaEventRecord(event_, stream.native()), "recording an event");
+  }
+  /// Waits for this one.
+  [[nodiscard]] double seconds_since(const Event& start) const {
+    codelets::cuda::check(cudaEventSynchronize(event_), "waiting for an event");
+    float milliseconds = 0;
+    codelets::cuda::check(cudaEventElapsedTime(&milliseconds, start.event_, event_),
+                          "reading a time");
+    return static_cast<double>(milliseconds) * 1e-3;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+/// Numbers of random sign and a magnitude in [0.5, 2): bits that any of the types can have, and
+/// that a GPU needs its usual power for.
+std::vector<std::byte> random_numbers(DataType type, std::size_t bytes) {
+  // The mantissa's bits, and the exponent of 0.5.
+  const unsigned mantissa = type == DataType::float32 ? 23 : type == DataType::bfloat16 ? 7 : 10;
+  const std::uint32_t half = type == DataType::float16 ? 14 : 126;
+  const std::size_t size = runtime::size_of(type);
+  runtime::Random random(3, static_cast<std::uint64_t>(type));
+  std::vector<std::byte> result(bytes);
+  for (std::size_t at = 0; at + size <= bytes; at += size) {
+    const std::uint32_t sign = random.below(2) << (8 * size - 1);
+    const std::uint32_t magnitude = (half << mantissa) + random.below(2U << mantissa);
+    const std::uint32_t bits = sign | magnitude;
+    std::memcpy(&result[at], &bits, size);  // little-endian
+  }
+  return result;
+}
+
+/// Times ops, and prints a line for each.
+class Bench {
+ public:
+  Bench(const Options& options)
+      : options_(options), numbers_{{DataType::float32, random_numbers(DataType::float32, tile)}} {
+    if (options.type != DataType::float32)
+      numbers_.emplace(options.type, random_numbers(options.type, tile));
+  }
+
+  /// What an op costs whatever does it.
+  struct Cost {
+    double flops = 0;
+    double bytes = 0;
+    int count = 1;  ///< how often the network has it
+  };
+  struct Buffer {
+    std::size_t bytes = 0;
+    DataType type = DataType::float32;
+  };
+
+  /// `enqueue` takes the addresses of `buffers`, and the stream.
+  void time(const char* what, const std::string& shape, const Cost& cost,
+            const std::vector<Buffer>& buffers,
+            const std::function<void(std::span<void* const>, codelets::Stream)>& enqueue) {
+    std::size_t bytes = 0;
+    for (const Buffer& buffer : buffers) bytes += buffer.bytes;
+    const std::size_t sets = std::clamp<std::size_t>(
+        (more_than_caches + bytes - 1) / std::max<std::size_t>(bytes, 1), 1, most_sets);
+    std::vector<DeviceMemory> memory;
+    std::vector<std::vector<void*>> addresses(sets);
+    for (std::vector<void*>& set : addresses) {
+      for (const Buffer& buffer : buffers) {
+        memory.emplace_back(std::max<std::size_t>(buffer.bytes, 1));
+        set.push_back(memory.back().address());
+        fill(memory.back(), buffer);
+      }
+    }
+    std::size_t next = 0;
+    const auto launches = [&](int count) {
+      Event start, end;
+      start.record(stream_);
+      for (int i = 0; i < count; ++i) enqueue(addresses[next++ % sets], stream_.native());
+      end.record(stream_);
+      return end.seconds_since(start) / count;
+    };
+    launches(1);  // whatever is made on first use
+    constexpr double round_seconds = 0.01;
+    const int count = static_cast<int>(std::clamp(round_seconds / launches(2), 1.0, 1000.0));
+    launches(count);
+    std::vector<double> seconds;
+    for (int round = 0; round < options_.rounds; ++round) seconds.push_back(launches(count));
+    std::sort(seconds.begin(), seconds.end());
+    JsonLine()
+        .add("op", what)
+        .add("shape", shape)
+        .add("count", cost.count)
+        .add("seconds", seconds[seconds.size() / 2])
+        .add("seconds_minimum", seconds.front())
+        .add("seconds_maximum", seconds.back())
+        .add("flops", cost.flops)
+        .add("bytes", cost.bytes);
+  }
+
+  /// The same for a planned kernel; null addresses for buffers of 0 bytes.
+  void time(const char* what, const std::string& shape, const Cost& cost,
+            std::vector<Buffer> buffers, const KernelPtr& kernel) {
+    const std::size_t arguments = buffers.size();
+    buffers.push_back({kernel->workspace_bytes()});
+    std::vector<void*> given(arguments);
+    time(what, shape, cost, buffers,
+         [&](std::span<void* const> addresses, codelets::Stream stream) {
+           for (std::size_t i = 0; i < arguments; ++i)
+             given[i] = buffers[i].bytes == 0 ? nullptr : addresses[i];
+           kernel->run(given, addresses.back(), stream);
+         });
+  }
+
+ private:
+  static constexpr std::size_t tile = 16UL << 20U;
+
+  void fill(const DeviceMemory& memory, const Buffer& buffer) const {
+    const std::vector<std::byte>& numbers = numbers_.at(buffer.type);
+    for (std::size_t done = 0; done < buffer.bytes; done += tile) {
+      codelets::cuda::check(
+          cudaMemcpy(static_cast<std::byte*>(memory.address()) + done, numbers.data(),
+                     std::min(tile, buffer.bytes - done), cudaMemcpyHostToDevice),
+          "copying to the GPU");
+    }
+  }
+
+  const Options& options_;
+  std::map<DataType, std::vector<std::byte>> numbers_;
+  OwnStream stream_;
+};
+
+Bench::Buffer buffer(const TensorSpec& spec) { return {spec.bytes(), spec.type}; }
+Bench::Buffer floats(std::int64_t count) {
+  return {static_cast<std::size_t>(count) * sizeof(float), DataType::float32};
+}
+double bytes(const TensorSpec& spec) { return static_cast<double>(spec.bytes()); }
+
+void convolutions(Bench& bench, const Options& options, const models::Network& network,
+                  const auto& spec_of) {
+  using Geometry =
+      std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, int, int, int, int>;
+  std::map<Geometry, std::pair<codelets::Conv2d, int>> distinct;
+  for (const models::Layer& layer : network.layers) {
+    if (layer.kind != models::LayerKind::convolution) continue;
+    codelets::Conv2d conv{spec_of(layer.inputs[0]), spec_of(layer.output), layer.kernel_h,
+                          layer.kernel_w,           layer.stride,          layer.padding};
+    const Geometry geometry{conv.src.shape.c, conv.src.shape.h, conv.src.shape.w, conv.dst.shape.c,
+                            conv.kernel_h,    conv.kernel_w,    conv.stride,      conv.padding};
+    ++distinct.try_emplace(geometry, conv, 0).first->second.second;
+  }
+  for (auto& [geometry, found] : distinct) {
+    auto& [conv, count] = found;
+    conv.dst.layout = Layout::any;
+    codelets::choose_layout(conv, Cuda{options.tf32});
+    const std::int64_t weights =
+        conv.dst.shape.c * conv.src.shape.c * conv.kernel_h * conv.kernel_w;
+    const std::string shape =
+        std::to_string(conv.src.shape.c) + "x" + std::to_string(conv.src.shape.h) + "x" +
+        std::to_string(conv.src.shape.w) + " to " + std::to_string(conv.dst.shape.c) + ", " +
+        std::to_string(conv.kernel_h) + "x" + std::to_string(conv.kernel_w) + "/" +
+        std::to_string(conv.stride);
+    const Bench::Cost cost{
+        2.0 * static_cast<double>(conv.dst.shape.n * conv.dst.shape.spatial() * weights),
+        bytes(conv.src) + bytes(conv.dst) +
+            static_cast<double>(weights * std::int64_t{sizeof(float)}),
+        count};
+    const codelets::Device device = options.device();
+    bench.time("convolution forward", shape, cost,
+               {buffer(conv.src), floats(weights), buffer(conv.dst)},
+               codelets::plan(codelets::Conv2dForward{conv}, device));
+    if (conv.src.shape.c != network.input().c) {  // nobody needs the gradient of the images
+      bench.time("convolution backward data", shape, cost,
+                 {floats(weights), buffer(conv.dst), buffer(conv.src)},
+                 codelets::plan(codelets::Conv2dBackwardData{conv}, device));
+    }
+    bench.time("convolution backward weights", shape, cost,
+               {buffer(conv.src), buffer(conv.dst), floats(weights)},
+               codelets::plan(codelets::Conv2dBackwardWeights{conv}, device));
+  }
+}
+
+/// Statistics take a pass of their own over x, and over d_y and x in backward: tensors of training
+/// are larger than caches.
+void normalisations(Bench& bench, const models::Network& network, const auto& spec_of) {
+  std::map<std::pair<std::int64_t, std::int64_t>, std::pair<TensorSpec, int>> distinct;
+  for (const models::Layer& layer : network.layers) {
+    if (layer.kind != models::LayerKind::batch_norm) continue;
+    const TensorSpec x = spec_of(layer.output);
+    ++distinct.try_emplace({x.shape.spatial(), x.shape.c}, x, 0).first->second.second;
+  }
+  for (const auto& [key, found] : distinct) {
+    const auto& [x, count] = found;
+    const Bench::Buffer tensor = buffer(x), channels = floats(x.shape.c), none;
+    const codelets::BatchNorm norm{.x = x, .relu = true};
+    bench.time("batch norm, ReLU forward", x.shape.to_string(), {0, 3 * bytes(x), count},
+               {tensor, channels, channels, channels, channels, tensor, channels, channels},
+               codelets::plan(codelets::BatchNormForward{norm}, Cuda{}));
+    bench.time(
+        "batch norm, ReLU backward", x.shape.to_string(), {0, 5 * bytes(x), count},
+        {tensor, none, channels, channels, channels, channels, tensor, tensor, channels, channels},
+        codelets::plan(codelets::BatchNormBackward{norm}, Cuda{}));
+  }
+}
+
+void additions_and_pools(Bench& bench, const models::Network& network, const auto& spec_of) {
+  std::map<std::pair<std::int64_t, std::int64_t>, std::pair<TensorSpec, int>> sums;
+  for (const models::Layer& layer : network.layers) {
+    const TensorSpec x = spec_of(layer.inputs[0]), y = spec_of(layer.output);
+    if (layer.kind == models::LayerKind::add)
+      ++sums.try_emplace({x.shape.spatial(), x.shape.c}, x, 0).first->second.second;
+    const bool max = layer.kind == models::LayerKind::max_pool;
+    if (!max && layer.kind != models::LayerKind::average_pool) continue;
+    codelets::Pool2d pool;
+    pool.kind = max ? codelets::PoolKind::max : codelets::PoolKind::average;
+    pool.src = x;
+    pool.dst = y;
+    pool.kernel_h = layer.kernel_h;
+    pool.kernel_w = layer.kernel_w;
+    pool.stride = layer.stride;
+    pool.padding = layer.padding;
+    const std::size_t indices = codelets::pool2d_indices_bytes(pool, Cuda{});
+    const Bench::Cost cost{0, bytes(x) + bytes(y) + static_cast<double>(indices)};
+    const std::string kind = max ? "max pool" : "average pool";
+    const KernelPtr forward = codelets::plan(codelets::Pool2dForward{pool}, Cuda{}),
+                    backward = codelets::plan(codelets::Pool2dBackward{pool}, Cuda{});
+    // One after the other on the same memory, so that backward's indices are forward's.
+    const std::vector<Bench::Buffer> buffers = {
+        buffer(x),
+        buffer(y),
+        {indices},
+        {std::max(forward->workspace_bytes(), backward->workspace_bytes())}};
+    bench.time((kind + " forward and backward").c_str(), x.shape.to_string(), {0, 2 * cost.bytes},
+               buffers, [&](std::span<void* const> at, codelets::Stream stream) {
+                 void* const index = indices == 0 ? nullptr : at[2];
+                 forward->run(std::array{at[0], at[1], index}, at[3], stream);
+                 backward->run(std::array{at[1], index, at[0]}, at[3], stream);
+               });
+  }
+  for (const auto& [key, found] : sums) {
+    const auto& [x, count] = found;
+    bench.time("add, ReLU", x.shape.to_string(), {0, 3 * bytes(x), count},
+               {buffer(x), buffer(x), buffer(x)}, codelets::plan(codelets::Add{x, true}, Cuda{}));
+  }
+}
+
+void update(Bench& bench, const models::Network& network) {
+  const models::Optimizer optimizer(network, {}, false);
+  std::vector<Bench::Buffer> buffers;  // weights, velocity and gradient of each bucket
+  std::int64_t parameters = 0;
+  for (const models::Block& block : network.blocks) {
+    for (int i = 0; i < 3; ++i)
+      buffers.push_back(floats(static_cast<std::int64_t>(block.parameters)));
+    parameters += static_cast<std::int64_t>(block.parameters);
+  }
+  bench.time("SGD step", std::to_string(network.blocks.size()) + " buckets",
+             {0, 5.0 * sizeof(float) * static_cast<double>(parameters)}, buffers,
+             [&](std::span<void* const> at, codelets::Stream stream) {
+               for (std::size_t bucket = 0; bucket < network.blocks.size(); ++bucket) {
+                 const auto part = [&](std::size_t i) {
+                   return static_cast<float*>(at[3 * bucket + i]);
+                 };
+                 codelets::sgd_step(optimizer.ranges(bucket), part(0), part(1), part(2), 1, 1e-6f,
+                                    {}, Cuda{}, stream);
+               }
+             });
+}
+
+/// What memory gives at best.
+void copy(Bench& bench, int batch) {
+  const std::size_t size = static_cast<std::size_t>(batch) << 22U;  // 1 GiB for 256 images
+  bench.time("copy", std::to_string(size >> 20U) + " MiB", {0, 2.0 * static_cast<double>(size)},
+             {{size}, {size}}, [&](std::span<void* const> at, codelets::Stream stream) {
+               codelets::copy(size, at[1], at[0], Cuda{}, stream);
+             });
+}
+
+}  // namespace
+
+int bench_operations(const Options& options) {
+  const models::Network network = options.network();
+  const auto spec_of = [&](models::ActivationId id) {
+    TensorSpec spec{network.activations[static_cast<std::size_t>(id)], options.type, Layout::nhwc};
+    spec.shape.n = options.batch;
+    return spec;
+  };
+  Bench bench(options);
+  copy(bench, options.batch);
+  convolutions(bench, options, network, spec_of);
+  normalisations(bench, network, spec_of);
+  additions_and_pools(bench, network, spec_of);
+  update(bench, network);
+  return 0;
+}
+
+}  // namespace stpt::bench

@@ -1,0 +1,160 @@
+"""scripts/bench.sh gpu beside stand-ins: what is run, what is made of it, what hangs or fails.
+
+    python3 gpu_bench_test.py
+"""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import unittest
+
+BENCH = Path(__file__).resolve().parents[1] / "bench" / "gpu_bench.py"
+
+# Both speak as the real ones do. Whether a program fails is up to the environment.
+PROGRAM = """\
+    import os, sys
+    name, arguments = sys.argv[1], sys.argv[2:]
+    broken = os.environ.get("BROKEN", "")
+    if name.endswith("_tests"):
+        if name in broken:
+            sys.exit("1 assertion failed")
+        print("All tests passed (7 assertions in 3 test cases)")
+    elif name == "stpt_starpu":
+        print("stpt_starpu 1.2.3")
+    elif arguments == ["info"]:
+        print('{"device": "NVIDIA H200", "cuda_driver": 13000, "cuda_runtime": 13000, "cudnn": 91900}')
+    elif arguments[0] == "ops":
+        print('{"op": "copy", "shape": "1 MiB", "count": 1, "seconds": 1, "flops": 0, "bytes": 2.4e12}')
+        print('{"op": "convolution", "shape": "a", "count": 3, "seconds": 1, "flops": 1e14, "bytes": 1}',
+              flush=True)
+        print('{"op": "convolution", "shape": "b", "count": 1, "seconds": 3, "flops": 3e14, "bytes": 1}')
+    else:
+        print('{"ready": 1, "parameters": 10}', flush=True)
+        for line in sys.stdin:
+            if arguments[0] == "overhead":
+                print('{"step_images_per_second": 96, "loop_images_per_second": 100, "ratio": 1.04}',
+                      flush=True)
+                continue
+            loss = "null" if arguments[0] + arguments[3] in broken else 1
+            rate = 500 if "--replicas" in arguments else 200
+            print(f'{{"images_per_second": {rate}, "flops_per_image": 1e12, "loss": {loss}}}', flush=True)
+    """
+PYTORCH = """\
+    import os, sys, time
+    if sys.argv[1] == "check":
+        if "pytorch" in os.environ.get("BROKEN", ""):
+            sys.exit("this PyTorch sees no GPU")
+        print('{"version": "9.9"}')
+        sys.exit()
+    variant = sys.argv[4]
+    if variant == "max-autotune-no-cudagraphs":
+        time.sleep(1000)
+    if "other network" in os.environ.get("BROKEN", ""):
+        print('{"ready": 1, "parameters": 11}')
+    print("a warning, not JSON")
+    print('{"ready": 1, "parameters": 10}', flush=True)
+    for line in sys.stdin:
+        print(f'{{"images_per_second": {100 if variant == "eager" else 160}, "loss": 1}}', flush=True)
+    """
+
+
+class GpuBench(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.start = self.folder / "start"
+        self.start.write_text(f"#!{sys.executable}\n" + textwrap.dedent(PROGRAM))
+        self.start.chmod(0o755)
+        self.pytorch = self.folder / "pytorch.py"
+        self.pytorch.write_text(textwrap.dedent(PYTORCH))
+        self.output = self.folder / "result.json"
+
+    def bench(self, *options, broken="", limit=530):
+        self.done = subprocess.run(
+            [sys.executable, "-B", str(BENCH), "--start", str(self.start), "--pytorch", str(self.pytorch),
+             "--output", str(self.output), "--limit", str(limit), *options],
+            capture_output=True, text=True, env={**os.environ, "BROKEN": broken}, timeout=100)
+        return json.loads(self.output.read_text())
+
+    def row(self, result, kind, **of):
+        rows = [row for row in result["rows"]
+                if row["kind"] == kind and all(row[key] == value for key, value in of.items())]
+        self.assertEqual(len(rows), 1, (kind, of))
+        return rows[0]
+
+    def failed(self, result):
+        return {failure["part"]: failure["reason"] for failure in result["failures"]}
+
+    def test_all_parts(self):
+        result = self.bench("--quick")
+        self.assertEqual(self.done.returncode, 0, self.done.stderr)
+        self.assertEqual(result["failures"], [])
+        self.assertEqual(result["program"], "stpt_starpu 1.2.3")
+        self.assertEqual(result["checks"], [{"program": "codelets_tests", "tests": 3},
+                                            {"program": "models_tests", "tests": 3}])
+        for data_type, peak in (("float16", 989.5e12), ("bfloat16", 989.5e12), ("float32", 494.7e12)):
+            row = self.row(result, "training", model="resnet50", type=data_type)
+            self.assertEqual(row["best"], "eager")
+            self.assertEqual(row["ours"]["median"], 200)
+            self.assertEqual(row["ours"]["rounds"], 3)
+            self.assertAlmostEqual(row["part_of_peak"], 200e12 / peak)
+            self.assertEqual(row["pytorch"]["eager"]["ratio"]["median"], 2)
+        self.assertEqual(self.row(result, "replicas")["ratio"]["median"], 2.5)
+        self.assertEqual(self.row(result, "overhead", model="resnet20")["ratio"]["maximum"], 1.04)
+        copy, first, _ = result["operations"]
+        self.assertAlmostEqual(copy["part_of_bandwidth"], 0.5)
+        self.assertAlmostEqual(first["part_of_peak"], 1e14 / 989.5e12)
+        # (3 × 1e14 + 3e14) / (3 × 1 s + 3 s)
+        self.assertRegex(self.done.stdout, r"convolution +float16 +6000.000 +100.0 +10 %")
+
+    def test_what_hangs_costs_itself(self):
+        begin = time.monotonic()
+        # Of 45 s parts that need 40 at least get their chance, and the one that hangs takes the rest.
+        result = self.bench("--rounds", "1", limit=45)
+        self.assertLess(time.monotonic() - begin, 60)
+        self.assertEqual(self.done.returncode, 0, self.done.stderr)
+        row = self.row(result, "training", model="resnet50", type="float16")
+        self.assertEqual(sorted(row["pytorch"]), ["default", "eager"])
+        self.assertEqual(row["best"], "default")
+        self.assertEqual(self.row(result, "training", model="resnet20")["best"], "reduce-overhead")
+        failed = self.failed(result)
+        self.assertRegex(failed.pop("resnet50, batch 256, float16, PyTorch max-autotune-no-cudagraphs"),
+                         r"no answer within \d+ s")
+        self.assertEqual(set(failed.values()), {"no time was left for it"})
+        self.assertEqual(len(failed), 3)
+
+    def test_stops_where_a_check_fails(self):
+        result = self.bench("--quick", broken="models_tests")
+        self.assertEqual(self.done.returncode, 1)
+        self.assertEqual(self.failed(result), {"checks: models_tests": "failed"})
+        self.assertEqual(result["rows"], [])
+        self.assertIn("1 assertion failed", self.done.stderr)
+
+    def test_without_pytorch(self):
+        result = self.bench("--quick", broken="pytorch")
+        self.assertEqual(self.done.returncode, 0, self.done.stderr)
+        self.assertIn("this PyTorch sees no GPU", self.failed(result)["PyTorch"])
+        row = self.row(result, "training", model="resnet50", type="bfloat16")
+        self.assertEqual((row["ours"]["median"], row["best"], row["pytorch"]), (200, None, {}))
+
+    def test_diverged_models_do_not_count(self):
+        result = self.bench("--quick", broken="stepfloat16")
+        self.assertIn("the loss is no number", self.failed(result)["resnet50, batch 256, float16, PyTorch eager"])
+        self.assertEqual([row for row in result["rows"]
+                          if row["kind"] == "training" and row["type"] == "float16"], [])
+        self.row(result, "training", model="resnet50", type="bfloat16")
+
+    def test_networks_must_be_the_same(self):
+        result = self.bench("--quick", broken="other network")
+        self.assertEqual(self.failed(result)["resnet50, batch 256, float32, PyTorch eager"],
+                         "networks of 10 and 11 parameters")
+
+
+if __name__ == "__main__":
+    unittest.main()
