@@ -151,20 +151,25 @@ std::vector<fe::NumericalNote_t> unwanted(const Convolution& convolution) {
       "); another model.data_type, or channels in multiples of 8, may be supported");
 }
 
-/// A graph that can be executed on the current device. The first engine is taken that the
-/// heuristics name and that is allowed: measuring which is fastest would give other bits at
-/// another run.
+/// Gives a graph that knows its device a plan: the first engine that the heuristics name and that
+/// is allowed. Measuring which is fastest would give other bits at another run.
+fe::error_t choose_plan(fe::graph::Graph& graph, const Convolution& convolution,
+                        std::int64_t workspace_limit) {
+  fe::error_t status = graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
+  if (status.is_good()) {
+    graph.deselect_numeric_notes(unwanted(convolution));
+    graph.deselect_workspace_greater_than(workspace_limit);
+    status = graph.check_support();
+  }
+  return status.is_good() ? graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE) : status;
+}
+
+/// A graph that can be executed on the current device.
 Graph build(const Convolution& convolution, std::int64_t workspace_limit, const std::string& what) {
   Graph graph = make_graph(convolution, what);
   check(graph->validate(), what);
   check(graph->build_operation_graph(own_handle(what)), what);
-  fe::error_t status = graph->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
-  if (status.is_good()) {
-    graph->deselect_numeric_notes(unwanted(convolution));
-    graph->deselect_workspace_greater_than(workspace_limit);
-    status = graph->check_support();
-  }
-  if (status.is_good()) status = graph->build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE);
+  fe::error_t status = choose_plan(*graph, convolution, workspace_limit);
   if (status.is_bad()) fail_without_engine(what, status.get_message());
   return graph;
 }
@@ -282,6 +287,21 @@ class ConvolutionKernel final : public Kernel {
 
 KernelPtr plan(const Convolution& convolution, const std::string& what) {
   return std::make_unique<ConvolutionKernel>(registry().get(convolution, what), what);
+}
+
+std::size_t workspace_on(const Convolution& convolution, const std::string& properties,
+                         int architecture, const std::string& what) {
+  const auto device = std::make_shared<fe::DeviceProperties>();
+  check(device->deserialize({properties.begin(), properties.end()}), what);
+  const Graph graph = make_graph(convolution, what);
+  graph->set_device_properties(device).set_sm_version(architecture);
+  check(graph->validate(), what);
+  check(graph->build_operation_graph(), what);
+  fe::error_t status = choose_plan(*graph, convolution, most_workspace);
+  if (status.is_bad()) throw std::invalid_argument(what + ": " + status.get_message());
+  std::int64_t bytes = 0;
+  check(graph->get_workspace_size(bytes), what);
+  return static_cast<std::size_t>(bytes);
 }
 
 std::size_t planned_convolutions() { return registry().alive(); }
