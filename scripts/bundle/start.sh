@@ -57,10 +57,11 @@ if [[ -n $absent ]]; then
 fi
 if [[ -n $absent ]] && command -v python3 >/dev/null; then
   # NVIDIA's wheels, which PyTorch brings.
-  mapfile -t wheels < <(LD_LIBRARY_PATH=$given python3 -c '
+  wheels=$(LD_LIBRARY_PATH=$given python3 -c '
 import glob, sys
 for path in sys.path:
     print(*glob.glob(glob.escape(path) + "/nvidia/*/lib"), sep="\n")')
+  mapfile -t wheels <<<"$wheels"
   add "${wheels[@]}"
 fi
 [[ -z $absent ]] ||
