@@ -289,24 +289,47 @@ Optimizer::Optimizer(const Network& network, const codelets::SgdSettings& settin
 
 void Optimizer::step(ModelState& state, std::size_t bucket, const Tensor& gradient,
                      float gradient_scale, float learning_rate, int worker, int priority) const {
+  submit(state, {{bucket, &gradient}}, gradient_scale, learning_rate, worker, priority);
+}
+
+void Optimizer::step_all(ModelState& state, std::span<const Tensor> gradients, float gradient_scale,
+                         float learning_rate, int worker, int priority) const {
+  std::vector<Gradient> all;
+  for (std::size_t bucket = 0; bucket < gradients.size(); ++bucket)
+    all.push_back({bucket, &gradients[bucket]});
+  submit(state, std::move(all), gradient_scale, learning_rate, worker, priority);
+}
+
+void Optimizer::submit(ModelState& state, std::vector<Gradient> gradients, float gradient_scale,
+                       float learning_rate, int worker, int priority) const {
   static const Codelet codelet("update", {WorkerKind::cpu, WorkerKind::cuda});
-  const auto& ranges = ranges_[bucket];
-  if (ranges.empty()) return;
-  runtime::submit(codelet,
-                  {{state.parameters[bucket], Access::read_write},
-                   {state.velocity[bucket], Access::read_write},
-                   {gradient, Access::read}},
-                  [&ranges, settings = settings_, gradient_scale,
+  std::erase_if(gradients, [this](const Gradient& g) { return ranges_[g.bucket].empty(); });
+  if (gradients.empty()) return;
+  std::vector<runtime::Use> uses;
+  std::vector<std::size_t> buckets;
+  std::size_t bytes = 0;
+  for (const auto& [bucket, gradient] : gradients) {
+    uses.push_back({state.parameters[bucket], Access::read_write});
+    uses.push_back({state.velocity[bucket], Access::read_write});
+    uses.push_back({*gradient, Access::read});
+    buckets.push_back(bucket);
+    bytes += gradient->bytes();
+  }
+  runtime::submit(codelet, uses,
+                  [this, buckets = std::move(buckets), gradient_scale,
                    learning_rate](const runtime::TaskContext& task) {
                     codelets::on_device(task.kind, [&](auto device) {
-                      codelets::sgd_step(ranges, task.buffer<float>(0), task.buffer<float>(1),
-                                         task.buffer<float>(2), gradient_scale, learning_rate,
-                                         settings, device, task.stream);
+                      for (std::size_t i = 0; i < buckets.size(); ++i) {
+                        codelets::sgd_step(ranges_[buckets[i]], task.buffer<float>(3 * i),
+                                           task.buffer<float>(3 * i + 1),
+                                           task.buffer<float>(3 * i + 2), gradient_scale,
+                                           learning_rate, settings_, device, task.stream);
+                      }
                     });
                   },
                   {.worker = worker,
                    .priority = priority,
-                   .footprint = static_cast<std::uint32_t>(gradient.bytes()),
+                   .footprint = static_cast<std::uint32_t>(bytes),
                    .name = nullptr});
 }
 

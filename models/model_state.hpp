@@ -88,6 +88,9 @@ class Optimizer {
   /// Asynchronous.
   void step(ModelState& state, std::size_t bucket, const runtime::Tensor& gradient,
             float gradient_scale, float learning_rate, int worker = -1, int priority = 0) const;
+  /// All buckets in one task. The optimizer must outlive it.
+  void step_all(ModelState& state, std::span<const runtime::Tensor> gradients, float gradient_scale,
+                float learning_rate, int worker = -1, int priority = 0) const;
 
   /// What of bucket `bucket` is updated, and how.
   [[nodiscard]] std::span<const codelets::ParameterRange> ranges(std::size_t bucket) const {
@@ -95,6 +98,13 @@ class Optimizer {
   }
 
  private:
+  struct Gradient {
+    std::size_t bucket;
+    const runtime::Tensor* gradient;
+  };
+  void submit(ModelState& state, std::vector<Gradient> gradients, float gradient_scale,
+              float learning_rate, int worker, int priority) const;
+
   codelets::SgdSettings settings_;
   std::vector<std::vector<codelets::ParameterRange>> ranges_;  ///< per bucket
 };

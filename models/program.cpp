@@ -22,7 +22,7 @@ Program::Program(const Network& network, int batch, Mode mode, const LoweringOpt
   if (scratch_bytes_ > 0)
     scratch_ = Tensor(runtime::bytes_spec(scratch_bytes_), network.name + ".scratch");
 #ifdef STPT_HAS_CUDA
-  if (on_gpu(options.device)) graphs_ = std::make_shared<codelets::cuda::GraphCache>();
+  if (on_gpu()) graphs_ = std::make_shared<codelets::cuda::GraphCache>();
 #endif
 }
 
@@ -109,7 +109,7 @@ void Program::submit(const ProgramInputs& inputs, int worker, int priority) cons
   static const runtime::Codelet score_on_gpu("score on GPU", {WorkerKind::cuda});
   const bool trains = mode_ == Mode::train;
   const runtime::Codelet& codelet =
-      on_gpu(options_.device) ? (trains ? train_on_gpu : score_on_gpu) : (trains ? train : score);
+      on_gpu() ? (trains ? train_on_gpu : score_on_gpu) : (trains ? train : score);
   std::vector<runtime::Use> uses;
   for (const Segment& segment : segments_) {
     uses.clear();

@@ -90,6 +90,7 @@ class Program {
 
   [[nodiscard]] int batch() const { return batch_; }
   [[nodiscard]] int image_parts() const { return image_parts_; }
+  [[nodiscard]] bool on_gpu() const { return codelets::on_gpu(options_.device); }
   [[nodiscard]] float loss_scale() const { return options_.loss_scale; }
   [[nodiscard]] std::size_t segments() const { return segments_.size(); }
   [[nodiscard]] std::size_t operations() const { return operations_.size(); }

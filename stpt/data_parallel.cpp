@@ -149,7 +149,10 @@ const DataParallel::Plan& DataParallel::plan(const models::Placement& placement)
         uses_redux(team) ? reduction_steps({here(), 1, static_cast<int>(workers)}, here(), here())
                          : reduction_steps(team, placement.owners[bucket], here()));
   }
-  const StepCost cost = step_cost(network_, placement, here());
+  StepCost cost = step_cost(network_, placement, here());
+  // A GPU that has all gradients gains nothing from a task for each bucket.
+  plan.updates_at_once = program_.on_gpu() && team.ranks == 1 && workers == 1;
+  if (plan.updates_at_once) cost.tasks = 2;
   // StarPU counts a task before and one after each message.
   plan.unfinished = static_cast<int>(workers * program_.segments() + cost.tasks +
                                      2 * (cost.sent + cost.received));
@@ -281,7 +284,11 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     program_.submit(inputs, pinned);
   }
   const float mean = 1.0f / (static_cast<float>(placement.team.workers) * program_.loss_scale());
-  for (std::size_t bucket = network_.blocks.size();
+  if (to_do.updates_at_once) {
+    optimizer_.step_all(state, slot.gradients[0], mean, learning_rate,
+                        runtime.worker_for(first_piece), 2);
+  }
+  for (std::size_t bucket = to_do.updates_at_once ? 0 : network_.blocks.size();
        bucket-- > 0;) {  // in the order in which backward ends
     if (network_.blocks[bucket].parameters == 0) continue;
     // Buckets are spread over the GPUs, so that each moves about as many bytes.

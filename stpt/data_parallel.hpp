@@ -94,6 +94,7 @@ class DataParallel {
   /// What this rank does for each bucket of a team's model.
   struct Plan {
     std::vector<std::vector<ReductionStep>> reduction;  ///< [bucket]
+    bool updates_at_once = false;                       ///< all buckets in one task
     int unfinished = 0;                                 ///< tasks that StarPU counts for one step
   };
 

@@ -83,6 +83,18 @@ TEST_CASE("A steady step allocates nothing, waits for nothing and moves no weigh
   CHECK(after.device_to_host_bytes - before.device_to_host_bytes == score_bytes);
 }
 
+TEST_CASE("One worker's step is a graph and a launch for each bucket", "[cuda]") {
+  NEEDS_GPUS(1);
+  constexpr int steps = 10;
+  Bench bench(1, 1, 1, models::Grain::step);
+  bench.steps(8);
+  const EmulatedCudaCounts before = counts();
+  bench.steps(steps);
+  const EmulatedCudaCounts after = counts();
+  CHECK(after.graph_launches - before.graph_launches == steps);
+  CHECK(after.kernel_launches - before.kernel_launches == bench.network.blocks.size() * steps);
+}
+
 TEST_CASE("A steady step on two GPUs moves each bucket to its owner and back", "[cuda]") {
   NEEDS_GPUS(2);
   constexpr int workers = 2, steps = 10;

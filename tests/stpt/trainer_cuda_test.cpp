@@ -103,7 +103,7 @@ TEST_CASE("Every option of Pre-train runs on a GPU", "[cuda]") {
   for (const char* option :
        {"stpt.winner_progress=discarded", "stpt.momentum=reset", "stpt.replica_data=disjoint",
         "stpt.score=training_window", "stpt.score_statistics=running",
-        "stpt.running_statistics=recalibrate", "stpt.pretrain_batch=worker",
+        "stpt.running_statistics=recalibrate", "stpt.pretrain_batch=worker", "training.workers=1",
         "training.optimizer.nesterov=true", "training.optimizer.momentum_form=lr_in_velocity"}) {
     INFO(option);
     const Outcome gpu =
