@@ -82,8 +82,9 @@ GraphCache::~GraphCache() = default;
 void GraphCache::run(int worker, std::size_t work, std::span<void* const> pointers, Stream stream,
                      const std::function<void()>& enqueue) {
   Graphs& graphs = impl_->of(worker, work);
-  if (!std::exchange(graphs.warm, true)) {
+  if (!graphs.warm) {
     enqueue();
+    graphs.warm = true;
     return;
   }
   const cudaStream_t own = native(stream);
