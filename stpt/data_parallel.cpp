@@ -57,26 +57,13 @@ TrainingLog::TrainingLog(const std::string& name)
 DataParallel::DataParallel(const models::Network& network, int workers, int batch, int image_parts,
                            const models::LoweringOptions& options, int in_flight,
                            const models::Optimizer& optimizer, GradientReduction reduction)
-    : program_(network, batch, models::Mode::train, options, image_parts),
+    : batch_(batch),
+      program_(network, batch, models::Mode::train, options, image_parts),
       optimizer_(optimizer),
       in_flight_(in_flight),
       reduction_(reduction),
       network_(network) {
-  for (int number = 0; number < in_flight; ++number) {
-    Slot& slot = slots_.emplace_back();
-    slot.received.resize(network.blocks.size());
-    for (int worker = 0; worker < workers; ++worker) {
-      const std::string name = std::to_string(number) + "." + std::to_string(worker);
-      auto& buckets = slot.gradients.emplace_back();
-      for (const models::Block& block : network.blocks) {
-        buckets.emplace_back(runtime::vector_spec(std::max<std::size_t>(block.parameters, 1)),
-                             "gradient." + name + "." + block.name, Home::host);
-      }
-      slot.scores.emplace_back(
-          runtime::bytes_spec(static_cast<std::size_t>(batch) * sizeof(SampleScore)),
-          "scores." + name);
-    }
-  }
+  reserve(1, static_cast<std::size_t>(workers));
   if (reduction == GradientReduction::redux && runtime::Cluster::current().size() > 1) {
     const models::Team all{0, runtime::Cluster::current().size(), workers};
     const std::vector<int> owners = models::bucket_owners(network, all);
@@ -96,6 +83,37 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
           ? runtime.computing_workers()
           : std::min(static_cast<std::size_t>(workers), 2 * runtime.workers().size());
   for (std::size_t lane = 0; lane < lanes; ++lane) lanes_.push_back(program_.make_lane());
+}
+
+void DataParallel::reserve(std::size_t models, std::size_t workers) {
+  const std::size_t slots = static_cast<std::size_t>(in_flight_) * models;
+  if (slots_.size() < slots) slots_.resize(slots);
+  for (std::size_t number = 0; number < slots; ++number) {
+    Slot& slot = slots_[number];
+    slot.received.resize(network_.blocks.size());
+    for (std::size_t worker = slot.gradients.size(); worker < workers; ++worker) {
+      const std::string name = std::to_string(number) + "." + std::to_string(worker);
+      auto& buckets = slot.gradients.emplace_back();
+      for (const models::Block& block : network_.blocks) {
+        buckets.emplace_back(runtime::vector_spec(std::max<std::size_t>(block.parameters, 1)),
+                             "gradient." + name + "." + block.name, Home::host);
+      }
+      slot.scores.emplace_back(
+          runtime::bytes_spec(static_cast<std::size_t>(batch_) * sizeof(SampleScore)),
+          "scores." + name);
+    }
+  }
+}
+
+DataParallel::Slot& DataParallel::take_slot(const models::Team& team, std::size_t models) {
+  // Where StarPU-MPI sums, all ranks must take the same slot, whatever else they have trained.
+  const bool common = uses_redux(team);
+  std::size_t& next = common ? next_common_slot_ : next_slot_;
+  const std::size_t slots = static_cast<std::size_t>(in_flight_) * (common ? 1 : models);
+  next %= slots;
+  Slot& slot = slots_[next];
+  next = (next + 1) % slots;
+  return slot;
 }
 
 bool DataParallel::uses_redux(const models::Team& team) const {
@@ -258,15 +276,12 @@ void DataParallel::report(const Slot& slot, std::size_t workers, TrainingLog& lo
 }
 
 void DataParallel::step(models::ModelState& state, std::span<const data::Batch> batches,
-                        float learning_rate, TrainingLog& log, int channel,
-                        std::size_t first_piece) {
+                        float learning_rate, TrainingLog& log, int channel, std::size_t first_piece,
+                        std::size_t models) {
   const runtime::Runtime& runtime = runtime::Runtime::current();
   const models::Placement& placement = state.placement;
   const Plan& to_do = plan(placement);
-  // Where StarPU-MPI sums, all ranks must take the same slot, whatever else they have trained.
-  std::size_t& next = uses_redux(placement.team) ? next_common_slot_ : next_slot_;
-  Slot& slot = slots_[next];
-  next = (next + 1) % slots_.size();
+  Slot& slot = take_slot(placement.team, models);
   const auto first = static_cast<std::size_t>(placement.team.first_worker(here()));
   for (std::size_t worker = 0; worker < batches.size(); ++worker) {
     models::ProgramInputs inputs;
@@ -302,7 +317,8 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     if (placement.team.ranks > 1) spread(state, bucket, channel);
   }
   report(slot, batches.size(), log);
-  runtime::Runtime::current().wait_until_at_most(in_flight_ * to_do.unfinished);
+  runtime::Runtime::current().wait_until_at_most(in_flight_ * static_cast<int>(models) *
+                                                 to_do.unfinished);
 }
 
 }  // namespace stpt

@@ -72,14 +72,18 @@ class DataParallel {
                const models::Optimizer& optimizer,
                GradientReduction reduction = GradientReduction::tree);
 
+  /// Makes room for training `models` models in turn, with `workers` of this rank's workers each.
+  void reserve(std::size_t models, std::size_t workers);
+
   /// Adds this rank's tasks of one step of state.placement's team, with a batch for each of its
   /// workers on this rank, then waits until at most `in_flight` steps are unfinished. Throws
   /// runtime::TaskError. `state` and `log` must outlive the step. All ranks of the team call it, in
   /// the same order for all models they share; `channel` is the same on all of them and another one
   /// for models that are trained at the same time (below 2^16). On GPUs its workers are pinned to
-  /// those of the pieces from `first_piece` on (runtime::Runtime::worker_for).
+  /// those of the pieces from `first_piece` on (runtime::Runtime::worker_for). Of `models` models
+  /// that are trained in turn so many steps are under way; there must be room for them.
   void step(models::ModelState& state, std::span<const data::Batch> batches, float learning_rate,
-            TrainingLog& log, int channel = 0, std::size_t first_piece = 0);
+            TrainingLog& log, int channel = 0, std::size_t first_piece = 0, std::size_t models = 1);
 
   [[nodiscard]] const models::Program& program() const { return program_; }
 
@@ -99,6 +103,8 @@ class DataParallel {
   };
 
   const Plan& plan(const models::Placement& placement);
+  /// The slot of the next step.
+  Slot& take_slot(const models::Team& team, std::size_t models);
   /// The gradient's sum, on the bucket's owner; where StarPU-MPI sums over ranks, this rank's part.
   const runtime::Tensor* reduce(Slot& slot, const models::Placement& placement, std::size_t bucket,
                                 const std::vector<ReductionStep>& steps, int channel, int worker);
@@ -106,6 +112,7 @@ class DataParallel {
   void report(const Slot& slot, std::size_t workers, TrainingLog& log) const;
   [[nodiscard]] bool uses_redux(const models::Team& team) const;
 
+  int batch_;
   models::Program program_;
   const models::Optimizer& optimizer_;
   int in_flight_;

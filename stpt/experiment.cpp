@@ -303,8 +303,13 @@ std::uint64_t Experiment::state_bytes() const {
 }
 
 std::uint64_t Experiment::gradient_bytes() const {
+  // Replicas of one worker each train at the same time.
+  const std::size_t candidates = most_candidates();
+  const std::size_t replicas =
+      candidates > 0 && workers_per_replica(candidates) == 1 ? candidates : 0;
   return static_cast<std::uint64_t>(config.runtime.steps_in_flight) *
-         static_cast<std::uint64_t>(most_local_workers()) * parameter_bytes();
+         std::max<std::uint64_t>(static_cast<std::uint64_t>(most_local_workers()), replicas) *
+         parameter_bytes();
 }
 
 std::uint64_t Experiment::activation_bytes() const {

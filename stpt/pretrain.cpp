@@ -91,6 +91,20 @@ void Pretrain::prepare(std::size_t candidates) {
   }
 }
 
+std::size_t Pretrain::make_room(std::size_t first, std::size_t last) {
+  const int here = runtime::Cluster::current().rank();
+  std::size_t replicas = 0, workers = 1;
+  for (std::size_t k = first; k < last; ++k) {
+    if (!replicas_[k]) continue;
+    ++replicas;
+    workers = static_cast<std::size_t>(replicas_[k]->state.placement.team.workers_on(here));
+  }
+  const std::size_t enough = (session_.runtime.computing_workers() + workers - 1) / workers;
+  const std::size_t models = std::max<std::size_t>(std::min(enough, replicas), 1);
+  session_.data_parallel.reserve(models, workers);
+  return models;
+}
+
 std::size_t Pretrain::first_piece(std::size_t replica) const {
   const int here = runtime::Cluster::current().rank();
   std::size_t piece = 0;
@@ -146,6 +160,7 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
   int submitted = 0;
   for (std::size_t first = 0; first < candidates; first += wave) {
     const std::size_t last = std::min(first + wave, candidates);
+    const std::size_t at_once = make_room(first, last);
     for (int iteration = 0; iteration < config.alpha; ++iteration) {
       std::span<const data::Batch> batches;  // of this rank's replicas, which have one team
       for (std::size_t k = first; k < last; ++k) {
@@ -167,7 +182,7 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
         session_.data_parallel.step(
             replica.state, batches,
             static_cast<float>(experiment.schedule.at(plan.first + iteration, rate)), replica.log,
-            channel_of(k), first_piece(k));
+            channel_of(k), first_piece(k), at_once);
       }
     }
   }

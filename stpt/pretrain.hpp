@@ -65,6 +65,9 @@ class Pretrain {
 
  private:
   void prepare(std::size_t candidates);
+  /// How many of this rank's replicas from `first` to `last` are to train at a time, so that no
+  /// StarPU worker is idle; there is room for them then.
+  std::size_t make_room(std::size_t first, std::size_t last);
   void take_snapshot(std::size_t candidates);
   /// Of this rank's workers that train the replica (runtime::Runtime::worker_for).
   [[nodiscard]] std::size_t first_piece(std::size_t replica) const;
