@@ -101,7 +101,7 @@ TEST_CASE("Every option of Pre-train runs on a GPU", "[cuda]") {
   for (const char* option :
        {"stpt.winner_progress=discarded", "stpt.momentum=reset", "stpt.replica_data=disjoint",
         "stpt.score=training_window", "stpt.score_statistics=running",
-        "stpt.running_statistics=recalibrate", "stpt.pretrain_batch=worker", "training.workers=1",
+        "stpt.running_statistics=recalibrate", "stpt.pretrain_batch=worker",
         "training.optimizer.nesterov=true", "training.optimizer.momentum_form=lr_in_velocity"}) {
     INFO(option);
     const Outcome gpu =
@@ -113,6 +113,14 @@ TEST_CASE("Every option of Pre-train runs on a GPU", "[cuda]") {
   }
 }
 
+TEST_CASE("A run of one logical worker on a GPU is that on cores", "[cuda]") {
+  NEEDS_GPUS(1);
+  const Overrides one = run + Overrides{"training.workers=1", "training.batch_per_worker=64"};
+  const Outcome gpu = train_on(1, 1, one), cores = train(one);
+  CHECK(gpu.record.epochs[1].test_loss == Approx(cores.record.epochs[1].test_loss).epsilon(0.05));
+  CHECK(same_bits(gpu.model, train_on(1, 2, one).model));
+}
+
 TEST_CASE("A batch too large for the GPU is refused before anything runs", "[cuda]") {
   NEEDS_GPUS(1);
   const WithEnvironment gpus("STARPU_NCUDA", "1");
@@ -120,7 +128,7 @@ TEST_CASE("A batch too large for the GPU is refused before anything runs", "[cud
     Trainer trainer(
         parse_config(
             "{}", "test",
-            small + Overrides{"model.name=vgg19", "training.workers=1", "data.synthetic.height=64",
+            small + Overrides{"model.name=vgg19", "data.synthetic.height=64",
                               "data.synthetic.width=64", "data.synthetic.train_images=70000",
                               "stpt.alpha=1", "training.batch_per_worker=65536"}),
         "test");
