@@ -259,7 +259,8 @@ GpuChoice Experiment::find_gpus(const std::string& source) const {
   // An eighth is for images.
   const std::uint64_t memory = choice.gpus.front().memory_bytes / 20 * 14;
   const std::uint64_t models =
-      ((most_candidates() + 1) * state_bytes() + gradient_bytes()) / choice.gpus.size() +
+      ((most_candidates() + 1) * state_bytes() + gradient_bytes(choice.gpus.size())) /
+          choice.gpus.size() +
       parameter_bytes();
   if (models + activation_bytes() > memory) {
     throw ConfigError(source, "training.batch_per_worker",
@@ -302,11 +303,12 @@ std::uint64_t Experiment::state_bytes() const {
                                      network.running_statistics * sizeof(float);
 }
 
-std::uint64_t Experiment::gradient_bytes() const {
-  // Replicas of one worker each train at the same time.
+std::uint64_t Experiment::gradient_bytes(std::size_t gpus) const {
+  // On GPUs more replicas than workers may train at the same time.
   const std::size_t candidates = most_candidates();
-  const std::size_t replicas =
-      candidates > 0 && workers_per_replica(candidates) == 1 ? candidates : 0;
+  const std::size_t replicas = candidates > 0 && workers_per_replica(candidates) == 1
+                                   ? std::min(candidates, most_workers_per_gpu * gpus)
+                                   : 0;
   return static_cast<std::uint64_t>(config.runtime.steps_in_flight) *
          std::max<std::uint64_t>(static_cast<std::uint64_t>(most_local_workers()), replicas) *
          parameter_bytes();
@@ -337,7 +339,7 @@ std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
   const std::uint64_t cache = config.data.format == DataFormat::image_folder
                                   ? data::cache_bytes(data, cache_limit(config.data))
                                   : 0;
-  return (candidates + 1) * state_bytes() + gradient_bytes() + batches +
+  return (candidates + 1) * state_bytes() + gradient_bytes(gpu_choice.gpus.size()) + batches +
          chains * activation_bytes() + cache;
 }
 

@@ -75,7 +75,8 @@ struct Experiment {
   [[nodiscard]] std::uint64_t parameter_bytes() const;
   /// Of one model: parameters, velocity, running statistics of this rank's workers.
   [[nodiscard]] std::uint64_t state_bytes() const;
-  [[nodiscard]] std::uint64_t gradient_bytes() const;
+  /// Of the steps under way on so many GPUs, or on cores (0).
+  [[nodiscard]] std::uint64_t gradient_bytes(std::size_t gpus) const;
   [[nodiscard]] std::uint64_t pixel_bytes() const;
   /// Activations of one worker's step, about.
   [[nodiscard]] std::uint64_t activation_bytes() const;

@@ -50,10 +50,9 @@ GpuChoice choose_gpus(std::span<const runtime::Gpu> found, std::optional<int> as
 
 int workers_per_gpu(std::size_t pieces, std::size_t gpus, std::uint64_t available_bytes,
                     std::uint64_t bytes_per_worker) {
-  constexpr std::size_t most = 8;  // streams whose small kernels one GPU can usefully run at a time
   const std::size_t wanted = (pieces + gpus - 1) / gpus;
   const std::size_t fit = available_bytes / std::max<std::uint64_t>(bytes_per_worker, 1);
-  return static_cast<int>(std::clamp<std::size_t>(std::min(wanted, fit), 1, most));
+  return static_cast<int>(std::clamp<std::size_t>(std::min(wanted, fit), 1, most_workers_per_gpu));
 }
 
 }  // namespace stpt

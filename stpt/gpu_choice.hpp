@@ -27,6 +27,9 @@ struct GpuChoice {
 [[nodiscard]] GpuChoice choose_gpus(std::span<const runtime::Gpu> found, std::optional<int> asked,
                                     int most, int part, int parts);
 
+/// Streams whose small kernels one GPU can usefully run at a time.
+inline constexpr std::size_t most_workers_per_gpu = 8;
+
 /// How many workers each of `gpus` GPUs gets: enough for `pieces` pieces of work at once, at most
 /// 8, and at most as many as fit into memory, but one at least.
 [[nodiscard]] int workers_per_gpu(std::size_t pieces, std::size_t gpus,

@@ -128,7 +128,7 @@ TEST_CASE("A batch too large for the GPU is refused before anything runs", "[cud
     Trainer trainer(
         parse_config(
             "{}", "test",
-            small + Overrides{"model.name=vgg19", "data.synthetic.height=64",
+            small + Overrides{"model.name=vgg19", "training.workers=1", "data.synthetic.height=64",
                               "data.synthetic.width=64", "data.synthetic.train_images=70000",
                               "stpt.alpha=1", "training.batch_per_worker=65536"}),
         "test");
