@@ -24,34 +24,10 @@ using cuda::ChannelGroups;
 using cuda::from_float;
 using cuda::load;
 using cuda::load_channels;
+using cuda::Slices;
 using cuda::store;
 using cuda::to_float;
 using cuda::Vector;
-
-// ---- Slices -------------------------------------------------------------------------------------
-
-/// Rows of one block: its slice is blockIdx.x.
-struct Slices {
-  std::int64_t rows;
-  int channels;
-  int rows_a_slice;
-
-  __host__ __device__ int count() const {
-    return static_cast<int>((rows + rows_a_slice - 1) / rows_a_slice);
-  }
-  __device__ std::int64_t begin(int slice) const { return std::int64_t{slice} * rows_a_slice; }
-  __device__ std::int64_t end(int slice) const { return min(begin(slice) + rows_a_slice, rows); }
-};
-
-/// Enough blocks for several on each multiprocessor of a large GPU.
-constexpr std::int64_t enough_blocks = 512;
-
-Slices slices_of(const runtime::Shape& shape, const ChannelGroups& groups) {
-  const std::int64_t rows = shape.n * shape.spatial(), at_once = groups.threads.y;
-  const std::int64_t most = std::max<std::int64_t>(1, enough_blocks / groups.count);
-  const std::int64_t steps = (rows + at_once * most - 1) / (at_once * most);
-  return {rows, static_cast<int>(shape.c), static_cast<int>(steps * at_once)};
-}
 
 /// What the normalisation does to a channel: (x - mean) * scale + shift. Forward and backward share
 /// it to the bit, so that the mask that backward recomputes is the one of forward.
@@ -478,7 +454,7 @@ class Forward final : public Kernel {
       : what_(std::move(what)),
         op_(op),
         groups_(op.norm.x.shape.c, width),
-        slices_(slices_of(op.norm.x.shape, groups_)) {
+        slices_(op.norm.x.shape, groups_) {
     workspace_bytes_ = Workspace(*this, nullptr).bytes;
   }
 
@@ -548,7 +524,7 @@ class Backward final : public Kernel {
       : what_(std::move(what)),
         op_(op),
         groups_(op.norm.x.shape.c, width),
-        slices_(slices_of(op.norm.x.shape, groups_)) {
+        slices_(op.norm.x.shape, groups_) {
     workspace_bytes_ = Workspace(slices_, nullptr).bytes;
   }
 

@@ -14,29 +14,9 @@ namespace {
 using cuda::ChannelGroups;
 using cuda::launch;
 using cuda::load;
+using cuda::Slices;
+using cuda::Sum;
 using cuda::to_float;
-
-/// Rows of channels, cut into slices that depend on the shape only: the sums shall not depend on
-/// the GPU. blockIdx.x is the block's slice.
-struct Slices {
-  std::int64_t rows;
-  int channels;
-  int rows_a_slice;
-
-  Slices(const runtime::Shape& shape, const ChannelGroups& groups)
-      : rows(shape.n * shape.spatial()), channels(static_cast<int>(shape.c)) {
-    constexpr std::int64_t enough_blocks = 512;  // several on each multiprocessor of a large GPU
-    const std::int64_t at_once = groups.threads.y;
-    const std::int64_t most = std::max<std::int64_t>(1, enough_blocks / groups.count);
-    rows_a_slice = static_cast<int>((rows + at_once * most - 1) / (at_once * most) * at_once);
-  }
-
-  __host__ __device__ int count() const {
-    return static_cast<int>((rows + rows_a_slice - 1) / rows_a_slice);
-  }
-  __device__ std::int64_t begin() const { return std::int64_t{blockIdx.x} * rows_a_slice; }
-  __device__ std::int64_t end() const { return min(begin() + rows_a_slice, rows); }
-};
 
 // ---- Bias ---------------------------------------------------------------------------------------
 
@@ -47,8 +27,9 @@ __global__ void __launch_bounds__(cuda::block_threads)
   if (channel >= slices.channels) return;
   float term[width];
   cuda::load_channels(bias + channel, term);
-  const std::int64_t end = slices.end();
-  for (std::int64_t row = slices.begin() + threadIdx.y; row < end; row += blockDim.y) {
+  const int slice = static_cast<int>(blockIdx.x);
+  const std::int64_t end = slices.end(slice);
+  for (std::int64_t row = slices.begin(slice) + threadIdx.y; row < end; row += blockDim.y) {
     T* const at = x + row * slices.channels + channel;
     auto values = load<width>(at);
 #pragma unroll
@@ -84,11 +65,6 @@ class AddBiasKernel final : public Kernel {
 
 // ---- Sums ---------------------------------------------------------------------------------------
 
-struct Sum {
-  float value;
-  __device__ void add(const Sum& other) { value += other.value; }
-};
-
 /// partials[slice][channel]
 template <class T, int width>
 __global__ void __launch_bounds__(cuda::block_threads)
@@ -97,8 +73,9 @@ __global__ void __launch_bounds__(cuda::block_threads)
   const bool has_channel = channel < slices.channels;
   Sum sums[width] = {};
   if (has_channel) {
-    const std::int64_t end = slices.end();
-    for (std::int64_t row = slices.begin() + threadIdx.y; row < end; row += blockDim.y) {
+    const int slice = static_cast<int>(blockIdx.x);
+    const std::int64_t end = slices.end(slice);
+    for (std::int64_t row = slices.begin(slice) + threadIdx.y; row < end; row += blockDim.y) {
       const auto values = load<width>(x + row * slices.channels + channel);
 #pragma unroll
       for (int v = 0; v < width; ++v) sums[v].value += to_float(values.values[v]);

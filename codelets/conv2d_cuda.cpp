@@ -43,8 +43,7 @@ void require_consistent(const std::string& what, const Conv2d& conv) {
 
 void require_nhwc(const std::string& what, const char* name, const TensorSpec& spec) {
   const TensorSpec wanted{spec.shape, spec.type, Layout::nhwc};
-  const bool plain = spec.layout == Layout::nchw || spec.layout == Layout::nhwc;
-  if (plain && cuda::same_memory(spec, wanted)) return;
+  if (runtime::same_memory(spec, wanted)) return;
   throw std::invalid_argument(what + ": " + name + " is in " + runtime::to_string(spec.layout) +
                               "; CUDA's convolutions take nhwc: reorder it before");
 }

@@ -3,6 +3,7 @@
 // In .cu files only.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -18,8 +19,7 @@ inline constexpr unsigned block_threads = 256;
 inline void require_nhwc(const std::string& what, const runtime::TensorSpec& spec) {
   require_plain(what, spec);
   const runtime::Shape& shape = spec.shape;
-  const bool orders_agree = shape.c == 1 || shape.spatial() == 1;
-  if (spec.layout != runtime::Layout::nhwc && !orders_agree)
+  if (!runtime::same_memory(spec, {shape, spec.type, runtime::Layout::nhwc}))
     throw std::invalid_argument(what + ": " + runtime::to_string(spec.layout) +
                                 "; on CUDA the layout must be nhwc");
   if (shape.n < 1 || shape.c < 1 || shape.h < 1 || shape.w < 1)
@@ -82,6 +82,34 @@ __device__ void add_over_rows(Part (&parts)[width]) {
     }
   }
 }
+
+/// Of add_over_rows.
+struct Sum {
+  float value;
+  __device__ void add(const Sum& other) { value += other.value; }
+};
+
+/// Rows of channels, cut into slices that depend on the shape only: what is summed over them shall
+/// not depend on the GPU. A block has one, blockIdx.x, of a group of channels.
+struct Slices {
+  std::int64_t rows;
+  int channels;
+  int rows_a_slice;
+
+  Slices(const runtime::Shape& shape, const ChannelGroups& groups)
+      : rows(shape.n * shape.spatial()), channels(static_cast<int>(shape.c)) {
+    constexpr std::int64_t enough_blocks = 512;  // several on each multiprocessor of a large GPU
+    const std::int64_t at_once = groups.threads.y;
+    const std::int64_t most = std::max<std::int64_t>(1, enough_blocks / groups.count);
+    rows_a_slice = static_cast<int>((rows + at_once * most - 1) / (at_once * most) * at_once);
+  }
+
+  __host__ __device__ int count() const {
+    return static_cast<int>((rows + rows_a_slice - 1) / rows_a_slice);
+  }
+  __device__ std::int64_t begin(int slice) const { return std::int64_t{slice} * rows_a_slice; }
+  __device__ std::int64_t end(int slice) const { return min(begin(slice) + rows_a_slice, rows); }
+};
 
 /// Reads `width` floats, one for each channel.
 template <int width>

@@ -19,6 +19,7 @@ using cuda::ChannelGroups;
 using cuda::from_float;
 using cuda::load;
 using cuda::store;
+using cuda::Sum;
 using cuda::to_float;
 using cuda::Vector;
 using runtime::Shape;
@@ -170,11 +171,6 @@ __global__ void __launch_bounds__(cuda::block_threads)
   for (int v = 0; v < width; ++v) result.values[v] = from_float<T>(sums[v] * share);
   store(dst + row * channels + channel, result);
 }
-
-struct Sum {
-  float value;
-  __device__ void add(const Sum& other) { value += other.value; }
-};
 
 /// For large windows, above all the whole image: a block for each pixel of dst, whose threads share
 /// out the window.

@@ -24,11 +24,6 @@ std::byte* aligned(void* workspace) {
 
 }  // namespace
 
-bool same_memory(const TensorSpec& a, const TensorSpec& b) {
-  const bool orders_agree = a.layout == b.layout || a.shape.c == 1 || a.shape.spatial() == 1;
-  return a.shape == b.shape && a.type == b.type && orders_agree;
-}
-
 Program::Place Program::temporary(std::size_t bytes) {
   const Place place{true, temporaries_};
   temporaries_ += align_workspace(bytes);
@@ -52,7 +47,7 @@ void Program::grow_workspace() {
 }
 
 Program::Place Program::read_as(Place place, const TensorSpec& stored, const TensorSpec& wanted) {
-  if (same_memory(stored, wanted)) return place;
+  if (runtime::same_memory(stored, wanted)) return place;
   const Place copy = temporary(wanted.bytes());
   add(plan(Reorder{stored, wanted}, Cuda{}), {place, copy});
   return copy;
@@ -60,12 +55,12 @@ Program::Place Program::read_as(Place place, const TensorSpec& stored, const Ten
 
 Program::Place Program::write_as(Place place, const TensorSpec& stored,
                                  const TensorSpec& computed) {
-  return same_memory(stored, computed) ? place : temporary(computed.bytes());
+  return runtime::same_memory(stored, computed) ? place : temporary(computed.bytes());
 }
 
 void Program::write_back(Place from, const TensorSpec& computed, Place place,
                          const TensorSpec& stored) {
-  if (same_memory(stored, computed)) return;
+  if (runtime::same_memory(stored, computed)) return;
   add(plan(Reorder{computed, stored}, Cuda{}), {from, place});
 }
 

@@ -55,7 +55,4 @@ class Program final : public Kernel {
   std::vector<Step> steps_;
 };
 
-/// Whether both describe the same memory, element by element.
-[[nodiscard]] bool same_memory(const runtime::TensorSpec& a, const runtime::TensorSpec& b);
-
 }  // namespace stpt::codelets::cuda

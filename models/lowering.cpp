@@ -9,19 +9,6 @@
 #include "models/packing.hpp"
 
 namespace stpt::models {
-namespace {
-
-/// Of two specs of one shape.
-bool same_in_memory(const runtime::TensorSpec& a, const runtime::TensorSpec& b) {
-  const auto plain = [](const runtime::TensorSpec& spec) {
-    return spec.layout == runtime::Layout::nchw || spec.layout == runtime::Layout::nhwc;
-  };
-  const bool one_order = a.shape.spatial() == 1 || a.shape.c == 1;
-  return a.type == b.type && (a.layout == b.layout || (one_order && plain(a) && plain(b)));
-}
-
-}  // namespace
-
 using runtime::Access;
 using runtime::Layout;
 using runtime::Shape;
@@ -145,7 +132,7 @@ void Lowering::emit(const Op& op, const std::string& name, std::vector<Argument>
 
 Lowering::Argument Lowering::as(ActivationId id, const TensorSpec& spec) {
   const Value& source = value(id);
-  if (same_in_memory(source.spec, spec)) return read(source.location);
+  if (runtime::same_memory(source.spec, spec)) return read(source.location);
   const int buffer = new_buffer(spec.bytes());
   emit(codelets::Reorder{source.spec, spec}, "reorder", {read(source.location), write(buffer)});
   return read(buffer);
@@ -333,7 +320,7 @@ void Lowering::emit_loss_backward() {
   TensorSpec spec = logits.spec;
   spec.layout = Layout::nchw;
   spec.type = runtime::DataType::float32;
-  if (!same_in_memory(spec, logits.spec)) {
+  if (!runtime::same_memory(spec, logits.spec)) {
     const int reordered = new_buffer(logits.spec.bytes());
     emit(codelets::Reorder{spec, logits.spec}, "reorder backward",
          {read(logits_gradient_), write(reordered)});

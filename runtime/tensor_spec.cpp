@@ -85,4 +85,13 @@ std::string TensorSpec::to_string() const {
   return shape.to_string() + " " + runtime::to_string(type) + " " + runtime::to_string(layout);
 }
 
+bool same_memory(const TensorSpec& a, const TensorSpec& b) {
+  const auto plain = [](const TensorSpec& spec) {
+    return spec.layout == Layout::nchw || spec.layout == Layout::nhwc;
+  };
+  const bool one_order = a.shape.spatial() == 1 || a.shape.c == 1;
+  return a.shape == b.shape && a.type == b.type &&
+         (a.layout == b.layout || (one_order && plain(a) && plain(b)));
+}
+
 }  // namespace stpt::runtime

@@ -53,4 +53,7 @@ struct TensorSpec {
   friend bool operator==(const TensorSpec&, const TensorSpec&) = default;
 };
 
+/// Whether both describe the same memory, element by element.
+[[nodiscard]] bool same_memory(const TensorSpec& a, const TensorSpec& b);
+
 }  // namespace stpt::runtime
