@@ -61,15 +61,15 @@ TEST_CASE("A lost GPU ends the run in order, and it goes on from the checkpoint"
   CHECK(digest(program.folder() / "out") == digest(program.folder() / "whole"));
 }
 
-TEST_CASE("Memory that runs out in the middle is a failure that says so", "[cuda]") {
+TEST_CASE("An allocation that fails once costs time, and no bits", "[cuda]") {
   NEEDS_GPUS(1);
   Program program;
   write_file(program.folder() / "run.json", small_run);
   const WithEnvironment gpus("STARPU_NCUDA", "1");
+  REQUIRE(program.run({"--config", "run.json", "--output", "whole"}).status == 0);
   const WithEnvironment fail("STPT_EMULATED_FAIL_MALLOC", "12");
   const Outcome outcome = program.run({"--config", "run.json", "--output", "out"});
   INFO(outcome.err);
-  // StarPU may find room by giving up what it keeps; if not, the run says why it ended.
-  CHECK((outcome.status == 0 || outcome.status == 1));
-  if (outcome.status == 1) CHECK_THAT(outcome.err, Catch::Matchers::Contains("memory"));
+  CHECK(outcome.status == 0);  // StarPU gives up what it keeps, and asks again
+  CHECK(digest(program.folder() / "out") == digest(program.folder() / "whole"));
 }

@@ -25,6 +25,7 @@
 #include "tests/catch.hpp"
 #include "tests/data/image_files.hpp"
 #include "tests/data/testing.hpp"
+#include "tests/gpu.hpp"
 #include "tests/stpt/program.hpp"
 
 namespace stpt {
@@ -361,18 +362,8 @@ TEST_CASE("The printed config is a run file that prints itself", "[executable]")
 namespace {
 
 /// Hides the machine's GPUs, and asks for eight.
-class MissingGpus {
- public:
-  MissingGpus() {
-    setenv("CUDA_VISIBLE_DEVICES", "", 1);
-    setenv("STARPU_NCUDA", "8", 1);
-  }
-  ~MissingGpus() {
-    unsetenv("CUDA_VISIBLE_DEVICES");
-    unsetenv("STARPU_NCUDA");
-  }
-  MissingGpus(const MissingGpus&) = delete;
-  MissingGpus& operator=(const MissingGpus&) = delete;
+struct MissingGpus {
+  WithEnvironment hidden{"CUDA_VISIBLE_DEVICES", ""}, asked{"STARPU_NCUDA", "8"};
 };
 
 }  // namespace
