@@ -148,6 +148,10 @@ void choose_layout(Conv2d& conv, Cpu) {
   });
 }
 
+TensorSpec conv2d_weights(const Shape& weights, runtime::DataType, Cpu) {
+  return {weights, runtime::DataType::float32, Layout::nchw};
+}
+
 KernelPtr plan(const Conv2dForward& op, Cpu) {
   const Conv2d& conv = op.conv;
   require_consistent("conv2d forward", conv);

@@ -10,8 +10,7 @@ namespace stpt::codelets {
 
 using runtime::TensorSpec;
 
-/// Geometry shared by the three convolution ops. Weights are always kept as k x c x kernel_h x
-/// kernel_w (row-major, float32), whatever layout the device computes with.
+/// Geometry shared by the three convolution ops.
 struct Conv2d {
   TensorSpec src;  ///< n x c x h x w
   TensorSpec dst;  ///< n x k x oh x ow; layout `any` until choose_layout()
@@ -29,6 +28,13 @@ struct Conv2d {
 /// Fills conv.dst.layout with the layout the implementation computes fastest.
 void choose_layout(Conv2d& conv, Cpu);
 void choose_layout(Conv2d& conv, Cuda);
+
+/// What the three ops take the weights as, and give their gradient as, for weights of k x c x
+/// kernel_h x kernel_w and images of `type`. On cores row-major float32, in which parameters are
+/// kept; on CUDA of the images' type in nhwc, rounded once.
+[[nodiscard]] TensorSpec conv2d_weights(const runtime::Shape& weights, runtime::DataType type, Cpu);
+[[nodiscard]] TensorSpec conv2d_weights(const runtime::Shape& weights, runtime::DataType type,
+                                        Cuda);
 
 /// run(src, weights, [bias,] dst)
 struct Conv2dForward {

@@ -9,16 +9,14 @@
 #include "codelets/elementwise.hpp"
 #include "codelets/program_cuda.hpp"
 
-// The CUDA implementation, in nhwc, by cuDNN. The weights are brought into its order and type at
-// each run: they change at each step, and are small beside the images. cuDNN gives no float32
-// weight gradients of half-precision tensors, so they are rounded once before they are float32.
+// The CUDA implementation, in nhwc, by cuDNN, which gives no float32 weight gradients of
+// half-precision tensors.
 
 namespace stpt::codelets {
 namespace {
 
 using cuda::Program;
 using cudnn::Pass;
-using runtime::DataType;
 using runtime::Layout;
 using runtime::Shape;
 
@@ -54,15 +52,14 @@ struct Problem {
     require_consistent(what, conv);
     require_nhwc(what, "src", conv.src);
     require_nhwc(what, "dst", conv.dst);
-    const Shape shape{conv.dst.shape.c, conv.src.shape.c, conv.kernel_h, conv.kernel_w};
-    canonical_weights = {shape, DataType::float32, Layout::nchw};
-    weights = {shape, conv.src.type, Layout::nhwc};
-    convolution = {pass,           conv.src.type, conv.src.shape, shape,
+    const Shape weights{conv.dst.shape.c, conv.src.shape.c, conv.kernel_h, conv.kernel_w};
+    convolution = {pass,           conv.src.type, conv.src.shape, weights,
                    conv.dst.shape, conv.stride,   conv.padding,   tf32};
   }
 
+  [[nodiscard]] KernelPtr plan() const { return cudnn::plan(convolution, what); }
+
   std::string what;
-  TensorSpec canonical_weights, weights;
   cudnn::Convolution convolution;
 };
 
@@ -73,43 +70,38 @@ void choose_layout(Conv2d& conv, Cuda) {
   conv.dst.layout = Layout::nhwc;
 }
 
+TensorSpec conv2d_weights(const Shape& weights, runtime::DataType type, Cuda) {
+  return {weights, type, Layout::nhwc};
+}
+
 KernelPtr plan(const Conv2dForward& op, Cuda cuda) {
   const Conv2d& conv = op.conv;
   const Problem problem("conv2d forward", conv, Pass::forward, cuda.tf32);
+  if (!conv.bias && !op.relu) return problem.plan();
   auto program = std::make_unique<Program>(conv.bias ? 4 : 3);
-  const auto src = Program::argument(0), bias = Program::argument(2);
-  const auto dst = Program::argument(conv.bias ? 3 : 2);
-  const auto weights =
-      program->read_as(Program::argument(1), problem.canonical_weights, problem.weights);
-  program->add(cudnn::plan(problem.convolution, problem.what), {src, weights, dst});
+  const auto src = Program::argument(0), weights = Program::argument(1);
+  const auto bias = Program::argument(2), dst = Program::argument(conv.bias ? 3 : 2);
+  program->add(problem.plan(), {src, weights, dst});
   if (conv.bias) {
     program->add(plan(AddBias{conv.dst, op.relu}, cuda), {bias, dst});
-  } else if (op.relu) {
+  } else {
     program->add(plan(ReluForward{conv.dst}, cuda), {dst, dst});
   }
   return program;
 }
 
 KernelPtr plan(const Conv2dBackwardData& op, Cuda cuda) {
-  const Problem problem("conv2d backward data", op.conv, Pass::backward_data, cuda.tf32);
-  auto program = std::make_unique<Program>(3);
-  const auto weights =
-      program->read_as(Program::argument(0), problem.canonical_weights, problem.weights);
-  program->add(cudnn::plan(problem.convolution, problem.what),
-               {weights, Program::argument(1), Program::argument(2)});
-  return program;
+  return Problem("conv2d backward data", op.conv, Pass::backward_data, cuda.tf32).plan();
 }
 
 KernelPtr plan(const Conv2dBackwardWeights& op, Cuda cuda) {
   const Conv2d& conv = op.conv;
   const Problem problem("conv2d backward weights", conv, Pass::backward_weights, cuda.tf32);
-  auto program = std::make_unique<Program>(conv.bias ? 4 : 3);
+  if (!conv.bias) return problem.plan();
+  auto program = std::make_unique<Program>(4);
   const auto src = Program::argument(0), d_dst = Program::argument(1);
-  const auto d_weights = Program::argument(2);
-  const auto result = program->write_as(d_weights, problem.canonical_weights, problem.weights);
-  program->add(cudnn::plan(problem.convolution, problem.what), {src, d_dst, result});
-  program->write_back(result, problem.weights, d_weights, problem.canonical_weights);
-  if (conv.bias) program->add(plan(ChannelSums{conv.dst}, cuda), {d_dst, Program::argument(3)});
+  program->add(problem.plan(), {src, d_dst, Program::argument(2)});
+  program->add(plan(ChannelSums{conv.dst}, cuda), {d_dst, Program::argument(3)});
   return program;
 }
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "codelets/elementwise.hpp"
 #include "codelets/launch.cuh"
@@ -173,6 +174,96 @@ class Transposition final : public Kernel {
   Matrices matrices_;
 };
 
+// ---- Several reorders ---------------------------------------------------------------------------
+
+constexpr unsigned elements_a_block = 2048;
+
+/// Matrices that lie one behind the other, each of which is transposed; what keeps its order is one
+/// row.
+struct ReorderPart {
+  std::size_t src, dst;  ///< where they begin, in elements
+  unsigned rows, columns, elements;
+};
+using ReorderParts = cuda::Pieces<ReorderPart>;
+
+/// A thread for each element of the destination. What it reads lies apart, but the block's other
+/// threads read the rest of the same lines.
+template <class To, class From>
+__global__ void reorder_parts(ReorderParts parts, const From* __restrict__ src,
+                              To* __restrict__ dst) {
+  const auto [part, block] = parts.own();
+  const From* from = src + part.src;
+  To* to = dst + part.dst;
+  const unsigned columns = part.columns, rows = part.rows;
+  const unsigned begin = block * elements_a_block;
+  const unsigned end = min(begin + elements_a_block, part.elements);
+#pragma unroll 4
+  for (unsigned i = begin + threadIdx.x; i < end; i += blockDim.x) {
+    const unsigned row = i % rows, column = i / rows % columns, matrix = i / rows / columns;
+    to[i] = cuda::from_float<To>(cuda::to_float(from[(matrix * rows + row) * columns + column]));
+  }
+}
+
+template <class To, class From>
+class PartwiseReorder final : public Kernel {
+ public:
+  PartwiseReorder(std::string what, std::vector<ReorderPart> parts)
+      : what_(std::move(what)), parts_(std::move(parts)) {}
+  void run(std::span<void* const> args, void*, Stream stream) const override {
+    constexpr unsigned threads = 256;
+    ReorderParts batch{};
+    const auto launch_batch = [&] {
+      if (batch.count == 0) return;
+      launch(what_, reorder_parts<To, From>, batch.blocks, threads, stream, batch,
+             static_cast<const From*>(args[0]), static_cast<To*>(args[1]));
+      batch = {};
+    };
+    for (const ReorderPart& part : parts_) {
+      batch.add(part, (part.elements + elements_a_block - 1) / elements_a_block);
+      if (batch.full()) launch_batch();
+    }
+    launch_batch();
+  }
+
+ private:
+  std::string what_;
+  std::vector<ReorderPart> parts_;
+};
+
+/// Throws std::invalid_argument, which begins with `what`, if CUDA has no such reorder.
+void check(const Reorder& op, const std::string& what) {
+  cuda::require_plain(what, op.src);
+  cuda::require_plain(what, op.dst);
+  if (op.src.shape != op.dst.shape)
+    throw std::invalid_argument(what + ": both shapes must be the same");
+}
+
+bool same_order(const Reorder& op) {
+  const runtime::Shape& shape = op.src.shape;
+  return op.src.layout == op.dst.layout || shape.c == 1 || shape.spatial() == 1;
+}
+
+ReorderPart part_of(const Reorders::Part& part, const std::string& what) {
+  check(part.reorder, what);
+  const auto& [src, dst] = part.reorder;
+  const runtime::Shape& shape = src.shape;
+  const std::size_t src_size = runtime::size_of(src.type), dst_size = runtime::size_of(dst.type);
+  if (shape.elements() < 1 || shape.elements() > 0x7fffffff)
+    throw std::invalid_argument(what + ": a part must have 1 to 2^31 - 1 values");
+  if (part.src_offset % src_size != 0 || part.dst_offset % dst_size != 0)
+    throw std::invalid_argument(what + ": offsets must be those of whole values");
+  ReorderPart result{part.src_offset / src_size, part.dst_offset / dst_size, 1, 1,
+                     static_cast<unsigned>(shape.elements())};
+  if (same_order(part.reorder)) {
+    result.columns = result.elements;
+  } else {
+    const bool to_nhwc = dst.layout == Layout::nhwc;
+    result.rows = static_cast<unsigned>(to_nhwc ? shape.c : shape.spatial());
+    result.columns = static_cast<unsigned>(to_nhwc ? shape.spatial() : shape.c);
+  }
+  return result;
+}
+
 }  // namespace
 
 KernelPtr plan(const ReluForward& op, Cuda) { return plan_map<1>("ReluForward", op.x, Rectify{}); }
@@ -181,13 +272,10 @@ KernelPtr plan(const Add& op, Cuda) { return plan_map<2>("Add", op.x, Sum{op.rel
 
 KernelPtr plan(const Reorder& op, Cuda) {
   const std::string what = "reorder " + op.src.to_string() + " to " + op.dst.to_string();
-  const std::int64_t count = checked_count(what, op.src);
-  cuda::require_plain(what, op.dst);
-  if (op.src.shape != op.dst.shape)
-    throw std::invalid_argument(what + ": both shapes must be the same");
+  check(op, what);
+  const std::int64_t count = op.src.shape.elements();
   const std::int64_t channels = op.src.shape.c, spatial = op.src.shape.spatial();
-  const bool same_order = op.src.layout == op.dst.layout || channels == 1 || spatial == 1;
-  if (!same_order && channels * spatial > 0x7fffffff)
+  if (!same_order(op) && channels * spatial > 0x7fffffff)
     throw std::invalid_argument(what + ": an image must have fewer than 2^31 values");
   const Matrices to_nhwc{op.src.shape.n, static_cast<unsigned>(channels),
                          static_cast<unsigned>(spatial)};
@@ -197,9 +285,27 @@ KernelPtr plan(const Reorder& op, Cuda) {
     return cuda::with_type(op.dst.type, what, [&](auto to) -> KernelPtr {
       using From = decltype(from);
       using To = decltype(to);
-      if (same_order || count == 0) return std::make_unique<Conversion<To, From>>(what, count);
+      if (same_order(op) || count == 0) return std::make_unique<Conversion<To, From>>(what, count);
       return std::make_unique<Transposition<To, From>>(
           what, op.dst.layout == Layout::nhwc ? to_nhwc : to_nchw);
+    });
+  });
+}
+
+KernelPtr plan(const Reorders& op, Cuda) {
+  const std::string what = "reorder of " + std::to_string(op.parts.size()) + " tensors";
+  if (op.parts.empty()) throw std::invalid_argument(what + ": at least one is needed");
+  const auto& [src, dst] = op.parts.front().reorder;
+  std::vector<ReorderPart> parts;
+  for (const Reorders::Part& part : op.parts) {
+    if (part.reorder.src.type != src.type || part.reorder.dst.type != dst.type)
+      throw std::invalid_argument(what + ": all must have the same two types");
+    parts.push_back(part_of(part, what));
+  }
+  return cuda::with_type(src.type, what, [&](auto from) {
+    return cuda::with_type(dst.type, what, [&](auto to) -> KernelPtr {
+      return std::make_unique<PartwiseReorder<decltype(to), decltype(from)>>(what,
+                                                                             std::move(parts));
     });
   });
 }

@@ -1,6 +1,9 @@
 // Elementwise ops on tensors of one spec, and sums over flat buffers.
 #pragma once
 
+#include <cstddef>
+#include <vector>
+
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -31,6 +34,16 @@ struct Reorder {
   TensorSpec dst;
 };
 
+/// Several reorders from one buffer into another: one launch on CUDA, where all have the same two
+/// types. run(src, dst)
+struct Reorders {
+  struct Part {
+    Reorder reorder;
+    std::size_t src_offset = 0, dst_offset = 0;  ///< in bytes
+  };
+  std::vector<Part> parts;
+};
+
 /// All bytes 0. run(x)
 struct Clear {
   std::size_t bytes = 0;
@@ -44,6 +57,8 @@ struct Clear {
 [[nodiscard]] KernelPtr plan(const Add& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Reorder& op, Cpu);
 [[nodiscard]] KernelPtr plan(const Reorder& op, Cuda);
+[[nodiscard]] KernelPtr plan(const Reorders& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Reorders& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Clear& op, Cpu);
 [[nodiscard]] KernelPtr plan(const Clear& op, Cuda);
 

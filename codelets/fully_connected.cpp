@@ -66,6 +66,10 @@ struct Problem {
 
 }  // namespace
 
+TensorSpec fully_connected_weights(const Shape& weights, runtime::DataType, Cpu) {
+  return {weights, runtime::DataType::float32, Layout::nchw};
+}
+
 KernelPtr plan(const FullyConnectedForward& op, Cpu) {
   require_consistent("fully connected forward", op.fc);
   const std::string name = describe_op("fully connected forward", op.fc);

@@ -9,11 +9,18 @@ namespace stpt::codelets {
 
 using runtime::TensorSpec;
 
-/// Weights are k x (c*h*w), row-major, float32; the bias has k elements.
+/// Weights are k x (c*h*w), row-major; the bias has k elements (float32).
 struct FullyConnected {
   TensorSpec src;  ///< n x c x h x w, any layout
   TensorSpec dst;  ///< n x k x 1 x 1, nchw
 };
+
+/// What forward and backward take the weights as, for a source of `type`: float32, in which
+/// parameters are kept, on cores; the source's type on CUDA. Their gradient is float32 on both.
+[[nodiscard]] TensorSpec fully_connected_weights(const runtime::Shape& weights,
+                                                 runtime::DataType type, Cpu);
+[[nodiscard]] TensorSpec fully_connected_weights(const runtime::Shape& weights,
+                                                 runtime::DataType type, Cuda);
 
 /// run(src, weights, bias, dst)
 struct FullyConnectedForward {

@@ -11,7 +11,7 @@
 
 // The CUDA implementation, by cuBLASLt. A source in another order than nchw is reordered, which is
 // cheaper than bringing the (mostly larger) weights into its order. All factors are of the source's
-// type; the weights are brought into it at each run, for they change at each step.
+// type.
 
 namespace stpt::codelets {
 namespace {
@@ -29,9 +29,7 @@ struct Problem {
         inputs(fc.src.shape.c * fc.src.shape.spatial()),
         outputs(fc.dst.shape.c),
         src{fc.src.shape, fc.src.type, Layout::nchw},
-        dst{fc.dst.shape, fc.src.type, Layout::nchw},
-        canonical_weights{{outputs, inputs, 1, 1}, DataType::float32, Layout::nchw},
-        weights{canonical_weights.shape, fc.src.type, Layout::nchw} {
+        dst{fc.dst.shape, fc.src.type, Layout::nchw} {
     const auto fail = [&](const std::string& reason) {
       throw std::invalid_argument(what + ": " + reason);
     };
@@ -47,10 +45,13 @@ struct Problem {
   std::string what;
   std::int64_t n, inputs, outputs;
   TensorSpec src, dst;  ///< as factors
-  TensorSpec canonical_weights, weights;
 };
 
 }  // namespace
+
+TensorSpec fully_connected_weights(const Shape& weights, DataType type, Cuda) {
+  return {weights, type, Layout::nchw};
+}
 
 KernelPtr plan(const FullyConnectedForward& op, Cuda cuda) {
   const FullyConnected& fc = op.fc;
@@ -58,8 +59,6 @@ KernelPtr plan(const FullyConnectedForward& op, Cuda cuda) {
   auto program = std::make_unique<Program>(4);
   const auto bias = Program::argument(2), dst = Program::argument(3);
   const auto src = program->read_as(Program::argument(0), fc.src, problem.src);
-  const auto weights =
-      program->read_as(Program::argument(1), problem.canonical_weights, problem.weights);
   const cublaslt::Product product{.rows = problem.n,
                                   .columns = problem.outputs,
                                   .depth = problem.inputs,
@@ -67,7 +66,7 @@ KernelPtr plan(const FullyConnectedForward& op, Cuda cuda) {
                                   .factors = fc.src.type,
                                   .result = fc.dst.type,
                                   .tf32 = cuda.tf32};
-  program->add(cublaslt::plan(product, problem.what), {src, weights, dst});
+  program->add(cublaslt::plan(product, problem.what), {src, Program::argument(1), dst});
   program->add(plan(AddBias{fc.dst, op.relu}, cuda), {bias, dst});
   return program;
 }
@@ -76,8 +75,6 @@ KernelPtr plan(const FullyConnectedBackwardData& op, Cuda cuda) {
   const FullyConnected& fc = op.fc;
   const Problem problem("fully connected backward data", fc);
   auto program = std::make_unique<Program>(3);
-  const auto weights =
-      program->read_as(Program::argument(0), problem.canonical_weights, problem.weights);
   const auto d_dst = program->read_as(Program::argument(1), fc.dst, problem.dst);
   const auto d_src = program->write_as(Program::argument(2), fc.src, problem.src);
   const cublaslt::Product product{.rows = problem.n,
@@ -86,7 +83,7 @@ KernelPtr plan(const FullyConnectedBackwardData& op, Cuda cuda) {
                                   .factors = fc.src.type,
                                   .result = fc.src.type,
                                   .tf32 = cuda.tf32};
-  program->add(cublaslt::plan(product, problem.what), {d_dst, weights, d_src});
+  program->add(cublaslt::plan(product, problem.what), {d_dst, Program::argument(0), d_src});
   program->write_back(d_src, problem.src, Program::argument(2), fc.src);
   return program;
 }

@@ -35,6 +35,36 @@ void launch(const std::string& what, void (*kernel)(Parameters...), dim3 blocks,
   return static_cast<unsigned>(std::clamp<std::int64_t>(wanted, 1, most));
 }
 
+/// Pieces of work that one launch does, passed to the kernel by value. Each has some blocks of its
+/// own. A plain struct, so that it may be an argument.
+template <class Piece>
+struct Pieces {
+  static constexpr int most = 64;
+  Piece pieces[most];
+  unsigned first_block[most];
+  int count;
+  unsigned blocks;  ///< of all
+
+  [[nodiscard]] bool full() const { return count == most; }
+  void add(const Piece& piece, unsigned its_blocks) {
+    pieces[count] = piece;
+    first_block[count++] = blocks;
+    blocks += its_blocks;
+  }
+
+  struct Own {
+    const Piece& piece;
+    unsigned block;  ///< the calling block's number among those of the piece
+  };
+  /// The calling block's piece: the last one that begins at this block or before.
+  [[nodiscard]] __device__ Own own() const {
+    int mine = 0;
+    for (int half = most / 2; half > 0; half /= 2)
+      if (mine + half < count && first_block[mine + half] <= blockIdx.x) mine += half;
+    return {pieces[mine], blockIdx.x - first_block[mine]};
+  }
+};
+
 /// Throws std::invalid_argument, which begins with `what`, unless the tensor is one that CUDA's
 /// kernels take.
 inline void require_plain(const std::string& what, const runtime::TensorSpec& spec) {

@@ -9,21 +9,14 @@ namespace {
 
 // ---- SGD ----------------------------------------------------------------------------------------
 
-constexpr int ranges_a_launch = 64;
 constexpr unsigned sgd_threads = 256;
 constexpr std::size_t elements_a_block = 4096;
 
 struct Range {
   std::size_t offset, count;
-  unsigned first_block;
   float weight_decay;
 };
-
-/// Passed to the kernel by value.
-struct Ranges {
-  Range ranges[ranges_a_launch];
-  int count;
-};
+using Ranges = cuda::Pieces<Range>;
 
 struct Rates {
   float gradient_scale, learning_rate, momentum;
@@ -48,13 +41,8 @@ template <bool lr_in_velocity, bool nesterov>
 __global__ void __launch_bounds__(sgd_threads)
     sgd_kernel(Ranges ranges, float* __restrict__ weights, float* __restrict__ velocity,
                const float* __restrict__ gradient, Rates rates) {
-  int mine = 0;  // the last range that begins at this block or before
-  for (int half = ranges_a_launch / 2; half > 0; half /= 2) {
-    if (mine + half < ranges.count && ranges.ranges[mine + half].first_block <= blockIdx.x)
-      mine += half;
-  }
-  const Range& range = ranges.ranges[mine];
-  const std::size_t begin = (blockIdx.x - range.first_block) * elements_a_block;
+  const auto [range, block] = ranges.own();
+  const std::size_t begin = block * elements_a_block;
   const int count = static_cast<int>(min(range.count - begin, elements_a_block));
   float* w = weights + range.offset + begin;
   float* v = velocity + range.offset + begin;
@@ -101,20 +89,18 @@ void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* vel
           ? (settings.nesterov ? sgd_kernel<true, true> : sgd_kernel<true, false>)
           : (settings.nesterov ? sgd_kernel<false, true> : sgd_kernel<false, false>);
   Ranges batch{};
-  unsigned blocks = 0;
   const auto launch_batch = [&] {
     if (batch.count == 0) return;
-    cuda::launch("SGD step of " + std::to_string(batch.count) + " parameter ranges", kernel, blocks,
-                 sgd_threads, stream, batch, weights, velocity, gradient,
+    cuda::launch("SGD step of " + std::to_string(batch.count) + " parameter ranges", kernel,
+                 batch.blocks, sgd_threads, stream, batch, weights, velocity, gradient,
                  Rates{gradient_scale, learning_rate, settings.momentum});
-    batch.count = 0;
-    blocks = 0;
+    batch = {};
   };
   for (const auto& [offset, count, decay] : ranges) {
     if (count == 0) continue;
-    batch.ranges[batch.count++] = {offset, count, blocks, decay ? settings.weight_decay : 0.0f};
-    blocks += static_cast<unsigned>((count + elements_a_block - 1) / elements_a_block);
-    if (batch.count == ranges_a_launch) launch_batch();
+    batch.add({offset, count, decay ? settings.weight_decay : 0.0f},
+              static_cast<unsigned>((count + elements_a_block - 1) / elements_a_block));
+    if (batch.full()) launch_batch();
   }
   launch_batch();
 }

@@ -4,7 +4,6 @@
 #include <functional>
 #include <stdexcept>
 
-#include "codelets/elementwise.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
 #include "models/packing.hpp"
 
@@ -99,6 +98,74 @@ Lowering::Argument Lowering::gradient_of(int index) {
   return {Resource::gradients, bucket, parameter.offset * sizeof(float), Access::read_write};
 }
 
+const Parameter& Lowering::weight_of(const Layer& layer) const {
+  return network_.parameters[static_cast<std::size_t>(layer.weight)];
+}
+
+TensorSpec Lowering::weights_spec(const Layer& layer) const {
+  const Shape& shape = weight_of(layer).shape;
+  return std::visit(
+      [&](auto device) {
+        return layer.kind == LayerKind::convolution
+                   ? codelets::conv2d_weights(shape, network_.data_type, device)
+                   : codelets::fully_connected_weights(shape, network_.data_type, device);
+      },
+      program_.options_.device);
+}
+
+Lowering::ConvertedWeights& Lowering::converted_weights(int bucket) {
+  const auto [found, fresh] = converted_.try_emplace(bucket);
+  ConvertedWeights& converted = found->second;
+  if (!fresh) return converted;
+  codelets::Reorders reorders;
+  for (const Layer& layer : network_.layers) {
+    if (layer.kind != LayerKind::convolution && layer.kind != LayerKind::fully_connected) continue;
+    const Parameter& weight = weight_of(layer);
+    const TensorSpec kept{weight.shape, runtime::DataType::float32, Layout::nchw};
+    const TensorSpec wanted = weights_spec(layer);
+    if (weight.bucket != bucket || runtime::same_memory(kept, wanted)) continue;
+    const codelets::Reorders::Part part{
+        {kept, wanted}, weight.offset * sizeof(float), converted.bytes};
+    converted.parts.emplace(layer.weight, part);
+    converted.bytes += runtime::align_up(wanted.bytes());
+    reorders.parts.push_back(part);
+  }
+  if (reorders.parts.empty()) return converted;
+  converted.weights = new_buffer(converted.bytes);
+  emit(reorders, "convert weights",
+       {{Resource::parameters, bucket, 0, Access::read}, write(converted.weights)});
+  return converted;
+}
+
+Lowering::Argument Lowering::weights(const Layer& layer) {
+  const ConvertedWeights& converted = converted_weights(weight_of(layer).bucket);
+  const auto part = converted.parts.find(layer.weight);
+  if (part == converted.parts.end()) return parameter(layer.weight);
+  Argument argument = read(converted.weights);
+  argument.offset = part->second.dst_offset;
+  return argument;
+}
+
+Lowering::Argument Lowering::gradient_of_weights(const Layer& layer) {
+  ConvertedWeights& converted = converted_weights(weight_of(layer).bucket);
+  const auto part = converted.parts.find(layer.weight);
+  if (part == converted.parts.end()) return gradient_of(layer.weight);
+  if (converted.gradients < 0) converted.gradients = new_buffer(converted.bytes);
+  const auto& [reorder, kept_offset, offset] = part->second;
+  converted.given.parts.push_back({{reorder.dst, reorder.src}, offset, kept_offset});
+  Argument argument = write(converted.gradients);
+  argument.offset = offset;
+  return argument;
+}
+
+void Lowering::emit_gradients_of(int bucket) {
+  const auto found = converted_.find(bucket);
+  if (found == converted_.end() || found->second.given.parts.empty()) return;
+  Argument destination = gradient_of(found->second.parts.begin()->first);
+  destination.offset = 0;  // of the bucket, which the parts' offsets refer to
+  emit(found->second.given, "convert gradients", {read(found->second.gradients), destination});
+}
+
 Lowering::Argument Lowering::running(int offset, Access access) const {
   return {Resource::running, 0, static_cast<std::size_t>(offset) * sizeof(float), access};
 }
@@ -188,7 +255,16 @@ void Lowering::emit_operations() {
   if (mode_ != Mode::train) return;
   backward_ = true;
   emit_loss_backward();
-  for (std::size_t node = nodes_.size(); node-- > 0;) emit_backward(node);
+  std::map<int, int> convolutions;  // of each bucket, whose backward is still to come
+  for (const Node& node : nodes_)
+    if (node.layer->kind == LayerKind::convolution) ++convolutions[weight_of(*node.layer).bucket];
+  for (std::size_t index = nodes_.size(); index-- > 0;) {
+    emit_backward(index);
+    const Layer& layer = *nodes_[index].layer;
+    if (layer.kind != LayerKind::convolution) continue;
+    const int bucket = weight_of(layer).bucket;
+    if (--convolutions[bucket] == 0) emit_gradients_of(bucket);
+  }
 }
 
 void Lowering::emit_forward(std::size_t index) {
@@ -207,7 +283,7 @@ void Lowering::emit_forward(std::size_t index) {
               layer.stride,  layer.padding, layer.bias >= 0};
       std::visit([&conv](auto device) { codelets::choose_layout(conv, device); },
                  program_.options_.device);
-      std::vector<Argument> arguments{read(value(x).location), parameter(layer.weight)};
+      std::vector<Argument> arguments{read(value(x).location), weights(layer)};
       if (conv.bias) arguments.push_back(parameter(layer.bias));
       arguments.push_back(define(node.output, conv.dst).location);
       emit(codelets::Conv2dForward{conv, node.relu}, layer.name, std::move(arguments));
@@ -291,7 +367,7 @@ void Lowering::emit_forward(std::size_t index) {
       TensorSpec stored = fc.dst;
       if (on_gpu()) stored.layout = Layout::nhwc;  // the same in memory
       emit(codelets::FullyConnectedForward{fc, node.relu}, layer.name,
-           {read(value(x).location), parameter(layer.weight), parameter(layer.bias),
+           {read(value(x).location), weights(layer), parameter(layer.bias),
             define(node.output, stored).location});
       break;
     }
@@ -381,12 +457,12 @@ void Lowering::emit_backward(std::size_t index) {
   switch (layer.kind) {
     case LayerKind::convolution: {
       const Gradient gradient = after_relu();
-      std::vector<Argument> arguments{input, read(gradient.buffer), gradient_of(layer.weight)};
+      std::vector<Argument> arguments{input, read(gradient.buffer), gradient_of_weights(layer)};
       if (kept.conv.bias) arguments.push_back(gradient_of(layer.bias));
       emit(codelets::Conv2dBackwardWeights{kept.conv}, name + " weights", std::move(arguments));
       if (input_needs_gradient) {
         emit(codelets::Conv2dBackwardData{kept.conv}, name + " data",
-             {parameter(layer.weight), read(gradient.buffer), write(contribute(x))});
+             {weights(layer), read(gradient.buffer), write(contribute(x))});
       }
       break;
     }
@@ -457,7 +533,7 @@ void Lowering::emit_backward(std::size_t index) {
            {input, read(gradient.buffer), gradient_of(layer.weight), gradient_of(layer.bias)});
       if (input_needs_gradient) {
         emit(codelets::FullyConnectedBackwardData{kept.fc}, name + " data",
-             {parameter(layer.weight), read(gradient.buffer), write(contribute(x))});
+             {weights(layer), read(gradient.buffer), write(contribute(x))});
       }
       break;
     }

@@ -10,6 +10,7 @@
 
 #include "codelets/batch_norm.hpp"
 #include "codelets/conv2d.hpp"
+#include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
 #include "codelets/pool2d.hpp"
 #include "models/program.hpp"
@@ -59,6 +60,15 @@ class Lowering {
     Argument location;
     std::vector<Gradient> gradients;  ///< parts to be added
   };
+  /// A bucket's weights as the device's ops want them, where that is not as parameters are kept,
+  /// and their gradients likewise. All are converted at once, ahead of the first op that needs one
+  /// and behind the last that gives one: they change at each step, and few launches do it.
+  struct ConvertedWeights {
+    int weights = -1, gradients = -1;               ///< buffers
+    std::size_t bytes = 0;                          ///< of each
+    std::map<int, codelets::Reorders::Part> parts;  ///< of the parameters; from their bucket
+    codelets::Reorders given;                       ///< gradients, to their bucket
+  };
   /// What forward leaves for a node's backward.
   struct Kept {
     codelets::Conv2d conv;
@@ -89,7 +99,15 @@ class Lowering {
   Gradient total_gradient(ActivationId id, bool writable);
   [[nodiscard]] runtime::Shape batched(const runtime::Shape& shape) const;
 
+  [[nodiscard]] const Parameter& weight_of(const Layer& layer) const;
   [[nodiscard]] Argument parameter(int index) const;
+  /// The layer's weights, and where to put their gradient, as its ops want them.
+  [[nodiscard]] runtime::TensorSpec weights_spec(const Layer& layer) const;
+  Argument weights(const Layer& layer);
+  Argument gradient_of_weights(const Layer& layer);
+  ConvertedWeights& converted_weights(int bucket);
+  /// Brings the gradients of a bucket's weights to where the optimizer looks for them.
+  void emit_gradients_of(int bucket);
   [[nodiscard]] Argument gradient_of(int parameter);
   [[nodiscard]] bool on_gpu() const { return codelets::on_gpu(program_.options_.device); }
   [[nodiscard]] Argument running(int offset, runtime::Access access) const;
@@ -111,8 +129,9 @@ class Lowering {
   std::vector<Emitted> emitted_;
   int block_ = 0;
   bool backward_ = false;
-  int logits_gradient_ = -1;  ///< buffer
-  std::set<int> cleared_;     ///< buckets whose gradient this program clears
+  int logits_gradient_ = -1;                   ///< buffer
+  std::set<int> cleared_;                      ///< buckets whose gradient this program clears
+  std::map<int, ConvertedWeights> converted_;  ///< by bucket
 };
 
 }  // namespace stpt::models

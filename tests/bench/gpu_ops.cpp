@@ -194,29 +194,27 @@ void convolutions(Bench& bench, const Options& options, const models::Network& n
     auto& [conv, count] = found;
     conv.dst.layout = Layout::any;
     codelets::choose_layout(conv, Cuda{options.tf32});
-    const std::int64_t weights =
-        conv.dst.shape.c * conv.src.shape.c * conv.kernel_h * conv.kernel_w;
+    const TensorSpec weights = codelets::conv2d_weights(
+        {conv.dst.shape.c, conv.src.shape.c, conv.kernel_h, conv.kernel_w}, options.type, Cuda{});
     const std::string shape =
         std::to_string(conv.src.shape.c) + "x" + std::to_string(conv.src.shape.h) + "x" +
         std::to_string(conv.src.shape.w) + " to " + std::to_string(conv.dst.shape.c) + ", " +
         std::to_string(conv.kernel_h) + "x" + std::to_string(conv.kernel_w) + "/" +
         std::to_string(conv.stride);
-    const Bench::Cost cost{
-        2.0 * static_cast<double>(conv.dst.shape.n * conv.dst.shape.spatial() * weights),
-        bytes(conv.src) + bytes(conv.dst) +
-            static_cast<double>(weights * std::int64_t{sizeof(float)}),
-        count};
+    const Bench::Cost cost{2.0 * static_cast<double>(conv.dst.shape.n * conv.dst.shape.spatial() *
+                                                     weights.shape.elements()),
+                           bytes(conv.src) + bytes(conv.dst) + bytes(weights), count};
     const codelets::Device device = options.device();
     bench.time("convolution forward", shape, cost,
-               {buffer(conv.src), floats(weights), buffer(conv.dst)},
+               {buffer(conv.src), buffer(weights), buffer(conv.dst)},
                codelets::plan(codelets::Conv2dForward{conv}, device));
     if (conv.src.shape.c != network.input().c) {  // nobody needs the gradient of the images
       bench.time("convolution backward data", shape, cost,
-                 {floats(weights), buffer(conv.dst), buffer(conv.src)},
+                 {buffer(weights), buffer(conv.dst), buffer(conv.src)},
                  codelets::plan(codelets::Conv2dBackwardData{conv}, device));
     }
     bench.time("convolution backward weights", shape, cost,
-               {buffer(conv.src), buffer(conv.dst), floats(weights)},
+               {buffer(conv.src), buffer(conv.dst), buffer(weights)},
                codelets::plan(codelets::Conv2dBackwardWeights{conv}, device));
   }
 }

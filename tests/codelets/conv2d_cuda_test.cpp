@@ -37,6 +37,12 @@ std::vector<Case> gpu_cases() {
   return cases;
 }
 
+/// The weights as CUDA's convolutions take them.
+TensorSpec weights_of(const Conv2d& conv) {
+  return codelets::conv2d_weights(
+      {conv.dst.shape.c, conv.src.shape.c, conv.kernel_h, conv.kernel_w}, conv.src.type, Cuda{});
+}
+
 struct Results {
   std::vector<float> dst, rectified, d_src, d_weights, d_bias;
 };
@@ -44,7 +50,8 @@ struct Results {
 Results run(const Conv2d& conv, Cuda cuda, std::span<const float> src_values,
             std::span<const float> weight_values, std::span<const float> bias_values,
             std::span<const float> d_dst_values) {
-  DeviceTensor src(conv.src, src_values), weights(weight_values), bias(bias_values);
+  DeviceTensor src(conv.src, src_values), weights(weights_of(conv), weight_values);
+  DeviceTensor bias(bias_values);
   DeviceTensor d_dst(conv.dst, d_dst_values);
   DeviceTensor dst(conv.dst), rectified(conv.dst), d_src(conv.src);
   DeviceTensor d_weights(weights.spec()), d_bias(bias.spec());
@@ -188,7 +195,8 @@ TEST_CASE("conv2d on a GPU gives the same bits in every thread", "[cuda][conv2d]
   const Case c{{2, 16, 9, 9}, 32, 3, 3, 2, 1, true};
   const Conv2d conv = on_gpu(c, DataType::bfloat16);
   const auto kernel = plan(Conv2dForward{conv, true}, Cuda{});
-  DeviceTensor weights(random_values(weight_count(c), 1)), bias(random_values(c.filters, 2));
+  DeviceTensor weights(weights_of(conv), random_values(weight_count(c), 1));
+  DeviceTensor bias(random_values(c.filters, 2));
   DeviceTensor src_a(conv.src, random_values(c.src.elements(), 3));
   DeviceTensor src_b(conv.src, random_values(c.src.elements(), 4));
   DeviceTensor alone_a(conv.dst), alone_b(conv.dst), dst_a(conv.dst), dst_b(conv.dst);
@@ -208,8 +216,8 @@ TEST_CASE("conv2d runs on another GPU than it was planned on", "[cuda][conv2d]")
   const Reference expected(c);
   const auto kernel = plan(Conv2dForward{conv}, Cuda{});
   const CurrentDevice other(1);
-  DeviceTensor src(conv.src, expected.src), weights(expected.weights), bias(expected.bias);
-  DeviceTensor dst(conv.dst);
+  DeviceTensor src(conv.src, expected.src), weights(weights_of(conv), expected.weights);
+  DeviceTensor bias(expected.bias), dst(conv.dst);
   run_on_gpu(*kernel, {&src, &weights, &bias, &dst}, {&dst});
   require_close("dst", dst.values(), expected.dst, sums(false));
 }

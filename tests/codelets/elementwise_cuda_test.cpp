@@ -11,6 +11,7 @@ using codelets::Add;
 using codelets::ReluBackward;
 using codelets::ReluForward;
 using codelets::Reorder;
+using codelets::Reorders;
 
 namespace {
 
@@ -115,6 +116,39 @@ TEST_CASE("Reorder on a GPU between layouts and data types", "[cuda][elementwise
   }
 }
 
+TEST_CASE("Reorders on a GPU, of weights and of their gradients", "[cuda][elementwise]") {
+  NEEDS_GPUS(1);
+  // More than a launch takes, of one block and of several, whole and broken ones.
+  const Shape shapes[] = {
+      {16, 3, 3, 3}, {65, 33, 3, 3}, {10, 64, 1, 1}, {1, 1, 5, 7}, {8, 3, 7, 7}};
+  constexpr std::size_t count = 70, gap = 64;
+  for (const DataType type : cuda_types) {
+    for (const bool gradients : {false, true}) {
+      INFO(runtime::to_string(type) << (gradients ? " to" : " from") << " float32");
+      Reorders op;
+      Bytes src_bytes, expected;
+      const auto append = [](Bytes& to, const DeviceTensor& tensor) {
+        const Bytes bytes = tensor.download();
+        to.insert(to.end(), bytes.begin(), bytes.end());
+        to.resize(to.size() + gap, std::byte{0xff});  // which no part may write
+      };
+      for (std::size_t i = 0; i < count; ++i) {
+        const Shape& shape = shapes[i % std::size(shapes)];
+        TensorSpec src{shape, DataType::float32, Layout::nchw}, dst{shape, type, Layout::nhwc};
+        if (gradients) std::swap(src, dst);
+        const std::vector<float> values = rounded(src.type, values_of(src, static_cast<int>(i)));
+        op.parts.push_back({{src, dst}, src_bytes.size(), expected.size()});
+        append(src_bytes, DeviceTensor(src, values));
+        append(expected, DeviceTensor(dst, values));
+      }
+      DeviceBuffer src(src_bytes.size()), dst(expected.size());
+      src.upload(src_bytes);
+      run_on_gpu(*plan(op, Cuda{}), {&src, &dst}, {&dst});
+      REQUIRE((dst.download() == expected));
+    }
+  }
+}
+
 TEST_CASE("Clear on a GPU", "[cuda][elementwise]") {
   NEEDS_GPUS(1);
   for (const std::size_t bytes : {1, 64, 1003}) {
@@ -140,4 +174,11 @@ TEST_CASE("Elementwise ops on a GPU say what they cannot plan", "[cuda][elementw
       {"reorder 2x3x4x5 float32 nchw to 2x3x5x4 float32 nhwc", "must be the same"});
   require_complaint([&] { (void)plan(Reorder{plain, blocked}, Cuda{}); }, {"nchw or nhwc"});
   require_complaint([&] { (void)plan(Reorder{bytes, bytes}, Cuda{}); }, {"uint8"});
+  require_complaint([] { (void)plan(Reorders{}, Cuda{}); }, {"at least one"});
+  TensorSpec rounded_one = plain;
+  rounded_one.type = DataType::float16;
+  const Reorders mixed{{{{plain, plain}}, {{plain, rounded_one}}}};
+  require_complaint([&] { (void)plan(mixed, Cuda{}); }, {"2 tensors", "same two types"});
+  const Reorders askew{{{{plain, rounded_one}, 0, 1}}};
+  require_complaint([&] { (void)plan(askew, Cuda{}); }, {"whole values"});
 }

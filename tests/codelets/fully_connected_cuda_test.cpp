@@ -22,15 +22,22 @@ FullyConnected on_gpu(FullyConnected fc, DataType src, DataType dst) {
   return fc;
 }
 
+/// The weights as CUDA's products take them.
+TensorSpec weights_of(const FullyConnected& fc) {
+  return codelets::fully_connected_weights({fc.dst.shape.c, inputs_of(fc), 1, 1}, fc.src.type,
+                                           Cuda{});
+}
+
 struct Results {
   std::vector<float> dst, rectified, d_src, d_weights, d_bias;
 };
 
 Results run(const FullyConnected& fc, Cuda cuda, const Reference& inputs) {
-  DeviceTensor src(fc.src, inputs.src), weights(inputs.weights), bias(inputs.bias);
-  DeviceTensor d_dst(fc.dst, inputs.d_dst);
+  DeviceTensor src(fc.src, inputs.src), weights(weights_of(fc), inputs.weights);
+  DeviceTensor bias(inputs.bias), d_dst(fc.dst, inputs.d_dst);
   DeviceTensor dst(fc.dst), rectified(fc.dst), d_src(fc.src);
-  DeviceTensor d_weights(weights.spec()), d_bias(bias.spec());
+  DeviceTensor d_weights(DeviceTensor::vector_of(weights.spec().shape.elements()));
+  DeviceTensor d_bias(bias.spec());
   run_on_gpu(*plan(FullyConnectedForward{fc, false}, cuda), {&src, &weights, &bias, &dst}, {&dst});
   run_on_gpu(*plan(FullyConnectedForward{fc, true}, cuda), {&src, &weights, &bias, &rectified},
              {&rectified});
@@ -125,7 +132,8 @@ TEST_CASE("fully connected on a GPU gives the same bits in every thread",
       on_gpu(make_fc({4, 12, 3, 3}, 10, Layout::nhwc), DataType::float16, DataType::float32);
   const auto kernel = plan(FullyConnectedForward{fc, false}, Cuda{});
   const std::int64_t inputs = inputs_of(fc);
-  DeviceTensor weights(random_values(inputs * 10, 1)), bias(random_values(10, 2));
+  DeviceTensor weights(weights_of(fc), random_values(inputs * 10, 1));
+  DeviceTensor bias(random_values(10, 2));
   DeviceTensor src_a(fc.src, random_values(4 * inputs, 3));
   DeviceTensor src_b(fc.src, random_values(4 * inputs, 4));
   DeviceTensor alone_a(fc.dst), alone_b(fc.dst), dst_a(fc.dst), dst_b(fc.dst);

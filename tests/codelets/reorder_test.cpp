@@ -1,13 +1,17 @@
+#include <algorithm>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "codelets/elementwise.hpp"
+#include "runtime/tensor.hpp"
 #include "tests/codelets/kernel_testing.hpp"
 
 using namespace stpt;
 using namespace stpt::testing;
 using codelets::Cpu;
 using codelets::Reorder;
+using codelets::Reorders;
 
 TEST_CASE("reorder keeps the values in every pair of layouts", "[reorder]") {
   for (const Shape shape : {Shape{2, 3, 5, 7}, Shape{1, 16, 4, 4}, Shape{3, 17, 1, 1},
@@ -25,6 +29,29 @@ TEST_CASE("reorder keeps the values in every pair of layouts", "[reorder]") {
       }
     }
   }
+}
+
+TEST_CASE("several reorders are each of them", "[reorder]") {
+  const TensorSpec a = spec_of({4, 3, 5, 5}), b = spec_of({2, 7, 3, 1});
+  const TensorSpec a_to = spec_of(a.shape, Layout::nhwc), b_to = spec_of(b.shape, Layout::nhwc);
+  const auto a_values = random_values(a.shape.elements(), 1);
+  const auto b_values = random_values(b.shape.elements(), 2);
+  // b behind a in src, and before it in dst.
+  const std::size_t a_size = runtime::align_up(a.bytes()) / sizeof(float);
+  const std::size_t b_size = runtime::align_up(b.bytes()) / sizeof(float);
+  std::vector<float> values(a_size + b_size);
+  std::ranges::copy(a_values, values.begin());
+  std::ranges::copy(b_values, values.begin() + static_cast<std::ptrdiff_t>(a_size));
+  Flat src(values), dst(static_cast<std::int64_t>(values.size()));
+  const Reorders op{
+      {{{a, a_to}, 0, b_size * sizeof(float)}, {{b, b_to}, a_size * sizeof(float), 0}}};
+  run_kernel(*codelets::plan(op, Cpu{}), {src.pointer(), dst.pointer()});
+  const std::vector<float> result = dst.values();
+  const auto part = [&](std::size_t offset, const TensorSpec& spec) {
+    return std::span(result).subspan(offset, static_cast<std::size_t>(spec.shape.elements()));
+  };
+  REQUIRE(same_bits(part(b_size, a_to), Tensor(a_to, a_values).stored()));
+  REQUIRE(same_bits(part(0, b_to), Tensor(b_to, b_values).stored()));
 }
 
 TEST_CASE("reorder and its transpose are adjoint", "[reorder]") {

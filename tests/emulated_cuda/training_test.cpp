@@ -24,8 +24,10 @@ EmulatedCudaCounts counts() {
 
 /// A model that trains on `workers` logical workers, whose batches are there.
 struct Bench {
-  Bench(int gpus, int workers_per_gpu, int workers, models::Grain grain)
-      : network(models::make_network("resnet8", {1, 3, 8, 8}, 10)),
+  Bench(int gpus, int workers_per_gpu, int workers, models::Grain grain,
+        const std::string& model = "resnet8",
+        runtime::DataType type = runtime::DataType::float32)
+      : network(make(model, type)),
         runtime({.cpu_workers = 1,
                  .scheduler = "",
                  .gpus = first_gpus(gpus),
@@ -42,6 +44,12 @@ struct Bench {
       const runtime::HostView labels(batches.back().labels, runtime::Access::write);
       for (std::int32_t& value : labels.as<std::int32_t>()) value = 1;
     }
+  }
+
+  static models::Network make(const std::string& model, runtime::DataType type) {
+    models::Network network = models::make_network(model, {1, 3, 8, 8}, 10);
+    network.data_type = type;
+    return network;
   }
 
   void steps(int count) {
@@ -93,6 +101,22 @@ TEST_CASE("One worker's step is a graph and a launch for each bucket", "[cuda]")
   const EmulatedCudaCounts after = counts();
   CHECK(after.graph_launches - before.graph_launches == steps);
   CHECK(after.kernel_launches - before.kernel_launches == bench.network.blocks.size() * steps);
+}
+
+TEST_CASE("A step of ResNet-20 is few kernels", "[cuda]") {
+  NEEDS_GPUS(1);
+  constexpr int steps = 2;
+  for (const runtime::DataType type : {runtime::DataType::float32, runtime::DataType::float16}) {
+    INFO(runtime::to_string(type));
+    Bench bench(1, 1, 1, models::Grain::step, "resnet20", type);
+    bench.steps(4);
+    const EmulatedCudaCounts before = counts();
+    bench.steps(steps);
+    const EmulatedCudaCounts after = counts();
+    // 21 convolutions forward and backward, without the images' gradient, and 3 products.
+    CHECK(after.library_calls - before.library_calls == steps * (3 * 21 - 1 + 3));
+    CHECK(after.kernels_run - before.kernels_run <= steps * 167);
+  }
 }
 
 TEST_CASE("A steady step on two GPUs moves each bucket to its owner and back", "[cuda]") {
