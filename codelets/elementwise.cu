@@ -180,23 +180,26 @@ constexpr unsigned elements_a_block = 2048;
 
 /// Matrices that lie one behind the other, each of which is transposed; what keeps its order is one
 /// row.
-struct ReorderPart {
-  std::size_t src, dst;  ///< where they begin, in elements
+struct PartShape {
   unsigned rows, columns, elements;
 };
-using ReorderParts = cuda::Pieces<ReorderPart>;
+
+template <class To, class From>
+struct ReorderPart {
+  const From* src;
+  To* dst;
+  PartShape shape;
+};
 
 /// A thread for each element of the destination. What it reads lies apart, but the block's other
 /// threads read the rest of the same lines.
 template <class To, class From>
-__global__ void reorder_parts(ReorderParts parts, const From* __restrict__ src,
-                              To* __restrict__ dst) {
+__global__ void reorder_parts(cuda::Pieces<ReorderPart<To, From>> parts) {
   const auto [part, block] = parts.own();
-  const From* from = src + part.src;
-  To* to = dst + part.dst;
-  const unsigned columns = part.columns, rows = part.rows;
-  const unsigned begin = block * elements_a_block;
-  const unsigned end = min(begin + elements_a_block, part.elements);
+  const auto [rows, columns, elements] = part.shape;
+  const From* __restrict__ from = part.src;
+  To* __restrict__ to = part.dst;
+  const unsigned begin = block * elements_a_block, end = min(begin + elements_a_block, elements);
 #pragma unroll 4
   for (unsigned i = begin + threadIdx.x; i < end; i += blockDim.x) {
     const unsigned row = i % rows, column = i / rows % columns, matrix = i / rows / columns;
@@ -204,22 +207,29 @@ __global__ void reorder_parts(ReorderParts parts, const From* __restrict__ src,
   }
 }
 
+struct PlannedPart {
+  Reorders::Place src, dst;
+  PartShape shape;
+};
+
 template <class To, class From>
 class PartwiseReorder final : public Kernel {
  public:
-  PartwiseReorder(std::string what, std::vector<ReorderPart> parts)
-      : what_(std::move(what)), parts_(std::move(parts)) {}
+  PartwiseReorder(std::string what, std::size_t sources, std::vector<PlannedPart> parts)
+      : what_(std::move(what)), sources_(sources), parts_(std::move(parts)) {}
   void run(std::span<void* const> args, void*, Stream stream) const override {
     constexpr unsigned threads = 256;
-    ReorderParts batch{};
+    cuda::Pieces<ReorderPart<To, From>> batch{};
     const auto launch_batch = [&] {
       if (batch.count == 0) return;
-      launch(what_, reorder_parts<To, From>, batch.blocks, threads, stream, batch,
-             static_cast<const From*>(args[0]), static_cast<To*>(args[1]));
+      launch(what_, reorder_parts<To, From>, batch.blocks, threads, stream, batch);
       batch = {};
     };
-    for (const ReorderPart& part : parts_) {
-      batch.add(part, (part.elements + elements_a_block - 1) / elements_a_block);
+    for (const auto& [src, dst, shape] : parts_) {
+      const void* from = static_cast<const std::byte*>(args[src.buffer]) + src.offset;
+      void* to = static_cast<std::byte*>(args[sources_ + dst.buffer]) + dst.offset;
+      batch.add({static_cast<const From*>(from), static_cast<To*>(to), shape},
+                (shape.elements + elements_a_block - 1) / elements_a_block);
       if (batch.full()) launch_batch();
     }
     launch_batch();
@@ -227,7 +237,8 @@ class PartwiseReorder final : public Kernel {
 
  private:
   std::string what_;
-  std::vector<ReorderPart> parts_;
+  std::size_t sources_;
+  std::vector<PlannedPart> parts_;
 };
 
 /// Throws std::invalid_argument, which begins with `what`, if CUDA has no such reorder.
@@ -243,25 +254,23 @@ bool same_order(const Reorder& op) {
   return op.src.layout == op.dst.layout || shape.c == 1 || shape.spatial() == 1;
 }
 
-ReorderPart part_of(const Reorders::Part& part, const std::string& what) {
+PartShape shape_of(const Reorders& op, const Reorders::Part& part, const std::string& what) {
   check(part.reorder, what);
   const auto& [src, dst] = part.reorder;
   const runtime::Shape& shape = src.shape;
-  const std::size_t src_size = runtime::size_of(src.type), dst_size = runtime::size_of(dst.type);
   if (shape.elements() < 1 || shape.elements() > 0x7fffffff)
     throw std::invalid_argument(what + ": a part must have 1 to 2^31 - 1 values");
-  if (part.src_offset % src_size != 0 || part.dst_offset % dst_size != 0)
+  if (part.src.buffer >= op.sources || part.dst.buffer >= op.destinations)
+    throw std::invalid_argument(what + ": a part lies in no buffer");
+  if (part.src.offset % runtime::size_of(src.type) != 0 ||
+      part.dst.offset % runtime::size_of(dst.type) != 0)
     throw std::invalid_argument(what + ": offsets must be those of whole values");
-  ReorderPart result{part.src_offset / src_size, part.dst_offset / dst_size, 1, 1,
-                     static_cast<unsigned>(shape.elements())};
-  if (same_order(part.reorder)) {
-    result.columns = result.elements;
-  } else {
-    const bool to_nhwc = dst.layout == Layout::nhwc;
-    result.rows = static_cast<unsigned>(to_nhwc ? shape.c : shape.spatial());
-    result.columns = static_cast<unsigned>(to_nhwc ? shape.spatial() : shape.c);
-  }
-  return result;
+  const auto elements = static_cast<unsigned>(shape.elements());
+  if (same_order(part.reorder)) return {1, elements, elements};
+  const auto channels = static_cast<unsigned>(shape.c),
+             area = static_cast<unsigned>(shape.spatial());
+  if (dst.layout == Layout::nhwc) return {channels, area, elements};
+  return {area, channels, elements};
 }
 
 }  // namespace
@@ -296,15 +305,15 @@ KernelPtr plan(const Reorders& op, Cuda) {
   const std::string what = "reorder of " + std::to_string(op.parts.size()) + " tensors";
   if (op.parts.empty()) throw std::invalid_argument(what + ": at least one is needed");
   const auto& [src, dst] = op.parts.front().reorder;
-  std::vector<ReorderPart> parts;
+  std::vector<PlannedPart> parts;
   for (const Reorders::Part& part : op.parts) {
     if (part.reorder.src.type != src.type || part.reorder.dst.type != dst.type)
       throw std::invalid_argument(what + ": all must have the same two types");
-    parts.push_back(part_of(part, what));
+    parts.push_back({part.src, part.dst, shape_of(op, part, what)});
   }
   return cuda::with_type(src.type, what, [&](auto from) {
     return cuda::with_type(dst.type, what, [&](auto to) -> KernelPtr {
-      return std::make_unique<PartwiseReorder<decltype(to), decltype(from)>>(what,
+      return std::make_unique<PartwiseReorder<decltype(to), decltype(from)>>(what, op.sources,
                                                                              std::move(parts));
     });
   });

@@ -34,13 +34,18 @@ struct Reorder {
   TensorSpec dst;
 };
 
-/// Several reorders from one buffer into another: one launch on CUDA, where all have the same two
-/// types. run(src, dst)
+/// Several reorders between some buffers: one launch on CUDA, where all have the same two types.
+/// run(the sources..., the destinations...)
 struct Reorders {
+  struct Place {
+    std::size_t buffer = 0;  ///< number among the sources or destinations
+    std::size_t offset = 0;  ///< in bytes
+  };
   struct Part {
     Reorder reorder;
-    std::size_t src_offset = 0, dst_offset = 0;  ///< in bytes
+    Place src, dst;
   };
+  std::size_t sources = 1, destinations = 1;
   std::vector<Part> parts;
 };
 

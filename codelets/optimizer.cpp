@@ -29,17 +29,18 @@ void step(std::size_t count, float* __restrict__ weights, float* __restrict__ ve
 
 }  // namespace
 
-void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* velocity,
-              const float* gradient, float gradient_scale, float learning_rate,
+void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float learning_rate,
               const SgdSettings& settings, Cpu, Stream) {
   const auto function = settings.lr_in_velocity
                             ? (settings.nesterov ? step<true, true> : step<true, false>)
                             : (settings.nesterov ? step<false, true> : step<false, false>);
-  for (const auto& [offset, count, decay] : ranges) {
-    SgdSettings effective = settings;
-    if (!decay) effective.weight_decay = 0;
-    function(count, weights + offset, velocity + offset, gradient + offset, gradient_scale,
-             learning_rate, effective);
+  for (const auto& [ranges, weights, velocity, gradient] : buckets) {
+    for (const auto& [offset, count, decay] : ranges) {
+      SgdSettings effective = settings;
+      if (!decay) effective.weight_decay = 0;
+      function(count, weights + offset, velocity + offset, gradient + offset, gradient_scale,
+               learning_rate, effective);
+    }
   }
 }
 

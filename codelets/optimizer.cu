@@ -13,7 +13,10 @@ constexpr unsigned sgd_threads = 256;
 constexpr std::size_t elements_a_block = 4096;
 
 struct Range {
-  std::size_t offset, count;
+  float* weights;
+  float* velocity;
+  const float* gradient;
+  std::size_t count;
   float weight_decay;
 };
 using Ranges = cuda::Pieces<Range>;
@@ -38,15 +41,13 @@ __device__ void step(float& w, float& v, float gradient, float weight_decay, con
 
 /// Each block has some elements of one range.
 template <bool lr_in_velocity, bool nesterov>
-__global__ void __launch_bounds__(sgd_threads)
-    sgd_kernel(Ranges ranges, float* __restrict__ weights, float* __restrict__ velocity,
-               const float* __restrict__ gradient, Rates rates) {
+__global__ void __launch_bounds__(sgd_threads) sgd_kernel(Ranges ranges, Rates rates) {
   const auto [range, block] = ranges.own();
   const std::size_t begin = block * elements_a_block;
   const int count = static_cast<int>(min(range.count - begin, elements_a_block));
-  float* w = weights + range.offset + begin;
-  float* v = velocity + range.offset + begin;
-  const float* g = gradient + range.offset + begin;
+  float* __restrict__ w = range.weights + begin;
+  float* __restrict__ v = range.velocity + begin;
+  const float* __restrict__ g = range.gradient + begin;
 
   constexpr int width = 4;
   const auto aligned = [](const void* at) {
@@ -81,8 +82,7 @@ struct Scale {
 
 }  // namespace
 
-void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* velocity,
-              const float* gradient, float gradient_scale, float learning_rate,
+void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float learning_rate,
               const SgdSettings& settings, Cuda, Stream stream) {
   const auto kernel =
       settings.lr_in_velocity
@@ -92,15 +92,18 @@ void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* vel
   const auto launch_batch = [&] {
     if (batch.count == 0) return;
     cuda::launch("SGD step of " + std::to_string(batch.count) + " parameter ranges", kernel,
-                 batch.blocks, sgd_threads, stream, batch, weights, velocity, gradient,
+                 batch.blocks, sgd_threads, stream, batch,
                  Rates{gradient_scale, learning_rate, settings.momentum});
     batch = {};
   };
-  for (const auto& [offset, count, decay] : ranges) {
-    if (count == 0) continue;
-    batch.add({offset, count, decay ? settings.weight_decay : 0.0f},
-              static_cast<unsigned>((count + elements_a_block - 1) / elements_a_block));
-    if (batch.full()) launch_batch();
+  for (const auto& [ranges, weights, velocity, gradient] : buckets) {
+    for (const auto& [offset, count, decay] : ranges) {
+      if (count == 0) continue;
+      batch.add({weights + offset, velocity + offset, gradient + offset, count,
+                 decay ? settings.weight_decay : 0.0f},
+                static_cast<unsigned>((count + elements_a_block - 1) / elements_a_block));
+      if (batch.full()) launch_batch();
+    }
   }
   launch_batch();
 }

@@ -26,13 +26,19 @@ struct ParameterRange {
   bool decay = false;  ///< weight decay applies
 };
 
-/// One SGD step over these ranges of weights and velocity, in place, with
-/// g = gradient * gradient_scale + weight_decay * w. The buffers must not overlap.
-void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* velocity,
-              const float* gradient, float gradient_scale, float learning_rate,
+/// What a step updates of a bucket, and where the bucket's three buffers lie.
+struct SgdBucket {
+  std::span<const ParameterRange> ranges;
+  float* weights;
+  float* velocity;
+  const float* gradient;
+};
+
+/// One SGD step over the ranges of weights and velocity, in place, with
+/// g = gradient * gradient_scale + weight_decay * w. No two buffers may overlap.
+void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float learning_rate,
               const SgdSettings& settings, Cpu, Stream);
-void sgd_step(std::span<const ParameterRange> ranges, float* weights, float* velocity,
-              const float* gradient, float gradient_scale, float learning_rate,
+void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float learning_rate,
               const SgdSettings& settings, Cuda, Stream);
 
 /// sum += term

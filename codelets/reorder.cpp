@@ -15,25 +15,27 @@ namespace {
 
 class OneByOne final : public Kernel {
  public:
-  explicit OneByOne(const Reorders& op) {
-    for (const auto& [reorder, src_offset, dst_offset] : op.parts) {
-      parts_.push_back({plan(reorder, Cpu{}), src_offset, dst_offset});
+  explicit OneByOne(const Reorders& op) : sources_(op.sources) {
+    for (const auto& [reorder, src, dst] : op.parts) {
+      parts_.push_back({plan(reorder, Cpu{}), src, dst});
       workspace_bytes_ = std::max(workspace_bytes_, parts_.back().kernel->workspace_bytes());
     }
   }
   void run(std::span<void* const> args, void* workspace, Stream stream) const override {
-    for (const auto& [kernel, src_offset, dst_offset] : parts_) {
-      kernel->run(std::array<void*, 2>{static_cast<std::byte*>(args[0]) + src_offset,
-                                       static_cast<std::byte*>(args[1]) + dst_offset},
-                  workspace, stream);
+    for (const auto& [kernel, src, dst] : parts_) {
+      kernel->run(
+          std::array<void*, 2>{static_cast<std::byte*>(args[src.buffer]) + src.offset,
+                               static_cast<std::byte*>(args[sources_ + dst.buffer]) + dst.offset},
+          workspace, stream);
     }
   }
 
  private:
   struct Part {
     KernelPtr kernel;
-    std::size_t src_offset, dst_offset;
+    Reorders::Place src, dst;
   };
+  std::size_t sources_;
   std::vector<Part> parts_;
 };
 

@@ -85,17 +85,33 @@ Lowering::Argument Lowering::parameter(int index) const {
   return {Resource::parameters, parameter.bucket, parameter.offset * sizeof(float), Access::read};
 }
 
+bool Lowering::has_padding(int bucket) const {
+  std::size_t used = 0;
+  for (const Parameter& parameter : network_.parameters) {
+    if (parameter.bucket == bucket) used += static_cast<std::size_t>(parameter.shape.elements());
+  }
+  return used < network_.blocks[static_cast<std::size_t>(bucket)].parameters;
+}
+
+Lowering::Argument Lowering::gradient_bucket(int bucket) {
+  // read_write keeps what other ops put into the bucket, and the zeros between parameters.
+  Argument whole{Resource::gradients, bucket, 0, Access::read_write};
+  if (!on_gpu() || !begun_.insert(bucket).second) return whole;
+  // Written first, so that what the last step left, perhaps on another GPU, is not brought here.
+  whole.access = Access::write;
+  if (!has_padding(bucket)) return whole;
+  const std::size_t elements = network_.blocks[static_cast<std::size_t>(bucket)].parameters;
+  emit(codelets::Clear{elements * sizeof(float)}, "clear gradient", {whole});
+  whole.access = Access::read_write;
+  return whole;
+}
+
 Lowering::Argument Lowering::gradient_of(int index) {
   const Parameter& parameter = network_.parameters[static_cast<std::size_t>(index)];
-  const int bucket = parameter.bucket;
-  if (on_gpu() && cleared_.insert(bucket).second) {
-    // Then what the last step left, perhaps on another GPU, need not be brought here.
-    const std::size_t elements = network_.blocks[static_cast<std::size_t>(bucket)].parameters;
-    emit(codelets::Clear{elements * sizeof(float)}, "clear gradient",
-         {{Resource::gradients, bucket, 0, Access::write}});
-  }
-  // read_write keeps what other ops put into the bucket, and the zeros between parameters.
-  return {Resource::gradients, bucket, parameter.offset * sizeof(float), Access::read_write};
+  Argument argument = gradient_bucket(parameter.bucket);
+  argument.offset = parameter.offset * sizeof(float);
+  given_.insert(index);
+  return argument;
 }
 
 const Parameter& Lowering::weight_of(const Layer& layer) const {
@@ -113,57 +129,70 @@ TensorSpec Lowering::weights_spec(const Layer& layer) const {
       program_.options_.device);
 }
 
-Lowering::ConvertedWeights& Lowering::converted_weights(int bucket) {
-  const auto [found, fresh] = converted_.try_emplace(bucket);
+int Lowering::conversion_of(const Layer& layer) const {
+  return program_.options_.grain == Grain::step ? 0 : weight_of(layer).bucket;
+}
+
+Lowering::ConvertedWeights& Lowering::converted_weights(int conversion) {
+  const auto [found, fresh] = converted_.try_emplace(conversion);
   ConvertedWeights& converted = found->second;
   if (!fresh) return converted;
   codelets::Reorders reorders;
+  std::vector<Argument> arguments;
   for (const Layer& layer : network_.layers) {
     if (layer.kind != LayerKind::convolution && layer.kind != LayerKind::fully_connected) continue;
     const Parameter& weight = weight_of(layer);
     const TensorSpec kept{weight.shape, runtime::DataType::float32, Layout::nchw};
     const TensorSpec wanted = weights_spec(layer);
-    if (weight.bucket != bucket || runtime::same_memory(kept, wanted)) continue;
+    if (conversion_of(layer) != conversion || runtime::same_memory(kept, wanted)) continue;
+    if (converted.buckets.empty() || converted.buckets.back() != weight.bucket) {
+      converted.buckets.push_back(weight.bucket);
+      arguments.push_back({Resource::parameters, weight.bucket, 0, Access::read});
+    }
     const codelets::Reorders::Part part{
-        {kept, wanted}, weight.offset * sizeof(float), converted.bytes};
+        {kept, wanted},
+        {converted.buckets.size() - 1, weight.offset * sizeof(float)},
+        {0, converted.bytes}};
     converted.parts.emplace(layer.weight, part);
     converted.bytes += runtime::align_up(wanted.bytes());
     reorders.parts.push_back(part);
   }
   if (reorders.parts.empty()) return converted;
+  reorders.sources = converted.given.destinations = converted.buckets.size();
   converted.weights = new_buffer(converted.bytes);
-  emit(reorders, "convert weights",
-       {{Resource::parameters, bucket, 0, Access::read}, write(converted.weights)});
+  arguments.push_back(write(converted.weights));
+  emit(reorders, "convert weights", std::move(arguments));
   return converted;
 }
 
 Lowering::Argument Lowering::weights(const Layer& layer) {
-  const ConvertedWeights& converted = converted_weights(weight_of(layer).bucket);
+  const ConvertedWeights& converted = converted_weights(conversion_of(layer));
   const auto part = converted.parts.find(layer.weight);
   if (part == converted.parts.end()) return parameter(layer.weight);
   Argument argument = read(converted.weights);
-  argument.offset = part->second.dst_offset;
+  argument.offset = part->second.dst.offset;
   return argument;
 }
 
 Lowering::Argument Lowering::gradient_of_weights(const Layer& layer) {
-  ConvertedWeights& converted = converted_weights(weight_of(layer).bucket);
+  ConvertedWeights& converted = converted_weights(conversion_of(layer));
   const auto part = converted.parts.find(layer.weight);
   if (part == converted.parts.end()) return gradient_of(layer.weight);
   if (converted.gradients < 0) converted.gradients = new_buffer(converted.bytes);
-  const auto& [reorder, kept_offset, offset] = part->second;
-  converted.given.parts.push_back({{reorder.dst, reorder.src}, offset, kept_offset});
+  const auto& [reorder, kept, place] = part->second;
+  converted.given.parts.push_back({{reorder.dst, reorder.src}, place, kept});
+  given_.insert(layer.weight);
   Argument argument = write(converted.gradients);
-  argument.offset = offset;
+  argument.offset = place.offset;
   return argument;
 }
 
-void Lowering::emit_gradients_of(int bucket) {
-  const auto found = converted_.find(bucket);
-  if (found == converted_.end() || found->second.given.parts.empty()) return;
-  Argument destination = gradient_of(found->second.parts.begin()->first);
-  destination.offset = 0;  // of the bucket, which the parts' offsets refer to
-  emit(found->second.given, "convert gradients", {read(found->second.gradients), destination});
+void Lowering::emit_converted_gradients(int conversion) {
+  const ConvertedWeights& converted = converted_weights(conversion);
+  if (converted.given.parts.empty()) return;
+  std::vector<Argument> arguments{read(converted.gradients)};
+  for (const int bucket : converted.buckets) arguments.push_back(gradient_bucket(bucket));
+  emit(converted.given, "convert gradients", std::move(arguments));
 }
 
 Lowering::Argument Lowering::running(int offset, Access access) const {
@@ -255,16 +284,19 @@ void Lowering::emit_operations() {
   if (mode_ != Mode::train) return;
   backward_ = true;
   emit_loss_backward();
-  std::map<int, int> convolutions;  // of each bucket, whose backward is still to come
+  std::map<int, int> convolutions;  // of each conversion, whose backward is still to come
   for (const Node& node : nodes_)
-    if (node.layer->kind == LayerKind::convolution) ++convolutions[weight_of(*node.layer).bucket];
+    if (node.layer->kind == LayerKind::convolution) ++convolutions[conversion_of(*node.layer)];
   for (std::size_t index = nodes_.size(); index-- > 0;) {
     emit_backward(index);
     const Layer& layer = *nodes_[index].layer;
     if (layer.kind != LayerKind::convolution) continue;
-    const int bucket = weight_of(layer).bucket;
-    if (--convolutions[bucket] == 0) emit_gradients_of(bucket);
+    const int conversion = conversion_of(layer);
+    if (--convolutions[conversion] == 0) emit_converted_gradients(conversion);
   }
+  // Else the optimizer would read what nobody wrote.
+  if (given_.size() != network_.parameters.size())
+    throw std::logic_error("Lowering: a parameter without a gradient");
 }
 
 void Lowering::emit_forward(std::size_t index) {

@@ -60,14 +60,15 @@ class Lowering {
     Argument location;
     std::vector<Gradient> gradients;  ///< parts to be added
   };
-  /// A bucket's weights as the device's ops want them, where that is not as parameters are kept,
-  /// and their gradients likewise. All are converted at once, ahead of the first op that needs one
-  /// and behind the last that gives one: they change at each step, and few launches do it.
+  /// Weights as the device's ops want them, where that is not as parameters are kept, and their
+  /// gradients likewise. They change at each step, so few launches shall convert them: all of a
+  /// task's at once, ahead of the first op that needs one and behind the last that gives one.
   struct ConvertedWeights {
+    std::vector<int> buckets;
     int weights = -1, gradients = -1;               ///< buffers
     std::size_t bytes = 0;                          ///< of each
-    std::map<int, codelets::Reorders::Part> parts;  ///< of the parameters; from their bucket
-    codelets::Reorders given;                       ///< gradients, to their bucket
+    std::map<int, codelets::Reorders::Part> parts;  ///< of the parameters; from their buckets
+    codelets::Reorders given;                       ///< gradients, to their buckets
   };
   /// What forward leaves for a node's backward.
   struct Kept {
@@ -105,10 +106,15 @@ class Lowering {
   [[nodiscard]] runtime::TensorSpec weights_spec(const Layer& layer) const;
   Argument weights(const Layer& layer);
   Argument gradient_of_weights(const Layer& layer);
-  ConvertedWeights& converted_weights(int bucket);
-  /// Brings the gradients of a bucket's weights to where the optimizer looks for them.
-  void emit_gradients_of(int bucket);
+  /// Numbers what is converted together.
+  [[nodiscard]] int conversion_of(const Layer& layer) const;
+  ConvertedWeights& converted_weights(int conversion);
+  /// Brings the gradients to where the optimizer looks for them.
+  void emit_converted_gradients(int conversion);
   [[nodiscard]] Argument gradient_of(int parameter);
+  [[nodiscard]] Argument gradient_bucket(int bucket);
+  /// Whether a bucket has room that belongs to no parameter.
+  [[nodiscard]] bool has_padding(int bucket) const;
   [[nodiscard]] bool on_gpu() const { return codelets::on_gpu(program_.options_.device); }
   [[nodiscard]] Argument running(int offset, runtime::Access access) const;
   [[nodiscard]] static Argument read(Argument argument);
@@ -129,9 +135,10 @@ class Lowering {
   std::vector<Emitted> emitted_;
   int block_ = 0;
   bool backward_ = false;
-  int logits_gradient_ = -1;                   ///< buffer
-  std::set<int> cleared_;                      ///< buckets whose gradient this program clears
-  std::map<int, ConvertedWeights> converted_;  ///< by bucket
+  int logits_gradient_ = -1;  ///< buffer
+  std::set<int> begun_;       ///< buckets of gradients that an op writes to
+  std::set<int> given_;       ///< parameters whose gradient an op gives
+  std::map<int, ConvertedWeights> converted_;
 };
 
 }  // namespace stpt::models

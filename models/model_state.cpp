@@ -315,22 +315,24 @@ void Optimizer::submit(ModelState& state, std::vector<Gradient> gradients, float
     buckets.push_back(bucket);
     bytes += gradient->bytes();
   }
-  runtime::submit(codelet, uses,
-                  [this, buckets = std::move(buckets), gradient_scale,
-                   learning_rate](const runtime::TaskContext& task) {
-                    codelets::on_device(task.kind, [&](auto device) {
-                      for (std::size_t i = 0; i < buckets.size(); ++i) {
-                        codelets::sgd_step(ranges_[buckets[i]], task.buffer<float>(3 * i),
-                                           task.buffer<float>(3 * i + 1),
-                                           task.buffer<float>(3 * i + 2), gradient_scale,
-                                           learning_rate, settings_, device, task.stream);
-                      }
-                    });
-                  },
-                  {.worker = worker,
-                   .priority = priority,
-                   .footprint = static_cast<std::uint32_t>(bytes),
-                   .name = nullptr});
+  runtime::submit(
+      codelet, uses,
+      [this, buckets = std::move(buckets), gradient_scale,
+       learning_rate](const runtime::TaskContext& task) {
+        std::vector<codelets::SgdBucket> updated;
+        for (std::size_t i = 0; i < buckets.size(); ++i) {
+          updated.push_back({ranges_[buckets[i]], task.buffer<float>(3 * i),
+                             task.buffer<float>(3 * i + 1), task.buffer<float>(3 * i + 2)});
+        }
+        codelets::on_device(task.kind, [&](auto device) {
+          codelets::sgd_step(updated, gradient_scale, learning_rate, settings_, device,
+                             task.stream);
+        });
+      },
+      {.worker = worker,
+       .priority = priority,
+       .footprint = static_cast<std::uint32_t>(bytes),
+       .name = nullptr});
 }
 
 }  // namespace stpt::models

@@ -1,6 +1,5 @@
 #include "models/program.hpp"
 
-#include <array>
 #include <map>
 #include <stdexcept>
 
@@ -67,8 +66,7 @@ const Tensor& Program::resolve(const Binding& binding, const ProgramInputs& inpu
 
 void Program::run_segment(const Segment& segment, std::span<void* const> buffers,
                           codelets::Stream stream) const {
-  constexpr std::size_t most_operands = 16;
-  std::array<void*, most_operands> pointers;
+  std::vector<void*> pointers;
   std::byte* workspace = nullptr;
   if (segment.scratch_binding >= 0) {
     workspace =
@@ -77,16 +75,15 @@ void Program::run_segment(const Segment& segment, std::span<void* const> buffers
   }
   for (std::size_t op = segment.first; op < segment.last; ++op) {
     const Operation& operation = operations_[op];
-    const std::size_t count = operation.operands.size();
-    for (std::size_t i = 0; i < count; ++i) {
-      const Operand& operand = operation.operands[i];
-      pointers[i] =
+    pointers.clear();
+    for (const Operand& operand : operation.operands) {
+      pointers.push_back(
           operand.binding < 0
               ? nullptr
               : static_cast<std::byte*>(buffers[static_cast<std::size_t>(operand.binding)]) +
-                    operand.offset;
+                    operand.offset);
     }
-    operation.kernel->run({pointers.data(), count}, workspace, stream);
+    operation.kernel->run(pointers, workspace, stream);
   }
 }
 

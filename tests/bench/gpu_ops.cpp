@@ -295,13 +295,14 @@ void update(Bench& bench, const models::Network& network) {
   bench.time("SGD step", std::to_string(network.blocks.size()) + " buckets",
              {0, 5.0 * sizeof(float) * static_cast<double>(parameters)}, buffers,
              [&](std::span<void* const> at, codelets::Stream stream) {
+               std::vector<codelets::SgdBucket> buckets;
                for (std::size_t bucket = 0; bucket < network.blocks.size(); ++bucket) {
                  const auto part = [&](std::size_t i) {
                    return static_cast<float*>(at[3 * bucket + i]);
                  };
-                 codelets::sgd_step(optimizer.ranges(bucket), part(0), part(1), part(2), 1, 1e-6f,
-                                    {}, Cuda{}, stream);
+                 buckets.push_back({optimizer.ranges(bucket), part(0), part(1), part(2)});
                }
+               codelets::sgd_step(buckets, 1, 1e-6f, {}, Cuda{}, stream);
              });
 }
 

@@ -169,15 +169,17 @@ class PlainLoop {
       program_.run_here(
           [this](models::Resource resource, int index) { return address(resource, index); },
           scratch_.address(), stream_.native());
+      std::vector<codelets::SgdBucket> buckets;
       for (std::size_t bucket = 0; bucket < velocity_.size(); ++bucket) {
         const auto at = [&](models::Resource resource) {
           return static_cast<float*>(address(resource, static_cast<int>(bucket)));
         };
-        codelets::sgd_step(replicas.optimizer().ranges(bucket), at(models::Resource::parameters),
+        buckets.push_back({replicas.optimizer().ranges(bucket), at(models::Resource::parameters),
                            static_cast<float*>(velocity_[bucket].address()),
-                           at(models::Resource::gradients), 1 / program_.loss_scale(),
-                           learning_rate, {}, codelets::Cuda{}, stream_.native());
+                           at(models::Resource::gradients)});
       }
+      codelets::sgd_step(buckets, 1 / program_.loss_scale(), learning_rate, {}, codelets::Cuda{},
+                         stream_.native());
     };
     steps(warm_up_steps);
   }

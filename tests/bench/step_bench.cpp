@@ -158,9 +158,12 @@ class PlainLoop {
       const runtime::HostView weights(bench_.state.parameters[bucket], runtime::Access::read_write);
       const runtime::HostView velocity(bench_.state.velocity[bucket], runtime::Access::read_write);
       const codelets::ParameterRange whole{0, count, false};
-      codelets::sgd_step({&whole, 1}, weights.as<float>().data(), velocity.as<float>().data(),
-                         sum.as<float>().data(), 1.0f / static_cast<float>(gradients_.size()),
-                         0.01f, {}, codelets::Cpu{}, nullptr);
+      const codelets::SgdBucket updated{{&whole, 1},
+                                        weights.as<float>().data(),
+                                        velocity.as<float>().data(),
+                                        sum.as<float>().data()};
+      codelets::sgd_step({&updated, 1}, 1.0f / static_cast<float>(gradients_.size()), 0.01f, {},
+                         codelets::Cpu{}, nullptr);
     }
   }
 

@@ -125,26 +125,34 @@ TEST_CASE("Reorders on a GPU, of weights and of their gradients", "[cuda][elemen
   for (const DataType type : cuda_types) {
     for (const bool gradients : {false, true}) {
       INFO(runtime::to_string(type) << (gradients ? " to" : " from") << " float32");
-      Reorders op;
-      Bytes src_bytes, expected;
+      // Two sources and two destinations.
+      Reorders op{2, 2, {}};
+      std::array<Bytes, 2> sources, expected;
       const auto append = [](Bytes& to, const DeviceTensor& tensor) {
         const Bytes bytes = tensor.download();
+        const std::size_t offset = to.size();
         to.insert(to.end(), bytes.begin(), bytes.end());
         to.resize(to.size() + gap, std::byte{0xff});  // which no part may write
+        return offset;
       };
       for (std::size_t i = 0; i < count; ++i) {
         const Shape& shape = shapes[i % std::size(shapes)];
         TensorSpec src{shape, DataType::float32, Layout::nchw}, dst{shape, type, Layout::nhwc};
         if (gradients) std::swap(src, dst);
         const std::vector<float> values = rounded(src.type, values_of(src, static_cast<int>(i)));
-        op.parts.push_back({{src, dst}, src_bytes.size(), expected.size()});
-        append(src_bytes, DeviceTensor(src, values));
-        append(expected, DeviceTensor(dst, values));
+        const std::size_t from = i % 2, to = i % 3 % 2;
+        op.parts.push_back(
+            {{src, dst},
+             {from, append(sources[from], DeviceTensor(src, values))},
+             {to, append(expected[to], DeviceTensor(dst, rounded(dst.type, values)))}});
       }
-      DeviceBuffer src(src_bytes.size()), dst(expected.size());
-      src.upload(src_bytes);
-      run_on_gpu(*plan(op, Cuda{}), {&src, &dst}, {&dst});
-      REQUIRE((dst.download() == expected));
+      DeviceBuffer src_a(sources[0].size()), src_b(sources[1].size());
+      DeviceBuffer dst_a(expected[0].size()), dst_b(expected[1].size());
+      src_a.upload(sources[0]);
+      src_b.upload(sources[1]);
+      run_on_gpu(*plan(op, Cuda{}), {&src_a, &src_b, &dst_a, &dst_b}, {&dst_a, &dst_b});
+      REQUIRE((dst_a.download() == expected[0]));
+      REQUIRE((dst_b.download() == expected[1]));
     }
   }
 }
@@ -177,8 +185,10 @@ TEST_CASE("Elementwise ops on a GPU say what they cannot plan", "[cuda][elementw
   require_complaint([] { (void)plan(Reorders{}, Cuda{}); }, {"at least one"});
   TensorSpec rounded_one = plain;
   rounded_one.type = DataType::float16;
-  const Reorders mixed{{{{plain, plain}}, {{plain, rounded_one}}}};
+  const Reorders mixed{1, 1, {{{plain, plain}, {}, {}}, {{plain, rounded_one}, {}, {}}}};
   require_complaint([&] { (void)plan(mixed, Cuda{}); }, {"2 tensors", "same two types"});
-  const Reorders askew{{{{plain, rounded_one}, 0, 1}}};
+  const Reorders elsewhere{1, 1, {{{plain, plain}, {0, 0}, {1, 0}}}};
+  require_complaint([&] { (void)plan(elsewhere, Cuda{}); }, {"no buffer"});
+  const Reorders askew{1, 1, {{{plain, rounded_one}, {}, {0, 1}}}};
   require_complaint([&] { (void)plan(askew, Cuda{}); }, {"whole values"});
 }

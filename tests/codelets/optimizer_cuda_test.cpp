@@ -8,43 +8,58 @@ using namespace stpt;
 using namespace stpt::testing;
 using codelets::Cpu;
 using codelets::ParameterRange;
+using codelets::SgdBucket;
 using codelets::SgdSettings;
 
 namespace {
 
 float* floats(const DeviceBuffer& buffer) { return static_cast<float*>(buffer.pointer()); }
 
-/// Runs one step on the GPU and on the CPU over `count` values.
+/// Runs one step on the GPU and on the CPU over two buckets of `count` values each.
 void compare_step(std::size_t count, const std::vector<ParameterRange>& ranges,
                   const SgdSettings& settings) {
   const auto size = static_cast<std::int64_t>(count);
-  const std::vector<float> w = random_values(size, 1), v = random_values(size, 2),
-                           g = random_values(size, 3);
   constexpr float gradient_scale = 0.3f, learning_rate = 0.07f;
-  Flat weights(w), velocity(v), gradient(g);
-  sgd_step(ranges, static_cast<float*>(weights.pointer()), static_cast<float*>(velocity.pointer()),
-           static_cast<const float*>(gradient.pointer()), gradient_scale, learning_rate, settings,
-           Cpu{}, nullptr);
-
-  DeviceTensor gpu_weights(w), gpu_velocity(v), gpu_gradient(g);
+  struct Bucket {
+    std::vector<float> w, g;
+    Flat weights, velocity, gradient;
+    DeviceTensor gpu_weights, gpu_velocity, gpu_gradient;
+  };
+  std::vector<Bucket> buckets;
+  std::vector<SgdBucket> cpu, gpu;
+  std::vector<DeviceBuffer*> outputs;
+  buckets.reserve(2);
+  for (const unsigned seed : {1u, 4u}) {
+    const std::vector<float> w = random_values(size, seed), v = random_values(size, seed + 1),
+                             g = random_values(size, seed + 2);
+    Bucket& b = buckets.emplace_back(w, g, Flat(w), Flat(v), Flat(g), DeviceTensor(w),
+                                     DeviceTensor(v), DeviceTensor(g));
+    cpu.push_back({ranges, static_cast<float*>(b.weights.pointer()),
+                   static_cast<float*>(b.velocity.pointer()),
+                   static_cast<const float*>(b.gradient.pointer())});
+    gpu.push_back({ranges, floats(b.gpu_weights), floats(b.gpu_velocity), floats(b.gpu_gradient)});
+    outputs.insert(outputs.end(), {&b.gpu_weights, &b.gpu_velocity});
+  }
+  sgd_step(cpu, gradient_scale, learning_rate, settings, Cpu{}, nullptr);
   run_repeatedly(
       [&](codelets::Stream stream) {
-        sgd_step(ranges, floats(gpu_weights), floats(gpu_velocity), floats(gpu_gradient),
-                 gradient_scale, learning_rate, settings, Cuda{}, stream);
+        sgd_step(gpu, gradient_scale, learning_rate, settings, Cuda{}, stream);
       },
-      {&gpu_weights, &gpu_velocity});
-  // Fewer than eight roundings of 6e-8; a GPU merges some of them (fused multiply-add).
-  constexpr Tolerance rounding{4e-7, 0};
-  require_tensor("weights", gpu_weights, weights.values(), rounding);
-  require_tensor("velocity", gpu_velocity, velocity.values(), rounding);
-  require_tensor("gradient", gpu_gradient, g, exactly);
-  // What lies between the ranges is left alone, to the bit.
+      outputs);
   std::vector<bool> inside(count);
   for (const ParameterRange& range : ranges)
     for (std::size_t i = 0; i < range.count; ++i) inside[range.offset + i] = true;
-  const std::vector<float> after = gpu_weights.values();
-  for (std::size_t i = 0; i < count; ++i)
-    if (!inside[i]) REQUIRE(after[i] == w[i]);
+  for (const Bucket& b : buckets) {
+    // Fewer than eight roundings of 6e-8; a GPU merges some of them (fused multiply-add).
+    constexpr Tolerance rounding{4e-7, 0};
+    require_tensor("weights", b.gpu_weights, b.weights.values(), rounding);
+    require_tensor("velocity", b.gpu_velocity, b.velocity.values(), rounding);
+    require_tensor("gradient", b.gpu_gradient, b.g, exactly);
+    // What lies between the ranges is left alone, to the bit.
+    const std::vector<float> after = b.gpu_weights.values();
+    for (std::size_t i = 0; i < count; ++i)
+      if (!inside[i]) REQUIRE(after[i] == b.w[i]);
+  }
 }
 
 }  // namespace
@@ -92,8 +107,9 @@ TEST_CASE("SGD on a GPU follows PyTorch and Chainer", "[cuda][optimizer]") {
       const ParameterRange whole{0, count, true};
       run_repeatedly(
           [&](codelets::Stream stream) {
-            sgd_step({&whole, 1}, floats(weights), floats(velocity), floats(gradient), 1,
-                     rates[step], settings, Cuda{}, stream);
+            const SgdBucket bucket{
+                {&whole, 1}, floats(weights), floats(velocity), floats(gradient)};
+            sgd_step({&bucket, 1}, 1, rates[step], settings, Cuda{}, stream);
           },
           {&weights, &velocity});
     }

@@ -15,7 +15,15 @@ namespace {
 /// Sizes around the vectors of any machine.
 constexpr std::array sizes = {0, 1, 7, 16, 33, 1000};
 
-std::array<codelets::ParameterRange, 1> whole(std::size_t count) { return {{{0, count, true}}}; }
+void step_whole(Flat& weights, Flat& velocity, Flat& gradient, float gradient_scale,
+                float learning_rate, const SgdSettings& settings) {
+  const codelets::ParameterRange whole{0, weights.values().size(), true};
+  const codelets::SgdBucket bucket{{&whole, 1},
+                                   static_cast<float*>(weights.pointer()),
+                                   static_cast<float*>(velocity.pointer()),
+                                   static_cast<float*>(gradient.pointer())};
+  sgd_step({&bucket, 1}, gradient_scale, learning_rate, settings, Cpu{}, nullptr);
+}
 
 }  // namespace
 
@@ -42,9 +50,7 @@ TEST_CASE("SGD follows PyTorch and Chainer", "[optimizer]") {
                                gradients.begin() + static_cast<std::ptrdiff_t>((step + 1) * count));
         for (float& g : row) g *= parts;
         gradient.set(row);
-        sgd_step(whole(count), static_cast<float*>(weights.pointer()),
-                 static_cast<float*>(velocity.pointer()), static_cast<float*>(gradient.pointer()),
-                 1 / parts, rates[step], settings, Cpu{}, nullptr);
+        step_whole(weights, velocity, gradient, 1 / parts, rates[step], settings);
         REQUIRE(gradient.values() == row);
       }
       // Four steps of about four roundings each, 6e-8 a rounding and partly averaged out.
@@ -63,9 +69,7 @@ TEST_CASE("Both forms of momentum agree while the learning rate is constant", "[
     for (unsigned step = 0; step < 5; ++step) {
       Flat gradient(random_values(50, 2 + step));
       const auto update = [&](Flat& weights, Flat& velocity, bool lr_in_velocity) {
-        sgd_step(whole(50), static_cast<float*>(weights.pointer()),
-                 static_cast<float*>(velocity.pointer()), static_cast<float*>(gradient.pointer()),
-                 1, 0.1f, {0.9f, 1e-3f, nesterov, lr_in_velocity}, Cpu{}, nullptr);
+        step_whole(weights, velocity, gradient, 1, 0.1f, {0.9f, 1e-3f, nesterov, lr_in_velocity});
       };
       update(plain, plain_velocity, false);
       update(chainer, chainer_velocity, true);
@@ -98,9 +102,7 @@ TEST_CASE("SGD touches nothing behind the end", "[optimizer]") {
   for (const int size : sizes) {
     Flat weights(random_values(size, 1)), velocity(random_values(size, 2)),
         gradient(random_values(size, 3));
-    sgd_step(whole(static_cast<std::size_t>(size)), static_cast<float*>(weights.pointer()),
-             static_cast<float*>(velocity.pointer()), static_cast<float*>(gradient.pointer()), 1,
-             0.1f, {}, Cpu{}, nullptr);
+    step_whole(weights, velocity, gradient, 1, 0.1f, {});
     REQUIRE(weights.guard_intact());
     REQUIRE(velocity.guard_intact());
   }

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,16 +35,13 @@ TEST_CASE("several reorders are each of them", "[reorder]") {
   const TensorSpec a_to = spec_of(a.shape, Layout::nhwc), b_to = spec_of(b.shape, Layout::nhwc);
   const auto a_values = random_values(a.shape.elements(), 1);
   const auto b_values = random_values(b.shape.elements(), 2);
-  // b behind a in src, and before it in dst.
-  const std::size_t a_size = runtime::align_up(a.bytes()) / sizeof(float);
+  // Of two sources, to one destination in which b lies before a.
   const std::size_t b_size = runtime::align_up(b.bytes()) / sizeof(float);
-  std::vector<float> values(a_size + b_size);
-  std::ranges::copy(a_values, values.begin());
-  std::ranges::copy(b_values, values.begin() + static_cast<std::ptrdiff_t>(a_size));
-  Flat src(values), dst(static_cast<std::int64_t>(values.size()));
+  Flat a_src(a_values), b_src(b_values);
+  Flat dst(static_cast<std::int64_t>(b_size) + a.shape.elements());
   const Reorders op{
-      {{{a, a_to}, 0, b_size * sizeof(float)}, {{b, b_to}, a_size * sizeof(float), 0}}};
-  run_kernel(*codelets::plan(op, Cpu{}), {src.pointer(), dst.pointer()});
+      2, 1, {{{a, a_to}, {0, 0}, {0, b_size * sizeof(float)}}, {{b, b_to}, {1, 0}, {}}}};
+  run_kernel(*codelets::plan(op, Cpu{}), {a_src.pointer(), b_src.pointer(), dst.pointer()});
   const std::vector<float> result = dst.values();
   const auto part = [&](std::size_t offset, const TensorSpec& spec) {
     return std::span(result).subspan(offset, static_cast<std::size_t>(spec.shape.elements()));
