@@ -601,6 +601,8 @@ class Backward final : public Kernel {
 
 }  // namespace
 
+std::size_t batch_norm_mask_bytes(const BatchNorm&, Cpu) { return 0; }
+
 KernelPtr plan(const BatchNormForward& op, Cpu) {
   check("BatchNormForward", op.norm);
   if (op.mode != BatchNormMode::inference) check_batch("BatchNormForward", op.norm);

@@ -21,9 +21,11 @@ namespace {
 
 using cuda::add_over_rows;
 using cuda::ChannelGroups;
+using cuda::for_each_row;
 using cuda::from_float;
 using cuda::load;
 using cuda::load_channels;
+using cuda::Order;
 using cuda::Slices;
 using cuda::store;
 using cuda::to_float;
@@ -78,51 +80,85 @@ struct SliceMoments {
   }
 };
 
-/// partials[slice][channel], by Welford's algorithm.
+/// Those of the rows that a thread has taken, by Welford's algorithm.
 template <class T, int width>
-__global__ void __launch_bounds__(cuda::block_threads)
+struct MomentsOfRows {
+  Moments moments[width] = {};
+  float pivot[width], count = 0;
+
+  __device__ explicit MomentsOfRows(const Vector<T, width>& first) {
+#pragma unroll
+    for (int v = 0; v < width; ++v) pivot[v] = to_float(first.values[v]);
+  }
+
+  __device__ void take(const Vector<T, width>& row) {
+    count += 1;
+    const float share = __frcp_rn(count);
+#pragma unroll
+    for (int v = 0; v < width; ++v) {
+      auto& [unused, mean, squares] = moments[v];
+      const float value = to_float(row.values[v]) - pivot[v], delta = value - mean;
+      mean = fmaf(delta, share, mean);
+      squares = fmaf(delta, value - mean, squares);
+    }
+  }
+
+  /// Takes several in one step, which is less to compute. The first ones give the mean, one by one:
+  /// without it, what all have in common would drown how they differ.
+  template <int rows>
+  __device__ void take_all(const Vector<T, width> (&some)[rows]) {
+    if (count == 0) {
+#pragma unroll
+      for (int k = 0; k < rows; ++k) take(some[k]);
+      return;
+    }
+    count += rows;
+    const float share = __frcp_rn(count);
+#pragma unroll
+    for (int v = 0; v < width; ++v) {
+      auto& [unused, mean, squares] = moments[v];
+      float sum = 0;
+#pragma unroll
+      for (int k = 0; k < rows; ++k) {
+        const float delta = to_float(some[k].values[v]) - pivot[v] - mean;
+        sum += delta;
+        squares = fmaf(delta, delta, squares);
+      }
+      const float step = sum * share;
+      mean += step;
+      squares = fmaf(-sum, step, squares);
+    }
+  }
+};
+
+/// partials[slice][channel]
+template <class T, int width>
+__global__ void __launch_bounds__(cuda::block_threads, 4)
     slice_moments(const T* __restrict__ x, Slices slices, SliceMoments* __restrict__ partials) {
   constexpr int rows_at_once = 4;
   const int slice = static_cast<int>(blockIdx.x), channel = cuda::own_channel<width>();
   const bool has_channel = channel < slices.channels;
-  const std::int64_t begin = slices.begin(slice), end = slices.end(slice), step = blockDim.y;
-
-  Moments moments[width] = {};
-  float pivot[width] = {};
+  const T* const first = x + slices.begin(slice) * slices.channels;
+  MomentsOfRows<T, width> own(load<width>(first + (has_channel ? channel : 0)));
   if (has_channel) {
-    const auto first = load<width>(x + begin * slices.channels + channel);
+    for_each_row<rows_at_once, Order::forwards>(
+        slices, channel,
+        [&](std::int64_t at, std::int64_t stride) {
+          Vector<T, width> rows[rows_at_once];
 #pragma unroll
-    for (int v = 0; v < width; ++v) pivot[v] = to_float(first.values[v]);
-    float count = 0;
-    for (std::int64_t row = begin + threadIdx.y; row < end; row += rows_at_once * step) {
-      Vector<T, width> values[rows_at_once] = {};
+          for (int k = 0; k < rows_at_once; ++k) rows[k] = load<width>(x + at + k * stride);
+          own.take_all(rows);
+        },
+        [&](std::int64_t at) { own.take(load<width>(x + at)); });
 #pragma unroll
-      for (int k = 0; k < rows_at_once; ++k)
-        if (row + k * step < end)
-          values[k] = load<width>(x + (row + k * step) * slices.channels + channel);
-#pragma unroll
-      for (int k = 0; k < rows_at_once; ++k) {
-        if (row + k * step >= end) break;
-        count += 1;
-        const float share = __frcp_rn(count);
-#pragma unroll
-        for (int v = 0; v < width; ++v) {
-          const float value = to_float(values[k].values[v]) - pivot[v];
-          const float delta = value - moments[v].mean;
-          moments[v].mean = fmaf(delta, share, moments[v].mean);
-          moments[v].squares = fmaf(delta, value - moments[v].mean, moments[v].squares);
-        }
-      }
-    }
-#pragma unroll
-    for (int v = 0; v < width; ++v) moments[v].count = count;
+    for (int v = 0; v < width; ++v) own.moments[v].count = own.count;
   }
-  add_over_rows(moments);
+  add_over_rows(own.moments);
   if (threadIdx.y > 0 || !has_channel) return;
 #pragma unroll
   for (int v = 0; v < width; ++v)
-    partials[std::int64_t{slice} * slices.channels + channel + v] = {pivot[v], moments[v].mean,
-                                                                     moments[v].squares};
+    partials[std::int64_t{slice} * slices.channels + channel + v] = {
+        own.pivot[v], own.moments[v].mean, own.moments[v].squares};
 }
 
 /// Of the kernels that add up slices: a thread has some slices of one channel.
@@ -133,25 +169,32 @@ dim3 finish_blocks(int channels) {
   return (static_cast<unsigned>(channels) + finish_channels - 1) / finish_channels;
 }
 
-/// sum over the slices of of_slice(slice), for all threads of the channel.
+struct TwoSums {
+  double a, b;
+  __device__ void add(const TwoSums& other) {
+    a += other.a;
+    b += other.b;
+  }
+};
+
+/// The sum over the slices of of_slice(slice), known to the channel's first thread.
 template <class OfSlice>
-__device__ double sum_over_slices(const Slices& slices, bool has_channel, OfSlice of_slice) {
-  double sum = 0;
+__device__ TwoSums sum_over_slices(const Slices& slices, bool has_channel, OfSlice of_slice) {
+  TwoSums own{};
   if (has_channel) {
     const int count = slices.count();
+#pragma unroll 8
     for (int slice = static_cast<int>(threadIdx.y); slice < count; slice += finish_slices)
-      sum += of_slice(slice);
+      own.add(of_slice(slice));
   }
-  __shared__ double sums[finish_slices][finish_channels];
-  sums[threadIdx.y][threadIdx.x] = sum;
+  __shared__ TwoSums sums[finish_slices][finish_channels];
+  sums[threadIdx.y][threadIdx.x] = own;
   for (unsigned half = finish_slices / 2; half > 0; half /= 2) {
     __syncthreads();
-    if (threadIdx.y < half) sums[threadIdx.y][threadIdx.x] += sums[threadIdx.y + half][threadIdx.x];
+    if (threadIdx.y < half)
+      sums[threadIdx.y][threadIdx.x].add(sums[threadIdx.y + half][threadIdx.x]);
   }
-  __syncthreads();
-  sum = sums[0][threadIdx.x];
-  __syncthreads();  // before the next one writes
-  return sum;
+  return sums[0][threadIdx.x];
 }
 
 /// The running statistics, nullptr where they are not to be updated, and what backward needs.
@@ -169,21 +212,19 @@ __global__ void __launch_bounds__(cuda::block_threads)
                    float* __restrict__ mean, float* __restrict__ inverse_stddev, Kept kept) {
   const int channel = static_cast<int>(blockIdx.x * finish_channels + threadIdx.x);
   const bool has_channel = channel < slices.channels;
-  const auto partial = [&](int slice) -> const SliceMoments& {
-    return partials[std::int64_t{slice} * slices.channels + channel];
-  };
-  const auto weight = [&](int slice) {
-    return static_cast<double>(slices.end(slice) - slices.begin(slice));
-  };
-  const auto count = static_cast<double>(slices.rows);
-  const double sum = sum_over_slices(
-      slices, has_channel, [&](int slice) { return weight(slice) * partial(slice).whole_mean(); });
-  const double whole_mean = sum / count;
-  const double squares = sum_over_slices(slices, has_channel, [&](int slice) {
-    const double delta = partial(slice).whole_mean() - whole_mean;
-    return static_cast<double>(partial(slice).squares) + weight(slice) * delta * delta;
+  // Relative to one slice's mean, so that squares of far means do not drown the rest.
+  const double base = has_channel ? partials[channel].whole_mean() : 0;
+  const auto [sum, second] = sum_over_slices(slices, has_channel, [&](int slice) {
+    const SliceMoments part = partials[std::int64_t{slice} * slices.channels + channel];
+    const auto weight = static_cast<double>(slices.end(slice) - slices.begin(slice));
+    const double delta = part.whole_mean() - base;
+    return TwoSums{weight * delta, static_cast<double>(part.squares) + weight * delta * delta};
   });
   if (threadIdx.y > 0 || !has_channel) return;
+  const auto count = static_cast<double>(slices.rows);
+  const double whole_mean = base + sum / count;
+  const double rest = second - sum * sum / count;
+  const double squares = rest < 0 ? 0 : rest;  // by rounding; NaN stays
   mean[channel] = static_cast<float>(whole_mean);
   inverse_stddev[channel] = static_cast<float>(1 / sqrt(squares / count + epsilon));
   if (!kept.mean) return;
@@ -204,56 +245,72 @@ __global__ void running_moments(const float* __restrict__ running_mean,
       static_cast<float>(1 / sqrt(static_cast<double>(running_variance[channel]) + epsilon));
 }
 
+// ---- The ReLU's mask ----------------------------------------------------------------------------
+
+/// Results up to this one are 0 when they are rounded to T (ties go to even).
+template <class T>
+constexpr float rounded_to_zero = 0;
+template <>
+constexpr float rounded_to_zero<__half> = 0x1p-25f;
+template <>
+constexpr float rounded_to_zero<__nv_bfloat16> = 0x1p-134f;
+
+/// A bit for each channel of a vector: whether the ReLU lets its gradient through.
+using MaskBits = std::uint8_t;
+
+template <class T>
+constexpr int widest = 16 / sizeof(T);
+static_assert(widest<__half> <= 8 * sizeof(MaskBits));
+
 // ---- Forward ------------------------------------------------------------------------------------
 
 struct Parameters {
   const float *mean, *inverse_stddev, *gamma, *beta;
 };
 
-/// visit(first_row) for the thread's rows in steps of `rows_at_once`, the last ones first.
-template <int rows_at_once, class Visit>
-__device__ void for_each_row_backwards(const Slices& slices, Visit visit) {
-  const int slice = static_cast<int>(blockIdx.x);
-  const std::int64_t begin = slices.begin(slice), end = slices.end(slice);
-  const std::int64_t step = std::int64_t{rows_at_once} * blockDim.y;
-  const std::int64_t first = begin + threadIdx.y;
-  if (first >= end) return;
-  for (std::int64_t row = first + (end - 1 - first) / step * step; row >= first; row -= step)
-    visit(row, end);
-}
-
-/// `residual` may be nullptr.
-template <class T, int width>
-__global__ void __launch_bounds__(cuda::block_threads)
+/// `mask` may be nullptr.
+template <class T, int width, bool with_residual>
+__global__ void __launch_bounds__(cuda::block_threads, 4)
     normalise(const T* __restrict__ x, const T* __restrict__ residual, Parameters parameters,
-              bool relu, Slices slices, T* __restrict__ y) {
-  constexpr int rows_at_once = 2;
+              bool relu, Slices slices, T* __restrict__ y, MaskBits* __restrict__ mask) {
+  constexpr int rows_at_once = with_residual ? 2 : 4;
+  struct Row {
+    Vector<T, width> x, residual;
+  };
   const int channel = cuda::own_channel<width>();
   if (channel >= slices.channels) return;
   const Affine<width> affine(parameters.mean, parameters.inverse_stddev, parameters.gamma,
                              parameters.beta, channel);
-  for_each_row_backwards<rows_at_once>(slices, [&](std::int64_t row, std::int64_t end) {
-    Vector<T, width> values[rows_at_once] = {}, residuals[rows_at_once] = {};
+  const auto read = [&](std::int64_t at) {
+    Row row;
+    row.x = load<width>(x + at);
+    if constexpr (with_residual) row.residual = load<width>(residual + at);
+    return row;
+  };
+  const auto write = [&](const Row& row, std::int64_t at) {
+    Vector<T, width> results;
+    unsigned bits = 0;
 #pragma unroll
-    for (int k = 0; k < rows_at_once; ++k) {
-      if (row + k * blockDim.y >= end) break;
-      const std::int64_t at = (row + k * blockDim.y) * slices.channels + channel;
-      values[k] = load<width>(x + at);
-      if (residual) residuals[k] = load<width>(residual + at);
+    for (int v = 0; v < width; ++v) {
+      float result = affine.of_centred(to_float(row.x.values[v]) - affine.mean[v], v);
+      if constexpr (with_residual) result += to_float(row.residual.values[v]);
+      bits |= (result > rounded_to_zero<T> ? 1u : 0u) << v;
+      if (relu) result = cuda::relu(result);
+      results.values[v] = from_float<T>(result);
     }
+    store(y + at, results);
+    if (with_residual && mask) mask[at / width] = static_cast<MaskBits>(bits);
+  };
+  for_each_row<rows_at_once, Order::backwards>(
+      slices, channel,
+      [&](std::int64_t at, std::int64_t stride) {
+        Row rows[rows_at_once];
 #pragma unroll
-    for (int k = 0; k < rows_at_once; ++k) {
-      if (row + k * blockDim.y >= end) break;
+        for (int k = 0; k < rows_at_once; ++k) rows[k] = read(at + k * stride);
 #pragma unroll
-      for (int v = 0; v < width; ++v) {
-        float result = affine.of_centred(to_float(values[k].values[v]) - affine.mean[v], v);
-        if (residual) result += to_float(residuals[k].values[v]);
-        if (relu) result = cuda::relu(result);
-        values[k].values[v] = from_float<T>(result);
-      }
-      store(y + (row + k * blockDim.y) * slices.channels + channel, values[k]);
-    }
-  });
+        for (int k = 0; k < rows_at_once; ++k) write(rows[k], at + k * stride);
+      },
+      [&](std::int64_t at) { write(read(at), at); });
 }
 
 // ---- Backward -----------------------------------------------------------------------------------
@@ -262,24 +319,27 @@ __global__ void __launch_bounds__(cuda::block_threads)
 enum class Mask {
   none,    ///< no ReLU, or already applied
   from_x,  ///< recomputed from x, which is read anyway
-  from_y,
+  stored,  ///< by forward
 };
 
 template <class T>
 struct Gradients {
-  const T *x, *y, *d_y, *d_y2;  ///< d_y2 may be nullptr, y unless Mask::from_y
+  const T *x, *d_y, *d_y2;  ///< d_y2 only where it comes in two parts
+  const MaskBits* mask;     ///< only with Mask::stored
 };
 
 /// A row's values of the thread's channels, as they are in memory.
-template <class T, int width, Mask mask>
+template <class T, int width, Mask mask, bool two_parts>
 struct Row {
-  Vector<T, width> x, y, d_y, d_y2;
+  Vector<T, width> x, d_y, d_y2;
+  MaskBits bits;
 
-  __device__ void read(const Gradients<T>& from, std::int64_t at) {
+  __device__ Row() {}  // not cleared: that would be done between the loads
+  __device__ Row(const Gradients<T>& from, std::int64_t at) {
     x = load<width>(from.x + at);
     d_y = load<width>(from.d_y + at);
-    if (from.d_y2) d_y2 = load<width>(from.d_y2 + at);
-    if constexpr (mask == Mask::from_y) y = load<width>(from.y + at);
+    if constexpr (two_parts) d_y2 = load<width>(from.d_y2 + at);
+    if constexpr (mask == Mask::stored) bits = from.mask[at / width];
   }
 
   __device__ float centred(const Affine<width>& affine, int v) const {
@@ -287,18 +347,40 @@ struct Row {
   }
 
   /// Behind the ReLU. The sum of two parts is rounded as if it had been stored, which it is where
-  /// d_residual is wanted: d_x shall not depend on that. So is what the mask is recomputed from.
-  __device__ float gradient(const Affine<width>& affine, bool two_parts, int v) const {
+  /// d_residual is wanted: d_x shall not depend on that.
+  __device__ float gradient(const Affine<width>& affine, int v) const {
     float g = to_float(d_y.values[v]);
-    if (two_parts) g = to_float(from_float<T>(g + to_float(d_y2.values[v])));
-    if constexpr (mask == Mask::from_x) {
-      const float result = affine.of_centred(centred(affine, v), v);
-      return to_float(from_float<T>(result)) > 0 ? g : 0;
-    }
-    if constexpr (mask == Mask::from_y) return to_float(y.values[v]) > 0 ? g : 0;
+    if constexpr (two_parts) g = to_float(from_float<T>(g + to_float(d_y2.values[v])));
+    if constexpr (mask == Mask::from_x)
+      return affine.of_centred(centred(affine, v), v) > rounded_to_zero<T> ? g : 0;
+    if constexpr (mask == Mask::stored) return bits >> v & 1 ? g : 0;
     return g;
   }
 };
+
+/// Calls visit(row, at) for the thread's rows.
+template <class T, int width, Mask mask, bool two_parts, Order order, class Visit>
+__device__ void for_each_gradient(const Gradients<T>& from, const Slices& slices, int channel,
+                                  Visit visit) {
+  constexpr int rows_at_once = 2;
+  using OneRow = Row<T, width, mask, two_parts>;
+  for_each_row<rows_at_once, order>(
+      slices, channel,
+      [&](std::int64_t at, std::int64_t stride) {
+        OneRow rows[rows_at_once];
+#pragma unroll
+        for (int k = 0; k < rows_at_once; ++k) rows[k] = OneRow(from, at + k * stride);
+#pragma unroll
+        for (int k = 0; k < rows_at_once; ++k) visit(rows[k], at + k * stride);
+      },
+      [&](std::int64_t at) { visit(OneRow(from, at), at); });
+}
+
+/// Blocks on a multiprocessor that leave each thread the registers it needs.
+constexpr int blocks_for_sums(Mask mask, bool two_parts) {
+  return two_parts ? 2 : mask == Mask::stored ? 4 : 3;
+}
+constexpr int blocks_for_results(bool two_parts) { return two_parts ? 2 : 4; }
 
 /// Over a slice of a channel: of the gradient g, and of g * (x - mean).
 struct GradientSums {
@@ -312,39 +394,28 @@ struct GradientSums {
 
 /// partials[slice][channel]; g goes to `written`, too, unless that is nullptr (it may be d_y or
 /// d_y2).
-template <class T, int width, Mask mask>
-__global__ void __launch_bounds__(cuda::block_threads)
+template <class T, int width, Mask mask, bool two_parts>
+__global__ void __launch_bounds__(cuda::block_threads, blocks_for_sums(mask, two_parts))
     slice_gradients(Gradients<T> from, Parameters parameters, Slices slices, T* written,
                     GradientSums* __restrict__ partials) {
-  constexpr int rows_at_once = 2;
   const int slice = static_cast<int>(blockIdx.x), channel = cuda::own_channel<width>();
   const bool has_channel = channel < slices.channels;
-  const std::int64_t end = slices.end(slice), step = blockDim.y;
-
   GradientSums sums[width] = {};
   if (has_channel) {
     const Affine<width> affine(parameters.mean, parameters.inverse_stddev, parameters.gamma,
                                parameters.beta, channel);
-    for (std::int64_t row = slices.begin(slice) + threadIdx.y; row < end;
-         row += rows_at_once * step) {
-      Row<T, width, mask> rows[rows_at_once] = {};
+    for_each_gradient<T, width, mask, two_parts, Order::forwards>(
+        from, slices, channel, [&](const auto& row, std::int64_t at) {
+          Vector<T, width> gradients;
 #pragma unroll
-      for (int k = 0; k < rows_at_once; ++k)
-        if (row + k * step < end) rows[k].read(from, (row + k * step) * slices.channels + channel);
-#pragma unroll
-      for (int k = 0; k < rows_at_once; ++k) {
-        if (row + k * step >= end) break;
-        Vector<T, width> gradients;
-#pragma unroll
-        for (int v = 0; v < width; ++v) {
-          const float g = rows[k].gradient(affine, from.d_y2 != nullptr, v);
-          sums[v].sum += g;
-          sums[v].product = fmaf(g, rows[k].centred(affine, v), sums[v].product);
-          gradients.values[v] = from_float<T>(g);
-        }
-        if (written) store(written + (row + k * step) * slices.channels + channel, gradients);
-      }
-    }
+          for (int v = 0; v < width; ++v) {
+            const float g = row.gradient(affine, v);
+            sums[v].sum += g;
+            sums[v].product = fmaf(g, row.centred(affine, v), sums[v].product);
+            gradients.values[v] = from_float<T>(g);
+          }
+          if (written) store(written + at, gradients);
+        });
   }
   add_over_rows(sums);
   if (threadIdx.y > 0 || !has_channel) return;
@@ -364,13 +435,10 @@ __global__ void __launch_bounds__(cuda::block_threads)
                      float* __restrict__ d_beta) {
   const int channel = static_cast<int>(blockIdx.x * finish_channels + threadIdx.x);
   const bool has_channel = channel < slices.channels;
-  const auto partial = [&](int slice) -> const GradientSums& {
-    return partials[std::int64_t{slice} * slices.channels + channel];
-  };
-  const double sum = sum_over_slices(
-      slices, has_channel, [&](int slice) { return static_cast<double>(partial(slice).sum); });
-  const double product = sum_over_slices(
-      slices, has_channel, [&](int slice) { return static_cast<double>(partial(slice).product); });
+  const auto [sum, product] = sum_over_slices(slices, has_channel, [&](int slice) {
+    const GradientSums part = partials[std::int64_t{slice} * slices.channels + channel];
+    return TwoSums{static_cast<double>(part.sum), static_cast<double>(part.product)};
+  });
   if (threadIdx.y > 0 || !has_channel) return;
   const auto inverse = static_cast<double>(parameters.inverse_stddev[channel]);
   const double scale = static_cast<double>(parameters.gamma[channel]) * inverse;
@@ -383,11 +451,10 @@ __global__ void __launch_bounds__(cuda::block_threads)
 }
 
 /// d_x may be d_y or d_y2.
-template <class T, int width, Mask mask>
-__global__ void __launch_bounds__(cuda::block_threads)
+template <class T, int width, Mask mask, bool two_parts>
+__global__ void __launch_bounds__(cuda::block_threads, blocks_for_results(two_parts))
     combine_gradients(Gradients<T> from, Parameters parameters, Combination combination,
                       Slices slices, T* d_x) {
-  constexpr int rows_at_once = 2;
   const int channel = cuda::own_channel<width>();
   if (channel >= slices.channels) return;
   const Affine<width> affine(parameters.mean, parameters.inverse_stddev, parameters.gamma,
@@ -395,25 +462,17 @@ __global__ void __launch_bounds__(cuda::block_threads)
   float on_centred[width], constant[width];
   load_channels(combination.on_centred + channel, on_centred);
   load_channels(combination.constant + channel, constant);
-  for_each_row_backwards<rows_at_once>(slices, [&](std::int64_t row, std::int64_t end) {
-    Row<T, width, mask> rows[rows_at_once] = {};
+  for_each_gradient<T, width, mask, two_parts, Order::backwards>(
+      from, slices, channel, [&](const auto& row, std::int64_t at) {
+        Vector<T, width> results;
 #pragma unroll
-    for (int k = 0; k < rows_at_once; ++k)
-      if (row + k * blockDim.y < end)
-        rows[k].read(from, (row + k * blockDim.y) * slices.channels + channel);
-#pragma unroll
-    for (int k = 0; k < rows_at_once; ++k) {
-      if (row + k * blockDim.y >= end) break;
-      Vector<T, width> results;
-#pragma unroll
-      for (int v = 0; v < width; ++v) {
-        const float g = rows[k].gradient(affine, from.d_y2 != nullptr, v);
-        const float rest = fmaf(rows[k].centred(affine, v), on_centred[v], constant[v]);
-        results.values[v] = from_float<T>(fmaf(g, affine.scale[v], rest));
-      }
-      store(d_x + (row + k * blockDim.y) * slices.channels + channel, results);
-    }
-  });
+        for (int v = 0; v < width; ++v) {
+          const float g = row.gradient(affine, v);
+          const float rest = fmaf(row.centred(affine, v), on_centred[v], constant[v]);
+          results.values[v] = from_float<T>(fmaf(g, affine.scale[v], rest));
+        }
+        store(d_x + at, results);
+      });
 }
 
 // ---- Planning -----------------------------------------------------------------------------------
@@ -469,6 +528,9 @@ class Forward final : public Kernel {
     auto* y = static_cast<T*>(args[next++]);
     auto* saved_mean = static_cast<float*>(args[next++]);
     auto* saved_inverse = static_cast<float*>(args[next++]);
+    auto* mask = op_.mode == BatchNormMode::training && batch_norm_mask_bytes(op_.norm, Cuda{}) > 0
+                     ? static_cast<MaskBits*>(args[next])
+                     : nullptr;
 
     const Workspace parts(*this, workspace);
     const auto epsilon = static_cast<double>(op_.norm.epsilon);
@@ -489,9 +551,10 @@ class Forward final : public Kernel {
                    dim3(finish_channels, finish_slices), stream, parts.partials, slices_, epsilon,
                    parts.mean, parts.inverse_stddev, kept);
     }
-    cuda::launch(what_, normalise<T, width>, blocks, groups_.threads, stream, x, residual,
+    cuda::launch(what_, residual ? normalise<T, width, true> : normalise<T, width, false>, blocks,
+                 groups_.threads, stream, x, residual,
                  Parameters{parts.mean, parts.inverse_stddev, gamma, beta}, op_.norm.relu, slices_,
-                 y);
+                 y, mask);
   }
 
  private:
@@ -532,7 +595,7 @@ class Backward final : public Kernel {
     if (!op_.norm.relu) {
       run<Mask::none>(args, workspace, stream);
     } else if (op_.norm.residual) {
-      run<Mask::from_y>(args, workspace, stream);
+      run<Mask::stored>(args, workspace, stream);
     } else {
       run<Mask::from_x>(args, workspace, stream);
     }
@@ -560,7 +623,7 @@ class Backward final : public Kernel {
     const auto vector = [&] { return static_cast<float*>(args[next++]); };
     Gradients<T> from{};
     from.x = tensor();
-    from.y = tensor();
+    from.mask = static_cast<const MaskBits*>(args[next++]);
     Parameters parameters{};
     parameters.gamma = vector();
     parameters.beta = vector();
@@ -578,20 +641,30 @@ class Backward final : public Kernel {
     const bool write =
         d_residual && !(mask == Mask::none && !op_.two_parts && d_residual == from.d_y);
     const Workspace parts(slices_, workspace);
-    const dim3 blocks(static_cast<unsigned>(slices_.count()), groups_.count);
-    cuda::launch(what_, slice_gradients<T, width, mask>, blocks, groups_.threads, stream, from,
-                 parameters, slices_, write ? d_residual : nullptr, parts.partials);
+    launch_on_rows(
+        from.d_y2 ? slice_gradients<T, width, mask, true> : slice_gradients<T, width, mask, false>,
+        stream, from, parameters, slices_, write ? d_residual : nullptr, parts.partials);
     cuda::launch(what_, finish_gradients, finish_blocks(slices_.channels),
                  dim3(finish_channels, finish_slices), stream, parts.partials, slices_, parameters,
                  parts.combination, d_gamma, d_beta);
+    const auto combine = [&](auto kernel, const Gradients<T>& gradients) {
+      launch_on_rows(kernel, stream, gradients, parameters, parts.combination, slices_, d_x);
+    };
     if (write) {
-      cuda::launch(what_, combine_gradients<T, width, Mask::none>, blocks, groups_.threads, stream,
-                   Gradients<T>{from.x, nullptr, d_residual, nullptr}, parameters,
-                   parts.combination, slices_, d_x);
+      combine(combine_gradients<T, width, Mask::none, false>,
+              {from.x, d_residual, nullptr, nullptr});
     } else {
-      cuda::launch(what_, combine_gradients<T, width, mask>, blocks, groups_.threads, stream, from,
-                   parameters, parts.combination, slices_, d_x);
+      combine(from.d_y2 ? combine_gradients<T, width, mask, true>
+                        : combine_gradients<T, width, mask, false>,
+              from);
     }
+  }
+
+  template <class... Parameters>
+  void launch_on_rows(void (*kernel)(Parameters...), Stream stream,
+                      std::type_identity_t<Parameters>... arguments) const {
+    cuda::launch(what_, kernel, dim3(static_cast<unsigned>(slices_.count()), groups_.count),
+                 groups_.threads, stream, arguments...);
   }
 
   std::string what_;
@@ -601,6 +674,13 @@ class Backward final : public Kernel {
 };
 
 }  // namespace
+
+std::size_t batch_norm_mask_bytes(const BatchNorm& norm, Cuda) {
+  if (!norm.relu || !norm.residual) return 0;
+  return cuda::with_vectors(norm.x, "batch norm " + norm.x.to_string(), [&](auto, auto width) {
+    return static_cast<std::size_t>(norm.x.shape.elements() / width()) * sizeof(MaskBits);
+  });
+}
 
 KernelPtr plan(const BatchNormForward& op, Cuda) {
   const std::string what = "BatchNormForward " + op.norm.x.to_string();

@@ -3,6 +3,8 @@
 //   y = act(gamma * (x - mean) / sqrt(var + epsilon) + beta [+ residual])
 #pragma once
 
+#include <cstddef>
+
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -25,11 +27,17 @@ struct BatchNorm {
   float momentum = 0.1f;
 };
 
-/// run(x, [residual,] gamma, beta, running_mean, running_variance, y, mean, inverse_stddev)
+/// Bytes of what forward leaves to tell backward which values the ReLU has cut. 0 where backward
+/// sees it in x or y.
+[[nodiscard]] std::size_t batch_norm_mask_bytes(const BatchNorm& norm, Cpu);
+[[nodiscard]] std::size_t batch_norm_mask_bytes(const BatchNorm& norm, Cuda);
+
+/// run(x, [residual,] gamma, beta, running_mean, running_variance, y, mean, inverse_stddev, mask)
 ///
-/// gamma ... running_variance, mean and inverse_stddev have c elements (float32, no padding). mean
-/// and inverse_stddev are what backward needs; nullptr except in training mode. Unused running
-/// statistics: nullptr. Batch statistics need n*h*w >= 2.
+/// gamma ... running_variance, mean and inverse_stddev have c elements (float32, no padding). mean,
+/// inverse_stddev and mask are what backward needs; nullptr except in training mode, mask also
+/// where it would have 0 bytes. Unused running statistics: nullptr. Batch statistics need n*h*w
+/// >= 2.
 struct BatchNormForward {
   BatchNorm norm;
   BatchNormMode mode = BatchNormMode::training;
@@ -37,12 +45,12 @@ struct BatchNormForward {
 
 /// Gradient of the training mode. The gradient of y may come in two parts that are added on the fly
 /// (a tensor with two readers).
-/// run(x, y, gamma, beta, mean, inverse_stddev, d_y, [d_y2,] d_x, [d_residual,] d_gamma, d_beta)
+/// run(x, mask, gamma, beta, mean, inverse_stddev, d_y, [d_y2,] d_x, [d_residual,] d_gamma, d_beta)
 ///
-/// y is read only with relu and residual together (else the mask follows from x), and may be
-/// nullptr otherwise. d_residual is the gradient behind the ReLU, nullptr if nobody wants it. d_x,
-/// d_residual, d_gamma, d_beta are overwritten. d_x or d_residual may be the same memory as d_y or
-/// d_y2 (but not as each other).
+/// mask is read only with relu and residual together (else it follows from x), and may be nullptr
+/// otherwise: forward's, or y where there is none. d_residual is the gradient behind the ReLU,
+/// nullptr if nobody wants it. d_x, d_residual, d_gamma, d_beta are overwritten. d_x or d_residual
+/// may be the same memory as d_y or d_y2 (but not as each other).
 struct BatchNormBackward {
   BatchNorm norm;
   bool two_parts = false;

@@ -98,10 +98,14 @@ struct Slices {
 
   Slices(const runtime::Shape& shape, const ChannelGroups& groups)
       : rows(shape.n * shape.spatial()), channels(static_cast<int>(shape.c)) {
-    constexpr std::int64_t enough_blocks = 512;  // several on each multiprocessor of a large GPU
+    // Whole waves on the 132 multiprocessors of a Hopper with 2, 3 or 4 blocks on each.
+    constexpr std::int64_t most_blocks = 12 * 132;
+    // Less would not pay for a block's beginning and end. No odd rows for for_each_row.
+    constexpr std::int64_t least_rows = 8, multiple = 4;
     const std::int64_t at_once = groups.threads.y;
-    const std::int64_t most = std::max<std::int64_t>(1, enough_blocks / groups.count);
-    rows_a_slice = static_cast<int>((rows + at_once * most - 1) / (at_once * most) * at_once);
+    const std::int64_t most = std::max<std::int64_t>(1, most_blocks / groups.count);
+    const std::int64_t of_thread = std::max(least_rows, (rows - 1) / (at_once * most) + 1);
+    rows_a_slice = static_cast<int>((of_thread + multiple - 1) / multiple * multiple * at_once);
   }
 
   __host__ __device__ int count() const {
@@ -110,6 +114,27 @@ struct Slices {
   __device__ std::int64_t begin(int slice) const { return std::int64_t{slice} * rows_a_slice; }
   __device__ std::int64_t end(int slice) const { return min(begin(slice) + rows_a_slice, rows); }
 };
+
+enum class Order { forwards, backwards };
+
+/// Visits the thread's rows of the block's slice: one(at) for some of them first, then many(at,
+/// stride) for `rows_at_once` at a time, `stride` elements apart. `at` is where the row's `channel`
+/// lies. `many` shall load all that it needs before it uses any of it: memory answers late.
+template <int rows_at_once, Order order, class Many, class One>
+__device__ void for_each_row(const Slices& slices, int channel, Many many, One one) {
+  const int slice = static_cast<int>(blockIdx.x), step = static_cast<int>(blockDim.y);
+  const int left =
+      static_cast<int>(slices.end(slice) - slices.begin(slice)) - static_cast<int>(threadIdx.y);
+  int count = left > 0 ? (left + step - 1) / step : 0;
+  std::int64_t stride = std::int64_t{step} * slices.channels;
+  std::int64_t at = (slices.begin(slice) + threadIdx.y) * slices.channels + channel;
+  if constexpr (order == Order::backwards) {
+    at += (count - 1) * stride;
+    stride = -stride;
+  }
+  for (; count % rows_at_once != 0; --count, at += stride) one(at);
+  for (; count > 0; count -= rows_at_once, at += rows_at_once * stride) many(at, stride);
+}
 
 /// Reads `width` floats, one for each channel.
 template <int width>

@@ -351,6 +351,15 @@ void Lowering::emit_forward(std::size_t index) {
       } else {
         arguments.insert(arguments.end(), 2, Argument{});
       }
+      Argument mask;
+      const std::size_t mask_bytes =
+          std::visit([&norm](auto device) { return codelets::batch_norm_mask_bytes(norm, device); },
+                     program_.options_.device);
+      if (keeps && mask_bytes > 0) {
+        kept.mask = new_buffer(mask_bytes);
+        mask = write(kept.mask);
+      }
+      arguments.push_back(mask);
       emit(codelets::BatchNormForward{norm, mode}, layer.name, std::move(arguments));
       break;
     }
@@ -502,9 +511,10 @@ void Lowering::emit_backward(std::size_t index) {
       auto& parts = value(node.output).gradients;
       if (parts.size() > 2) total_gradient(node.output, false);
       const bool two = parts.size() == 2;
-      const bool reads_output = kept.norm.relu && kept.norm.residual;
+      Argument mask;
+      if (kept.norm.relu && kept.norm.residual) mask = kept.mask >= 0 ? read(kept.mask) : output;
       std::vector<Argument> arguments{input,
-                                      reads_output ? output : Argument{},
+                                      mask,
                                       parameter(layer.weight),
                                       parameter(layer.bias),
                                       read(kept.mean),

@@ -76,7 +76,7 @@ class Lowering {
     codelets::BatchNorm norm;
     codelets::FullyConnected fc;
     codelets::Pool2d pool;
-    int mean = -1, inverse_stddev = -1, indices = -1;
+    int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;
     ActivationId residual = -1;
   };
 

@@ -233,7 +233,7 @@ void normalisations(Bench& bench, const models::Network& network, const auto& sp
     const Bench::Buffer tensor = buffer(x), channels = floats(x.shape.c), none;
     const codelets::BatchNorm norm{.x = x, .relu = true};
     bench.time("batch norm, ReLU forward", x.shape.to_string(), {0, 3 * bytes(x), count},
-               {tensor, channels, channels, channels, channels, tensor, channels, channels},
+               {tensor, channels, channels, channels, channels, tensor, channels, channels, none},
                codelets::plan(codelets::BatchNormForward{norm}, Cuda{}));
     bench.time(
         "batch norm, ReLU backward", x.shape.to_string(), {0, 5 * bytes(x), count},

@@ -37,27 +37,34 @@ std::vector<float> random_gradient(const BatchNorm& norm, unsigned seed) {
 
 struct GpuForward {
   DeviceTensor y, mean, inverse_stddev, running_mean, running_variance;
+  DeviceBuffer mask;
 };
 
 GpuForward forward_on_gpu(const BatchNorm& norm, BatchNormMode mode, const Inputs& in) {
   const TensorSpec vector = DeviceTensor::vector_of(norm.x.shape.c);
-  GpuForward out{DeviceTensor(norm.x), DeviceTensor(vector), DeviceTensor(vector),
-                 DeviceTensor(in.running_mean), DeviceTensor(in.running_variance)};
+  GpuForward out{DeviceTensor(norm.x),
+                 DeviceTensor(vector),
+                 DeviceTensor(vector),
+                 DeviceTensor(in.running_mean),
+                 DeviceTensor(in.running_variance),
+                 DeviceBuffer(codelets::batch_norm_mask_bytes(norm, Cuda{}))};
   DeviceTensor x(norm.x, in.x), residual(norm.x), gamma(in.gamma), beta(in.beta);
   if (norm.residual) residual.set(in.residual);
   const bool training = mode == BatchNormMode::training;
   const bool running = mode != BatchNormMode::batch_statistics;
+  const bool masked = training && out.mask.bytes() > 0;
   std::vector<DeviceBuffer*> args{&x};
   if (norm.residual) args.push_back(&residual);
   for (DeviceBuffer* arg : std::initializer_list<DeviceBuffer*>{
            &gamma, &beta, running ? &out.running_mean : nullptr,
            running ? &out.running_variance : nullptr, &out.y, training ? &out.mean : nullptr,
-           training ? &out.inverse_stddev : nullptr})
+           training ? &out.inverse_stddev : nullptr, masked ? &out.mask : nullptr})
     args.push_back(arg);
   std::vector<DeviceBuffer*> outputs{&out.y};
   if (training)
     outputs.insert(outputs.end(),
                    {&out.mean, &out.inverse_stddev, &out.running_mean, &out.running_variance});
+  if (masked) outputs.push_back(&out.mask);
   run_on_gpu(*plan(BatchNormForward{norm, mode}, Cuda{}), args, outputs);
   return out;
 }
@@ -91,7 +98,7 @@ GpuBackward backward_on_gpu(const BatchNorm& norm, const Inputs& in, GpuForward&
   DeviceTensor* d_x = place(d_x_place, own_d_x);
   DeviceTensor* d_residual = norm.residual ? place(d_residual_place, own_d_residual) : nullptr;
   std::vector<DeviceBuffer*> args{&x,
-                                  norm.relu && norm.residual ? &forward.y : nullptr,
+                                  norm.relu && norm.residual ? &forward.mask : nullptr,
                                   &gamma,
                                   &beta,
                                   &forward.mean,
@@ -155,9 +162,8 @@ void check(const BatchNorm& norm, bool two_parts) {
 
 TEST_CASE("batch norm on a GPU matches the definition in double", "[cuda][batch_norm]") {
   NEEDS_GPUS(1);
-  // Channels that make vectors or not, few and several groups of them; one row a slice, slices of
-  // several steps (more than 512 times the rows of a block), a last slice that is not full; batch
-  // 1; one value an image.
+  // Channels that make vectors or not, few and several groups of them; one slice that is not full,
+  // and several; fewer rows than a block has threads for; batch 1; one value an image.
   const std::array shapes = {Shape{2, 20, 9, 7},  Shape{1, 3, 40, 32}, Shape{7, 65, 3, 3},
                              Shape{5, 16, 4, 4},  Shape{1, 64, 2, 1},  Shape{30, 10, 1, 1},
                              Shape{2, 320, 3, 3}, Shape{3, 8, 5, 7}};
@@ -169,16 +175,17 @@ TEST_CASE("batch norm on a GPU matches the definition in double", "[cuda][batch_
             check(of_type({spec_of(shape), relu, residual}, type), two_parts);
 }
 
-TEST_CASE("batch norm on a GPU takes slices of several steps", "[cuda][batch_norm]") {
+TEST_CASE("batch norm on a GPU takes many slices, and long ones", "[cuda][batch_norm]") {
   NEEDS_GPUS(1);
-  // 8 groups of vectors leave 64 slices, of 8 rows at once: 1030 rows are three steps a slice, the
-  // last slice shorter, and fewer slices than there could be.
+  // 8 groups of vectors, of which a block takes 8 rows at once and 64 in all: 1030 rows are 16
+  // slices and a rest.
   for (const DataType type : cuda_types) {
     const std::int64_t channels = type == DataType::float32 ? 1024 : 2048;
     check(of_type({spec_of({1, channels, 1030, 1}), true, true}, type), true);
   }
-  // 65 single channels in 3 groups leave 170 slices, of 11 rows at once: six steps a slice.
-  check(of_type({spec_of({1, 65, 97, 97}), true, false}, DataType::bfloat16), false);
+  // 65 single channels in 3 groups, 11 rows at once: 528 slices of the usual 8 rows a thread would
+  // not be enough, so there are 12.
+  check(of_type({spec_of({1, 65, 217, 217}), true, false}, DataType::bfloat16), false);
 }
 
 TEST_CASE("batch norm on a GPU agrees with the CPU", "[cuda][batch_norm]") {
@@ -303,30 +310,36 @@ TEST_CASE("batch norm's backward on a GPU cuts exactly what forward has cut",
   NEEDS_GPUS(1);
   // With d_y = 1, d_beta counts the values that passed. x comes from a grid, so that many values
   // are near the threshold; a tiny gamma makes results that float16 rounds to zero.
-  const Shape shape{8, 18, 9, 9};
-  for (const DataType type : cuda_types) {
-    for (const float gamma : {1.0f, 1e-7f}) {
-      const BatchNorm norm = of_type({spec_of(shape), true}, type);
-      Inputs in = random_inputs(shape, false, 80);
-      for (float& x : in.x) x = std::round(x * 8) / 8;
-      for (float& g : in.gamma) g *= gamma;
-      const GpuForward first = forward_on_gpu(norm, BatchNormMode::training, in);
-      // beta such that the value at x = 1 is zero but for rounding
-      const std::vector<float> mean = first.mean.values(), inverse = first.inverse_stddev.values();
-      for (std::size_t c = 0; c < in.beta.size(); ++c)
-        in.beta[c] = -in.gamma[c] * inverse[c] * (1 - mean[c]);
-      GpuForward forward = forward_on_gpu(norm, BatchNormMode::training, in);
-      const GpuBackward backward = backward_on_gpu(
-          norm, in, forward, std::vector<float>(static_cast<std::size_t>(shape.elements()), 1));
-      std::vector<float> passed(static_cast<std::size_t>(shape.c));
-      const std::vector<float> y = forward.y.values();
-      for (std::size_t i = 0; i < y.size(); ++i) {
-        const std::size_t channel =
-            i / static_cast<std::size_t>(shape.spatial()) % static_cast<std::size_t>(shape.c);
-        if (y[i] > 0) ++passed[channel];
+  for (const std::int64_t channels : {18, 16}) {
+    const Shape shape{8, channels, 9, 9};
+    for (const DataType type : cuda_types) {
+      for (const bool residual : {false, true}) {
+        for (const float gamma : {1.0f, 1e-7f}) {
+          const BatchNorm norm = of_type({spec_of(shape), true, residual}, type);
+          Inputs in = random_inputs(shape, residual, 80);
+          for (float& x : in.x) x = std::round(x * 8) / 8;
+          for (float& r : in.residual) r = std::round(r * 8) / 8 * gamma;
+          for (float& g : in.gamma) g *= gamma;
+          const GpuForward first = forward_on_gpu(norm, BatchNormMode::training, in);
+          // beta such that the value at x = 1 is zero but for rounding
+          const std::vector<float> mean = first.mean.values(),
+                                   inverse = first.inverse_stddev.values();
+          for (std::size_t c = 0; c < in.beta.size(); ++c)
+            in.beta[c] = -in.gamma[c] * inverse[c] * (1 - mean[c]);
+          GpuForward forward = forward_on_gpu(norm, BatchNormMode::training, in);
+          const GpuBackward backward = backward_on_gpu(
+              norm, in, forward, std::vector<float>(static_cast<std::size_t>(shape.elements()), 1));
+          std::vector<float> passed(static_cast<std::size_t>(shape.c));
+          const std::vector<float> y = forward.y.values();
+          for (std::size_t i = 0; i < y.size(); ++i) {
+            const std::size_t channel =
+                i / static_cast<std::size_t>(shape.spatial()) % static_cast<std::size_t>(shape.c);
+            if (y[i] > 0) ++passed[channel];
+          }
+          INFO(norm.x.to_string() << ", gamma about " << gamma << (residual ? ", residual" : ""));
+          REQUIRE(backward.d_beta == passed);
+        }
       }
-      INFO(norm.x.to_string() << ", gamma about " << gamma);
-      REQUIRE(backward.d_beta == passed);
     }
   }
 }
@@ -411,7 +424,8 @@ TEST_CASE("batch norm on a GPU is repeatable in several threads", "[cuda][batch_
   DeviceTensor x(norm.x, in.x), gamma(in.gamma), beta(in.beta);
   DeviceTensor alone(norm.x), first(norm.x), second(norm.x);
   const auto args = [&](DeviceTensor& y) {
-    return std::vector<DeviceBuffer*>{&x, &gamma, &beta, nullptr, nullptr, &y, nullptr, nullptr};
+    return std::vector<DeviceBuffer*>{&x, &gamma,  &beta,   nullptr, nullptr,
+                                      &y, nullptr, nullptr, nullptr};
   };
   run_on_gpu(*kernel, args(alone), {&alone});
   run_in_threads_on_gpu(*kernel, {args(first), args(second)});
