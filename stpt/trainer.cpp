@@ -66,25 +66,6 @@ struct ResumePoint {
   PlateauState plateau;
 };
 
-/// Steps of all workers from what each rank's workers did, step after step.
-std::vector<StepResult> join_steps(const std::vector<std::vector<WorkerResult>>& ranks,
-                                   const models::Team& team) {
-  std::vector<StepResult> steps;
-  std::vector<WorkerResult> step;
-  const std::size_t count =
-      ranks.front().size() / static_cast<std::size_t>(team.workers_on(team.first_rank));
-  for (std::size_t number = 0; number < count; ++number) {
-    step.clear();
-    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-      const auto workers = static_cast<std::size_t>(team.workers_on(static_cast<int>(rank)));
-      const auto part = std::span(ranks[rank]).subspan(number * workers, workers);
-      step.insert(step.end(), part.begin(), part.end());
-    }
-    steps.push_back(step_result(step));
-  }
-  return steps;
-}
-
 }  // namespace
 
 struct Trainer::Impl {
@@ -325,11 +306,14 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
                         "; start from a smaller training.learning_rate.initial");
   }
   record_traffic(session, traffic_before, busy_before, result);
-  std::vector<std::vector<WorkerResult>> ranks;
+  std::vector<std::vector<WorkerResult>> results_of;  // [rank]
   for (const auto& bytes : cluster.gather(runtime::bytes_of(results)))
-    ranks.push_back(runtime::values_of<WorkerResult>(bytes));
+    results_of.push_back(runtime::values_of<WorkerResult>(bytes));
   std::vector<StepResult> steps;
-  if (cluster.rank() == 0) steps = join_steps(ranks, team);
+  if (cluster.rank() == 0) {
+    const std::vector<std::span<const WorkerResult>> ranks(results_of.begin(), results_of.end());
+    steps = join_steps(ranks, team);
+  }
   result.steps_main = plan.end - plan.main_first;
   result.iterations += plan.end - plan.main_first;
   result.samples_winner += (plan.end - plan.main_first) * experiment.global_batch();
