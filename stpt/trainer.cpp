@@ -56,6 +56,15 @@ std::vector<CurvePoint> curve_of(std::span<const StepResult> steps, std::int64_t
   return curve;
 }
 
+/// How well the epoch's model did on what it was trained on, as the mean over these steps.
+void set_training(std::span<const StepResult> steps, EpochRecord& record) {
+  record.train_loss = record.train_top1 = 0;
+  for (const StepResult& step : steps) {
+    record.train_loss += step.loss / static_cast<double>(steps.size());
+    record.train_top1 += step.top1 / static_cast<double>(steps.size());
+  }
+}
+
 /// The run was asked to stop.
 struct Stopped {};
 
@@ -241,8 +250,10 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
       }
     }
     if (choice.winner) {
-      if (config.winner_progress == Progress::kept)
+      if (config.winner_progress == Progress::kept) {
         pretrain.hand_over(*choice.winner, set.factors.size());
+        set_training(outcome.steps[*choice.winner], result);  // Main-train, if any, has its own
+      }
       progress.chosen_learning_rate = outcome.scores[*choice.winner].learning_rate;
       progress.base_learning_rate =
           next_base(progress.chosen_learning_rate, base,
@@ -321,10 +332,7 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
   result.curve = curve_of(steps, plan.main_first, 25, [&](std::int64_t iteration) {
     return experiment.schedule.at(iteration, progress.chosen_learning_rate);
   });
-  for (const StepResult& step : steps) {
-    result.train_loss += step.loss / static_cast<double>(steps.size());
-    result.train_top1 += step.top1 / static_cast<double>(steps.size());
-  }
+  if (plan.main_first < plan.end) set_training(steps, result);
 }
 
 void Trainer::Impl::record_traffic(const Session& session, const runtime::Traffic& before,
