@@ -314,6 +314,11 @@ class RunOutput {
   /// `shortage` says which GPUs were asked for and are not there.
   void begin(const std::string& shortage) {
     if (!shortage.empty()) progress_.message(shortage + "; training on " + last_.device);
+    if (!directory_.locked()) {
+      progress_.message(directory_.path().string() +
+                        ": the file system has no locks; see to it that no other process writes "
+                        "there");
+    }
     directory_.begin_metrics(last_);
     write_results(directory_, last_);
     progress_.message("writing to " + directory_.path().string() + "; watch " +
@@ -577,8 +582,14 @@ int train(const CommandLine& line, const std::string& version) {
   const bool writes = cluster.rank() == 0;
   const fs::path output = line.output.value_or("");
   RunFile file;
+  std::optional<RunDirectory> directory;  // of the rank that writes
   std::optional<Trainer> trainer;
   on_all_ranks([&] {
+    if (line.resume && writes) {
+      // Before anything in it is read, which another process may be about to change.
+      directory.emplace(RunDirectory::open(*line.resume));
+      directory->lock();
+    }
     file = load_run_file(line);
     if (!line.resume && writes) RunDirectory::check(output);
     check_runtime(file);
@@ -590,11 +601,9 @@ int train(const CommandLine& line, const std::string& version) {
   check_agreement(file, *trainer, version);
   const std::vector<RankRecord> ranks = describe_ranks(*trainer);
   const StopSignals signals;
-  std::optional<RunDirectory> directory;
   on_all_ranks([&] {
     if (!writes) return;
     if (line.resume) {
-      directory.emplace(RunDirectory::open(*line.resume));
       Checkpoint checkpoint = load_checkpoint(directory->file(checkpoint_name));
       const RunRecord record = record_until(checkpoint, *directory);
       trainer->resume(std::move(checkpoint), record);

@@ -1,6 +1,7 @@
 // The program as people start it: exit status, what it says and what it leaves behind.
 
 #include <algorithm>
+#include <array>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
@@ -15,8 +16,10 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "runtime/cluster.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/runtime.hpp"
 #include "stpt/checkpoint.hpp"
@@ -871,12 +874,75 @@ TEST_CASE("A killed run can go on from its last checkpoint", "[executable]") {
   wait_until(program, [&] { return fs::exists(run / "checkpoint.bin"); });
   program.send(SIGKILL);
   REQUIRE(program.wait().status == 1000 + SIGKILL);
+  CHECK(fs::exists(run / ".stpt.lock"));  // which locks nobody out
   const int done = load_checkpoint(run / "checkpoint.bin").epoch;
   const std::string epochs = "training.epochs=" + std::to_string(done + 1);
   const Outcome outcome = program.run({"--resume", "out", "--set", epochs});
   INFO(outcome.err);
   CHECK(outcome.status == 0);
   CHECK(text_of(summary_of(run), "epochs") == std::to_string(done + 1));
+  CHECK_FALSE(fs::exists(run / ".stpt.lock"));
+}
+
+TEST_CASE("A second process writes nothing to a run's directory", "[executable]") {
+  Program program, second;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  program.start({"--config", "run.json", "--output", "out", "--set", "training.epochs=100000"});
+  wait_until(program, [&] { return fs::exists(run / "checkpoint.bin"); });
+  // Stopped, so that what changes in the directory is the second one's work.
+  program.send(SIGSTOP);
+  siginfo_t stopped{};
+  REQUIRE(waitid(P_PID, static_cast<id_t>(program.child()), &stopped, WSTOPPED | WNOWAIT) == 0);
+  const int done = load_checkpoint(run / "checkpoint.bin").epoch;
+  Arguments arguments = {"--resume", run.string(), "--set",
+                         "training.epochs=" + std::to_string(done + 1)};
+  SECTION("to go on with it") {}
+  SECTION("to start another run") {
+    arguments = {"--config", (program.folder() / "run.json").string(), "--output", run.string()};
+    SECTION("at once") {}
+    SECTION("after a look") { arguments.emplace_back("--validate"); }
+  }
+  const auto before = snapshot(program.folder());
+  const Outcome outcome = second.run(arguments);
+  CHECK(snapshot(program.folder()) == before);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.out.empty());
+  CHECK(outcome.err == "stpt_starpu: " + run.string() + ": another process, " +
+                           std::to_string(program.child()) + " on " +
+                           runtime::Cluster::current().host() +
+                           ", is writing to it; wait until it has ended, or use another "
+                           "directory\n");
+  program.send(SIGTERM);
+  program.send(SIGCONT);
+  CHECK(program.wait().status == 128 + SIGTERM);
+  CHECK_FALSE(fs::exists(run / ".stpt.lock"));
+  const std::string epochs =
+      "training.epochs=" + std::to_string(load_checkpoint(run / "checkpoint.bin").epoch + 1);
+  CHECK(second.run({"--resume", run.string(), "--set", epochs}).status == 0);
+}
+
+TEST_CASE("Of two processes that begin at once in one directory one writes it", "[executable]") {
+  Program first, second;
+  const fs::path run = first.folder() / "out", config = first.folder() / "run.json";
+  write_file(config, small_run);
+  const Arguments arguments = {"--config", config.string(), "--output", run.string()};
+  std::string digest;
+  for (int round = 0; round < 5; ++round) {
+    fs::remove_all(run);
+    first.start(arguments);
+    second.start(arguments);
+    std::array<Outcome, 2> outcomes = {first.wait(), second.wait()};
+    if (outcomes[0].status != 0) std::swap(outcomes[0], outcomes[1]);
+    INFO(outcomes[0].err << outcomes[1].err);
+    CHECK(outcomes[0].status == 0);
+    CHECK(outcomes[1].status == 2);
+    CHECK(lines_in(outcomes[1].err) == 1);
+    CHECK(lines_in(read_file(run / "metrics.jsonl")) == 3);
+    const std::string of_round = text_of(summary_of(run), "model_digest");
+    if (round == 0) digest = of_round;
+    CHECK(of_round == digest);
+  }
 }
 
 // ---- Failures --------------------------------------------------------------------------------
