@@ -24,6 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::string_view kConfig = "config.json";
 constexpr std::string_view kMetrics = "metrics.jsonl";
 constexpr std::string_view kLock = ".stpt.lock";
 
@@ -301,8 +302,9 @@ RunDirectory RunDirectory::open(const fs::path& directory) {
   if (!fs::is_directory(path, error)) {
     throw OutputError(directory.string() + ": no such directory; must be that of a run");
   }
-  if (!fs::is_regular_file(path / kMetrics, error)) {
-    throw OutputError(directory.string() + ": holds no run (there is no " + std::string(kMetrics) +
+  // A run that was killed as it began has a config and nothing else.
+  if (!fs::is_regular_file(path / kConfig, error) && !fs::is_regular_file(path / kMetrics, error)) {
+    throw OutputError(directory.string() + ": holds no run (there is no " + std::string(kConfig) +
                       "); must be the directory of a run");
   }
   return RunDirectory(path);
@@ -333,7 +335,7 @@ RunDirectory::~RunDirectory() {
 void RunDirectory::write_config(std::string_view text) const {
   std::string contents(text);
   if (contents.empty() || contents.back() != '\n') contents += '\n';
-  write_file_atomically(file("config.json"), contents);
+  write_file_atomically(file(kConfig), contents);
 }
 
 void RunDirectory::begin_metrics(const RunRecord& run) {
@@ -353,6 +355,8 @@ void RunDirectory::append_epoch(const EpochRecord& epoch) {
 }
 
 RunRecord RunDirectory::read_metrics() const {
+  std::error_code ignored;
+  if (fs::symlink_status(file(kMetrics), ignored).type() == fs::file_type::not_found) return {};
   std::ifstream in(file(kMetrics), std::ios::binary);
   if (!in) throw OutputError(file(kMetrics).string() + ": cannot be read");
 

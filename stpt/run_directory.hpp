@@ -53,7 +53,8 @@ class RunDirectory {
   void begin_metrics(const RunRecord& run);
   /// Appends an epoch's line and has it on disk before returning.
   void append_epoch(const EpochRecord& epoch);
-  /// What metrics.jsonl says; a last line cut short by a crash is passed over.
+  /// What metrics.jsonl says, nothing if there is none; a last line cut short by a crash is passed
+  /// over.
   RunRecord read_metrics() const;
 
   void write_summary(const RunRecord& run) const;

@@ -205,6 +205,23 @@ TEST_CASE("a run goes on over another number of ranks", "[cluster]") {
   check_same(result_of(program.folder() / "resumed"), whole);
 }
 
+TEST_CASE("a run that has no checkpoint yet starts over on any number of ranks", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Result whole = train(program, 1, {});
+  const fs::path directory = program.folder() / "begun";
+  fs::create_directory(directory);
+  const auto config = program.run({"--print-config", "--config", "run.json"});
+  write_file(directory / "config.json", config.out);
+  const Outcome outcome =
+      program.run_command(with(launcher(2), {STPT_EXECUTABLE, "--resume", "begun"}));
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  CHECK(outcome.err.find("begun: the run ended before its first checkpoint; ") !=
+        std::string::npos);
+  check_same(result_of(directory), whole);
+}
+
 TEST_CASE("reduction in any order differs by rounding alone", "[cluster]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);

@@ -700,9 +700,23 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
                   fs::copy_options::overwrite_existing);
     expected = "checkpoint: its tensors are not those of model mlp";
   }
+  SECTION("a checkpoint that is gone after two epochs") {
+    fs::remove(checkpoint);
+    expected = "out/checkpoint.bin: no such file";
+  }
   SECTION("no config") {
     fs::remove(program.folder() / "out" / "config.json");
     expected = "out/config.json: no such file";
+  }
+  SECTION("no config that can be used, nor anything else") {
+    for (const char* file : {"checkpoint.bin", "metrics.jsonl", "summary.json", "report.html"})
+      fs::remove(program.folder() / "out" / file);
+    write_file(program.folder() / "out" / "config.json", "");
+    expected = "out/config.json:1:1: the text is empty";
+  }
+  SECTION("metrics that are gone") {
+    fs::remove(program.folder() / "out" / "metrics.jsonl");
+    expected = "out: metrics.jsonl has 0 of the 2 epochs";
   }
   SECTION("metrics that end before the checkpoint") {
     std::string metrics = read_file(program.folder() / "out" / "metrics.jsonl");
@@ -882,6 +896,109 @@ TEST_CASE("A killed run can go on from its last checkpoint", "[executable]") {
   CHECK(outcome.status == 0);
   CHECK(text_of(summary_of(run), "epochs") == std::to_string(done + 1));
   CHECK_FALSE(fs::exists(run / ".stpt.lock"));
+}
+
+/// Makes of a finished run what one leaves that is killed when its metrics have so many lines.
+void take_back(const fs::path& run, std::size_t lines) {
+  fs::remove(run / "checkpoint.bin");
+  std::istringstream metrics(read_file(run / "metrics.jsonl"));
+  std::string kept, line;
+  for (std::size_t i = 0; i < lines && std::getline(metrics, line); ++i) kept += line + '\n';
+  if (lines > 0) return write_file(run / "metrics.jsonl", kept);
+  for (const char* file : {"metrics.jsonl", "summary.json", "report.html"}) fs::remove(run / file);
+}
+
+TEST_CASE("A run that ended before its first checkpoint starts from the beginning",
+          "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  // An epoch of 1998 iterations: long enough to be ended in it.
+  Arguments fresh = {"--config", "run.json"};
+  const Arguments longer = {"--set", "data.synthetic.train_images=64000"};
+  Arguments resume = {"--resume", "out"};
+  const auto make = [&] {
+    Arguments arguments = fresh;
+    arguments.insert(arguments.end(), {"--output", "out"});
+    return arguments;
+  };
+  const auto end_by = [&](int signal) {
+    fresh.insert(fresh.end(), longer.begin(), longer.end());
+    program.start(make());
+    wait_until(program, [&] { return fs::exists(run / "metrics.jsonl"); });
+    program.send(signal);
+    return program.wait();
+  };
+  SECTION("killed") { REQUIRE(end_by(SIGKILL).status == 1000 + SIGKILL); }
+  SECTION("stopped") {
+    const Outcome stopped = end_by(SIGTERM);
+    REQUIRE(stopped.status == 128 + SIGTERM);
+    CHECK_THAT(stopped.out, Catch::Matchers::StartsWith("out: stopped after 0 of 2 epochs; "));
+    CHECK_THAT(stopped.out, Catch::Matchers::EndsWith("go on: stpt_starpu --resume out\n"));
+  }
+  SECTION("killed before the metrics") {
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 0);
+  }
+  SECTION("killed between the first epoch's metrics and its checkpoint") {
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 2);
+    std::ofstream(run / "metrics.jsonl", std::ios::app) << "{\"kind\":\"ep";
+  }
+  SECTION("of those that it does not save") {
+    fresh.insert(fresh.end(), {"--set", "runtime.checkpoint=false"});
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 1);
+  }
+  SECTION("with weights to start from") {
+    REQUIRE(program.run({"--config", "run.json", "--output", "other"}).status == 0);
+    REQUIRE(program.run({"--export", "other", "--to", "a.safetensors"}).status == 0);
+    fresh.insert(fresh.end(), {"--set", "model.weights=a.safetensors"});
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 1);
+    // Which it still needs.
+    fs::rename(program.folder() / "a.safetensors", program.folder() / "b.safetensors");
+    const auto before = snapshot(program.folder());
+    const Outcome missing = program.run(resume);
+    CHECK(missing.status == 2);
+    CHECK(missing.err == "stpt_starpu: a.safetensors: no such file; must be a safetensors file\n");
+    CHECK(snapshot(program.folder()) == before);
+    fs::rename(program.folder() / "b.safetensors", program.folder() / "a.safetensors");
+  }
+  SECTION("with a longer goal") {
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 1);
+    for (Arguments* arguments : {&fresh, &resume})
+      arguments->insert(arguments->end(), {"--set", "training.epochs=3"});
+  }
+
+  // It is still the same run.
+  fs::remove(run / ".stpt.lock");  // of a process that was killed
+  const auto before = snapshot(program.folder());
+  const Outcome changed = program.run({"--resume", "out", "--set", "training.seed=2"});
+  CHECK(changed.status == 2);
+  CHECK_THAT(changed.err, Catch::Matchers::StartsWith("stpt_starpu: --set: training.seed: cannot "
+                                                      "change in a run that goes on"));
+  CHECK(snapshot(program.folder()) == before);
+
+  const Outcome outcome = program.run(resume);
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  CHECK_THAT(outcome.err, Catch::Matchers::StartsWith(
+                              "out: the run ended before its first checkpoint; it starts from the "
+                              "beginning\nwriting to out; "));
+  fresh.insert(fresh.end(), {"--output", "whole"});
+  REQUIRE(program.run(fresh).status == 0);
+  const json::object whole = summary_of(program.folder() / "whole");
+  const json::object again = summary_of(run);
+  for (const char* key : {"model_digest", "status", "epochs", "test_top1", "test_loss", "final_lr",
+                          "samples_total", "samples_discarded"}) {
+    INFO(key);
+    CHECK(text_of(whole, key) == text_of(again, key));
+  }
+  CHECK(lines_in(read_file(run / "metrics.jsonl")) ==
+        lines_in(read_file(program.folder() / "whole" / "metrics.jsonl")));
+  CHECK(read_file(run / "config.json") == read_file(program.folder() / "whole" / "config.json"));
 }
 
 TEST_CASE("A second process writes nothing to a run's directory", "[executable]") {

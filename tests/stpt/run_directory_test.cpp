@@ -405,6 +405,11 @@ TEST_CASE("what cannot be resumed says why", "[run_directory]") {
   fs::create_directory("empty");
   CHECK(has(message_of([] { RunDirectory::open("empty"); }), "holds no run"));
 
+  // Killed as it began: there is nothing to read, which is no error.
+  fs::create_directory("begun");
+  std::ofstream("begun/config.json") << "{}\n";
+  CHECK(RunDirectory::open("begun").read_metrics().epochs.empty());
+
   std::ofstream("empty/metrics.jsonl")
       << "{\"name\":\"x\"}\n{\"epoch\":1}\nrubbish\n{\"epoch\":3}\n";
   const RunDirectory directory = RunDirectory::open("empty");
