@@ -119,7 +119,8 @@ std::string find_change(const json::value& before, const json::value& after,
 
 struct RunFile {
   Config config;
-  std::string name;  ///< for messages
+  std::string name;                ///< for messages
+  bool saved_checkpoints = false;  ///< of a run that goes on: runtime.checkpoint until now
 };
 
 RunFile load_run_file(const CommandLine& line) {
@@ -128,6 +129,7 @@ RunFile load_run_file(const CommandLine& line) {
     file.name = (RunDirectory::open(*line.resume).file(config_name)).string();
     const std::string text = read_run_file(file.name, "--resume needs the directory of a run");
     const Config before = parse_config(text, file.name);
+    file.saved_checkpoints = before.runtime.checkpoint;
     file.config = parse_config(text, file.name, line.overrides);
     const std::string change =
         find_change(read_json(print_config(before)), read_json(print_config(file.config)), "");
@@ -139,9 +141,12 @@ RunFile load_run_file(const CommandLine& line) {
     }
     return file;
   }
-  if (!line.config) return {parse_config("{}", "the defaults", line.overrides), "the defaults"};
-  const std::string text = read_run_file(*line.config, "--config needs a run file");
-  return {parse_config(text, *line.config, line.overrides), *line.config};
+  RunFile file;
+  file.name = line.config.value_or("the defaults");
+  const std::string text =
+      line.config ? read_run_file(*line.config, "--config needs a run file") : "{}";
+  file.config = parse_config(text, file.name, line.overrides);
+  return file;
 }
 
 /// What the installed StarPU cannot do; it would only say so once the run has begun.
@@ -265,7 +270,8 @@ std::string result_line(const RunRecord& run, const RunDirectory& directory) {
   }
   line += format_duration(run.wall_seconds) + "; report: " + directory.file(report_name).string();
   std::error_code ignored;
-  if (run.status == "stopped" && fs::exists(directory.file(checkpoint_name), ignored)) {
+  if (run.status == "stopped" &&
+      (run.epochs.empty() || fs::exists(directory.file(checkpoint_name), ignored))) {
     line += "; go on: stpt_starpu --resume " + directory.path().string();
   }
   return line + "\n";
@@ -311,9 +317,16 @@ class RunOutput {
         earlier_seconds_(start.wall_seconds),
         last_(stamped(start)) {}
 
-  /// `shortage` says which GPUs were asked for and are not there.
-  void begin(const std::string& shortage) {
+  /// `notice` is to be said first, if there is one; `shortage` says which GPUs were asked for and
+  /// are not there.
+  void begin(const std::string& notice, const std::string& shortage) {
+    if (!notice.empty()) progress_.message(notice);
     if (!shortage.empty()) progress_.message(shortage + "; training on " + last_.device);
+    if (!directory_.locked()) {
+      progress_.message(directory_.path().string() +
+                        ": the file system has no locks; see to it that no other process writes "
+                        "there");
+    }
     directory_.begin_metrics(last_);
     write_results(directory_, last_);
     progress_.message("writing to " + directory_.path().string() + "; watch " +
@@ -395,7 +408,7 @@ int stop_status() {
 
 /// Rank 0's part of a training, in a directory that is ready for it.
 int train_in(RunDirectory& directory, Trainer& trainer, const std::string& version,
-             const std::vector<RankRecord>& ranks) {
+             const std::vector<RankRecord>& ranks, const std::string& notice) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   RunOutput output(directory, trainer.record(), version, ranks);
   cluster.watch([&output](const std::string& failure) { output.fail(one_line(failure)); });
@@ -417,7 +430,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
     cluster.abandon("", failed);
   };
   try {
-    output.begin(trainer.gpus().shortage);
+    output.begin(notice, trainer.gpus().shortage);
     const RunRecord run = trainer.run(observer, &stop_requested);
     output.finish(run);
     return run.status == "stopped" ? stop_status() : 0;
@@ -463,6 +476,16 @@ RunRecord record_until(const Checkpoint& checkpoint, const RunDirectory& directo
   }
   run.wall_seconds = checkpoint.wall_seconds;
   return run;
+}
+
+/// The run ended before it had saved anything to go on from, so that it starts over. One that got
+/// further and has no checkpoint saves none, or has lost it: its epochs are not thrown away.
+bool ended_before_checkpoint(const RunDirectory& directory, const RunFile& file) {
+  std::error_code error;
+  const fs::file_status checkpoint = fs::symlink_status(directory.file(checkpoint_name), error);
+  if (checkpoint.type() != fs::file_type::not_found) return false;
+  // The first epoch's line comes before its checkpoint.
+  return directory.read_metrics().epochs.size() <= (file.saved_checkpoints ? 1U : 0U);
 }
 
 /// A start that failed on some rank: what to say, once, and the status for all.
@@ -577,33 +600,48 @@ int train(const CommandLine& line, const std::string& version) {
   const bool writes = cluster.rank() == 0;
   const fs::path output = line.output.value_or("");
   RunFile file;
+  std::optional<RunDirectory> directory;  // of the rank that writes
   std::optional<Trainer> trainer;
+  bool starts_over = false;  // a run to go on with that has no checkpoint yet
   on_all_ranks([&] {
+    if (line.resume && writes) {
+      // Before anything in it is read, which another process may be about to change.
+      directory.emplace(RunDirectory::open(*line.resume));
+      directory->lock();
+    }
     file = load_run_file(line);
     if (!line.resume && writes) RunDirectory::check(output);
     check_runtime(file);
     check_ranks(file);
+    if (directory) starts_over = ended_before_checkpoint(*directory, file);
+  });
+  starts_over = rank_0s(starts_over ? "yes" : "no") == "yes";
+  on_all_ranks([&] {
     Config config = file.config;
-    if (line.resume) config.model.weights.clear();  // the checkpoint has them; the file may be gone
+    // The checkpoint has them; the file may be gone.
+    if (line.resume && !starts_over) config.model.weights.clear();
     trainer.emplace(config, file.name);
   });
   check_agreement(file, *trainer, version);
   const std::vector<RankRecord> ranks = describe_ranks(*trainer);
   const StopSignals signals;
-  std::optional<RunDirectory> directory;
   on_all_ranks([&] {
     if (!writes) return;
-    if (line.resume) {
-      directory.emplace(RunDirectory::open(*line.resume));
+    if (line.resume && !starts_over) {
       Checkpoint checkpoint = load_checkpoint(directory->file(checkpoint_name));
       const RunRecord record = record_until(checkpoint, *directory);
       trainer->resume(std::move(checkpoint), record);
-    } else {
+    } else if (!line.resume) {
       directory.emplace(RunDirectory::create(output, file.config.name));
     }
     directory->write_config(print_config(file.config));
   });
-  return writes ? train_in(*directory, *trainer, version, ranks) : train_along(*trainer);
+  if (!writes) return train_along(*trainer);
+  const std::string notice =
+      starts_over ? directory->path().string() +
+                        ": the run ended before its first checkpoint; it starts from the beginning"
+                  : "";
+  return train_in(*directory, *trainer, version, ranks, notice);
 }
 
 // ---- The other actions -----------------------------------------------------------------------

@@ -45,7 +45,8 @@ constexpr std::array options = {
            [](CommandLine& line, const std::string& value) {
              set_once(line.output, value, "--output");
            }},
-    Option{"--resume", "DIR", "go on with the run in this directory, from its last checkpoint",
+    Option{"--resume", "DIR",
+           "go on with the run in this directory, from its last checkpoint if it has one",
            [](CommandLine& line, const std::string& value) {
              set_once(line.resume, value, "--resume");
            }},

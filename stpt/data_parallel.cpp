@@ -51,6 +51,27 @@ StepResult step_result(std::span<const WorkerResult> workers) {
   return result;
 }
 
+std::vector<StepResult> join_steps(std::span<const std::span<const WorkerResult>> ranks,
+                                   const models::Team& team) {
+  const auto workers_on = [&team](std::size_t rank) {
+    return static_cast<std::size_t>(team.workers_on(team.first_rank + static_cast<int>(rank)));
+  };
+  // Any rank that has workers knows how many steps there were.
+  const auto counting = static_cast<std::size_t>(team.rank_of(0) - team.first_rank);
+  std::vector<StepResult> steps(ranks[counting].size() / workers_on(counting));
+  std::vector<WorkerResult> step;
+  for (std::size_t number = 0; number < steps.size(); ++number) {
+    step.clear();
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+      const std::size_t workers = workers_on(rank);
+      const auto part = ranks[rank].subspan(number * workers, workers);
+      step.insert(step.end(), part.begin(), part.end());
+    }
+    steps[number] = step_result(step);
+  }
+  return steps;
+}
+
 TrainingLog::TrainingLog(const std::string& name)
     : order_(runtime::bytes_spec(1), name + ".log", Home::host) {}
 

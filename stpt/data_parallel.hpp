@@ -38,6 +38,11 @@ struct WorkerResult {
 /// What all workers' parts, in their order, amount to.
 [[nodiscard]] StepResult step_result(std::span<const WorkerResult> workers);
 
+/// A model's steps, from what each rank of its team, in their order, has of them: its own workers'
+/// parts, step after step.
+[[nodiscard]] std::vector<StepResult> join_steps(
+    std::span<const std::span<const WorkerResult>> ranks, const models::Team& team);
+
 /// The results of one model's steps on this rank, in the order of the steps. Written by tasks: read
 /// it after waiting.
 class TrainingLog {

@@ -223,21 +223,16 @@ void Pretrain::collect_steps(PretrainResult& result) const {
   std::vector<std::size_t> taken(results_of.size(), 0);
   for (std::size_t k = 0; k < candidates; ++k) {
     const models::Team team = experiment.replica_team(k, candidates);
-    const auto leader = static_cast<std::size_t>(team.first_rank);
-    const std::int64_t steps = counts_of[leader][k] / team.workers_on(team.first_rank);
-    CandidateSteps seen;
-    std::vector<WorkerResult> step;
-    for (std::int64_t number = 0; number < steps; ++number) {
-      step.clear();
-      for (int rank = team.first_rank; rank < team.first_rank + team.ranks; ++rank) {
-        const auto index = static_cast<std::size_t>(rank);
-        const auto workers = static_cast<std::size_t>(team.workers_on(rank));
-        const auto part = std::span(results_of[index]).subspan(taken[index], workers);
-        step.insert(step.end(), part.begin(), part.end());
-        taken[index] += workers;
-      }
-      seen.add(step_result(step), experiment.config.stpt.divergence_factor);
+    std::vector<std::span<const WorkerResult>> ranks;
+    for (int rank = team.first_rank; rank < team.first_rank + team.ranks; ++rank) {
+      const auto index = static_cast<std::size_t>(rank);
+      const auto count = static_cast<std::size_t>(counts_of[index][k]);
+      ranks.push_back(std::span(results_of[index]).subspan(taken[index], count));
+      taken[index] += count;
     }
+    CandidateSteps seen;
+    for (const StepResult& step : join_steps(ranks, team))
+      seen.add(step, experiment.config.stpt.divergence_factor);
     result.scores[k].diverged = seen.diverged;
     result.steps.push_back(std::move(seen.steps));
   }

@@ -37,6 +37,7 @@ struct EpochRecord {
   std::vector<CandidateRecord> candidates;
   std::string choice_reason;      ///< "highest accuracy", "tie: unchanged LR", ...
   std::vector<CurvePoint> curve;  ///< Main-train
+  /// Over Main-train; where Pre-train takes the whole epoch, over the winner's steps in it.
   double train_loss = 0, train_top1 = 0;
   double test_loss = 0, test_top1 = 0, test_top5 = 0;
   std::int64_t iterations = 0;  ///< of the surviving model, this epoch

@@ -1,8 +1,10 @@
 #include "stpt/run_directory.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cctype>
 #include <cerrno>
@@ -12,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include "runtime/cluster.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/record_json.hpp"
 #include "stpt/report.hpp"
@@ -21,7 +24,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::string_view kConfig = "config.json";
 constexpr std::string_view kMetrics = "metrics.jsonl";
+constexpr std::string_view kLock = ".stpt.lock";
 
 [[noreturn]] void fail(const fs::path& path, std::string_view what, int error) {
   throw OutputError(path.string() + ": " + std::string(what) + ": " +
@@ -36,6 +41,7 @@ class Descriptor {
     if (value_ < 0) fail(shown, "cannot open", errno);
   }
   Descriptor(const fs::path& path, int flags) : Descriptor(path, flags, path) {}
+  Descriptor(Descriptor&& other) noexcept : value_(other.release()) {}
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   ~Descriptor() {
@@ -112,6 +118,71 @@ bool make_directory(const fs::path& directory) {
   return made;
 }
 
+// ---- The lock --------------------------------------------------------------------------------
+// Whoever writes to a directory has locked a file in it. The kernel, or an NFS server, gives the
+// lock back however the process ends, so that a file which was left behind locks nobody out. What
+// stands in it is for the message alone.
+
+/// A lock of an open file description (not of a process, as fcntl's older ones), all of the file.
+struct flock whole_file(short type) {
+  struct flock range {};
+  range.l_type = type;
+  range.l_whence = SEEK_SET;
+  return range;
+}
+
+/// What file systems answer that have no locks, or whose servers have none.
+bool has_no_locks(int error) {
+  return error == ENOSYS || error == ENOLCK || error == EOPNOTSUPP || error == EINVAL;
+}
+
+/// The file that was opened still stands under this name.
+bool is_at(int descriptor, const fs::path& path) {
+  struct stat opened {};
+  struct stat named {};
+  return ::fstat(descriptor, &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         opened.st_nlink > 0 && opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
+}
+
+[[noreturn]] void refuse_second_writer(const fs::path& directory) {
+  // "4711 on node7"; it is not there yet if that process has only just come.
+  std::string who;
+  std::ifstream in(directory / kLock, std::ios::binary);
+  constexpr std::size_t most = 300;
+  if (!std::getline(in, who) || in.eof() || who.size() > most) who.clear();
+  throw OutputError(directory.string() + ": another process" +
+                    (who.empty() ? "" : ", " + who + ",") +
+                    " is writing to it; wait until it has ended, or use another directory");
+}
+
+/// Throws OutputError if another process has locked the directory. Takes no lock itself, not even
+/// for a moment, in which that would lock out a process that may have it.
+void check_unlocked(const fs::path& directory) {
+  const int descriptor = ::open((directory / kLock).c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  struct flock range = whole_file(F_WRLCK);
+  const bool known = ::fcntl(descriptor, F_OFD_GETLK, &range) == 0;
+  ::close(descriptor);
+  if (known && range.l_type != F_UNLCK) refuse_second_writer(directory);
+}
+
+/// But for the lock, which a killed process leaves behind.
+void check_empty(const fs::path& directory) {
+  std::error_code error;
+  fs::directory_iterator entries(directory, error);
+  if (error) {
+    throw OutputError(directory.string() + ": cannot be used for output: " + error.message());
+  }
+  if (std::ranges::all_of(entries, [](const fs::directory_entry& entry) {
+        return entry.path().filename() == kLock;
+      })) {
+    return;
+  }
+  throw OutputError(directory.string() +
+                    ": exists and is not empty; use another directory, or --resume to go on with "
+                    "the run in it");
+}
+
 std::string line(std::string_view kind, const boost::json::object& fields) {
   boost::json::object object;
   object["kind"] = kind;
@@ -120,6 +191,57 @@ std::string line(std::string_view kind, const boost::json::object& fields) {
 }
 
 }  // namespace
+
+/// Holds the lock, and takes its file away in the end.
+class RunDirectory::Lock {
+ public:
+  /// Null where the file system has no locks.
+  static std::unique_ptr<Lock> take(const fs::path& directory) {
+    const fs::path path = directory / kLock;
+    constexpr int attempts = 100;
+    for (int attempt = 0; attempt < attempts; ++attempt) {
+      Descriptor opened(path, O_RDWR | O_CREAT);
+      struct flock range = whole_file(F_WRLCK);
+      if (::fcntl(opened.get(), F_OFD_SETLK, &range) != 0) {
+        if (errno == EAGAIN || errno == EACCES) refuse_second_writer(directory);
+        if (errno == EINTR || errno == ESTALE) continue;
+        if (!has_no_locks(errno)) fail(path, "cannot lock", errno);
+        std::error_code ignored;
+        fs::remove(path, ignored);
+        return nullptr;
+      }
+      // Its last owner may have taken it away since it was opened.
+      if (!is_at(opened.get(), path)) continue;
+      std::unique_ptr<Lock> lock(new Lock(path, std::move(opened)));
+      lock->sign();
+      return lock;
+    }
+    return nullptr;
+  }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+  ~Lock() {
+    // Before it is unlocked, so that nobody else locks what is about to go; and not another run's,
+    // where this one's directory has been renamed.
+    std::error_code ignored;
+    if (is_at(file_.get(), path_)) fs::remove(path_, ignored);
+  }
+
+ private:
+  Lock(fs::path path, Descriptor file) : path_(std::move(path)), file_(std::move(file)) {}
+
+  void sign() const {
+    const std::string who =
+        std::to_string(::getpid()) + " on " + runtime::Cluster::current().host() + '\n';
+    if (::ftruncate(file_.get(), 0) != 0) fail(path_, "cannot write", errno);
+    write_all(file_.get(), who, path_);
+    // For other hosts to read.
+    if (::fsync(file_.get()) != 0) fail(path_, "cannot write", errno);
+  }
+
+  fs::path path_;
+  Descriptor file_;
+};
 
 void write_file_atomically(const fs::path& file, std::string_view contents) {
   const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path(".");
@@ -148,15 +270,8 @@ void RunDirectory::check(const fs::path& output) {
   if (!fs::is_directory(status)) {
     throw OutputError(output.string() + ": is a file; --output needs a new or empty directory");
   }
-  const bool empty = fs::is_empty(output, error);
-  if (error) {
-    throw OutputError(output.string() + ": cannot be used for output: " + error.message());
-  }
-  if (!empty) {
-    throw OutputError(output.string() +
-                      ": exists and is not empty; use another directory, or --resume to go on "
-                      "with the run in it");
-  }
+  check_unlocked(output);
+  check_empty(output);
 }
 
 RunDirectory RunDirectory::create(const fs::path& output, const std::string& name) {
@@ -165,7 +280,10 @@ RunDirectory RunDirectory::create(const fs::path& output, const std::string& nam
     // "dir/" has an empty last component, which would make its parent of it.
     const fs::path directory = output.has_filename() ? output : output.parent_path();
     make_directory(directory);
-    return RunDirectory(directory);
+    RunDirectory made(directory);
+    made.lock();
+    check_empty(directory);  // of another run that came and went meanwhile
+    return made;
   }
   const fs::path base = fs::path("runs") / (as_file_name(name) + "-" + time_stamp());
   fs::path directory = base;
@@ -173,7 +291,9 @@ RunDirectory RunDirectory::create(const fs::path& output, const std::string& nam
     directory = base;
     directory += "-" + std::to_string(attempt);
   }
-  return RunDirectory(directory);
+  RunDirectory made(directory);
+  made.lock();
+  return made;
 }
 
 RunDirectory RunDirectory::open(const fs::path& directory) {
@@ -182,19 +302,29 @@ RunDirectory RunDirectory::open(const fs::path& directory) {
   if (!fs::is_directory(path, error)) {
     throw OutputError(directory.string() + ": no such directory; must be that of a run");
   }
-  if (!fs::is_regular_file(path / kMetrics, error)) {
-    throw OutputError(directory.string() + ": holds no run (there is no " + std::string(kMetrics) +
+  // A run that was killed as it began has a config and nothing else.
+  if (!fs::is_regular_file(path / kConfig, error) && !fs::is_regular_file(path / kMetrics, error)) {
+    throw OutputError(directory.string() + ": holds no run (there is no " + std::string(kConfig) +
                       "); must be the directory of a run");
   }
   return RunDirectory(path);
 }
 
+void RunDirectory::lock() {
+  if (!lock_) lock_ = Lock::take(path_);
+}
+
+RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)) {}
+
 RunDirectory::RunDirectory(RunDirectory&& other) noexcept
-    : path_(std::move(other.path_)), metrics_(std::exchange(other.metrics_, -1)) {}
+    : path_(std::move(other.path_)),
+      metrics_(std::exchange(other.metrics_, -1)),
+      lock_(std::move(other.lock_)) {}
 
 RunDirectory& RunDirectory::operator=(RunDirectory&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(metrics_, other.metrics_);
+  std::swap(lock_, other.lock_);
   return *this;
 }
 
@@ -205,7 +335,7 @@ RunDirectory::~RunDirectory() {
 void RunDirectory::write_config(std::string_view text) const {
   std::string contents(text);
   if (contents.empty() || contents.back() != '\n') contents += '\n';
-  write_file_atomically(file("config.json"), contents);
+  write_file_atomically(file(kConfig), contents);
 }
 
 void RunDirectory::begin_metrics(const RunRecord& run) {
@@ -225,6 +355,8 @@ void RunDirectory::append_epoch(const EpochRecord& epoch) {
 }
 
 RunRecord RunDirectory::read_metrics() const {
+  std::error_code ignored;
+  if (fs::symlink_status(file(kMetrics), ignored).type() == fs::file_type::not_found) return {};
   std::ifstream in(file(kMetrics), std::ios::binary);
   if (!in) throw OutputError(file(kMetrics).string() + ": cannot be read");
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -25,12 +26,17 @@ class RunDirectory {
   /// fine). Touches nothing, so that it can be asked before anything else is known to be right.
   static void check(const std::filesystem::path& output);
 
-  /// Makes the directory for a new run: `output`, or runs/<name>-<YYYYmmdd-HHMMSS>, with -2, -3, …
-  /// appended if another run has just taken that.
+  /// Makes and locks the directory for a new run: `output`, or runs/<name>-<YYYYmmdd-HHMMSS>, with
+  /// -2, -3, … appended if another run has just taken that.
   static RunDirectory create(const std::filesystem::path& output, const std::string& name);
 
-  /// The directory of an earlier run, to go on with it; throws OutputError if there is none.
+  /// The directory of an earlier run, to read it; throws OutputError if there is none.
   static RunDirectory open(const std::filesystem::path& directory);
+  /// To go on with the run: as long as this lives no other process does. Throws OutputError if one
+  /// writes to it now.
+  void lock();
+  /// False also where the file system has no locks; lock() lets that pass.
+  bool locked() const { return lock_ != nullptr; }
 
   RunDirectory(RunDirectory&& other) noexcept;
   RunDirectory& operator=(RunDirectory&& other) noexcept;
@@ -47,17 +53,20 @@ class RunDirectory {
   void begin_metrics(const RunRecord& run);
   /// Appends an epoch's line and has it on disk before returning.
   void append_epoch(const EpochRecord& epoch);
-  /// What metrics.jsonl says; a last line cut short by a crash is passed over.
+  /// What metrics.jsonl says, nothing if there is none; a last line cut short by a crash is passed
+  /// over.
   RunRecord read_metrics() const;
 
   void write_summary(const RunRecord& run) const;
   void write_report(const RunRecord& run) const;
 
  private:
-  explicit RunDirectory(std::filesystem::path path) : path_(std::move(path)) {}
+  class Lock;
+  explicit RunDirectory(std::filesystem::path path);
 
   std::filesystem::path path_;
   int metrics_ = -1;  ///< descriptor of metrics.jsonl, open for appending
+  std::unique_ptr<Lock> lock_;
 };
 
 }  // namespace stpt

@@ -56,6 +56,15 @@ std::vector<CurvePoint> curve_of(std::span<const StepResult> steps, std::int64_t
   return curve;
 }
 
+/// How well the epoch's model did on what it was trained on, as the mean over these steps.
+void set_training(std::span<const StepResult> steps, EpochRecord& record) {
+  record.train_loss = record.train_top1 = 0;
+  for (const StepResult& step : steps) {
+    record.train_loss += step.loss / static_cast<double>(steps.size());
+    record.train_top1 += step.top1 / static_cast<double>(steps.size());
+  }
+}
+
 /// The run was asked to stop.
 struct Stopped {};
 
@@ -65,25 +74,6 @@ struct ResumePoint {
   double chosen_learning_rate = 0, base_learning_rate = 0;
   PlateauState plateau;
 };
-
-/// Steps of all workers from what each rank's workers did, step after step.
-std::vector<StepResult> join_steps(const std::vector<std::vector<WorkerResult>>& ranks,
-                                   const models::Team& team) {
-  std::vector<StepResult> steps;
-  std::vector<WorkerResult> step;
-  const std::size_t count =
-      ranks.front().size() / static_cast<std::size_t>(team.workers_on(team.first_rank));
-  for (std::size_t number = 0; number < count; ++number) {
-    step.clear();
-    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-      const auto workers = static_cast<std::size_t>(team.workers_on(static_cast<int>(rank)));
-      const auto part = std::span(ranks[rank]).subspan(number * workers, workers);
-      step.insert(step.end(), part.begin(), part.end());
-    }
-    steps.push_back(step_result(step));
-  }
-  return steps;
-}
 
 }  // namespace
 
@@ -260,8 +250,10 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
       }
     }
     if (choice.winner) {
-      if (config.winner_progress == Progress::kept)
+      if (config.winner_progress == Progress::kept) {
         pretrain.hand_over(*choice.winner, set.factors.size());
+        set_training(outcome.steps[*choice.winner], result);  // Main-train, if any, has its own
+      }
       progress.chosen_learning_rate = outcome.scores[*choice.winner].learning_rate;
       progress.base_learning_rate =
           next_base(progress.chosen_learning_rate, base,
@@ -325,11 +317,14 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
                         "; start from a smaller training.learning_rate.initial");
   }
   record_traffic(session, traffic_before, busy_before, result);
-  std::vector<std::vector<WorkerResult>> ranks;
+  std::vector<std::vector<WorkerResult>> results_of;  // [rank]
   for (const auto& bytes : cluster.gather(runtime::bytes_of(results)))
-    ranks.push_back(runtime::values_of<WorkerResult>(bytes));
+    results_of.push_back(runtime::values_of<WorkerResult>(bytes));
   std::vector<StepResult> steps;
-  if (cluster.rank() == 0) steps = join_steps(ranks, team);
+  if (cluster.rank() == 0) {
+    const std::vector<std::span<const WorkerResult>> ranks(results_of.begin(), results_of.end());
+    steps = join_steps(ranks, team);
+  }
   result.steps_main = plan.end - plan.main_first;
   result.iterations += plan.end - plan.main_first;
   result.samples_winner += (plan.end - plan.main_first) * experiment.global_batch();
@@ -337,10 +332,7 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
   result.curve = curve_of(steps, plan.main_first, 25, [&](std::int64_t iteration) {
     return experiment.schedule.at(iteration, progress.chosen_learning_rate);
   });
-  for (const StepResult& step : steps) {
-    result.train_loss += step.loss / static_cast<double>(steps.size());
-    result.train_top1 += step.top1 / static_cast<double>(steps.size());
-  }
+  if (plan.main_first < plan.end) set_training(steps, result);
 }
 
 void Trainer::Impl::record_traffic(const Session& session, const runtime::Traffic& before,

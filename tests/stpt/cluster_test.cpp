@@ -1,5 +1,7 @@
 // Training over several ranks, as mpirun starts it: the same bits on any number of them, and an end
 // for all when one fails.
+#include "runtime/cluster.hpp"
+
 #include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
@@ -203,6 +205,23 @@ TEST_CASE("a run goes on over another number of ranks", "[cluster]") {
   check_same(result_of(program.folder() / "resumed"), whole);
 }
 
+TEST_CASE("a run that has no checkpoint yet starts over on any number of ranks", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Result whole = train(program, 1, {});
+  const fs::path directory = program.folder() / "begun";
+  fs::create_directory(directory);
+  const auto config = program.run({"--print-config", "--config", "run.json"});
+  write_file(directory / "config.json", config.out);
+  const Outcome outcome =
+      program.run_command(with(launcher(2), {STPT_EXECUTABLE, "--resume", "begun"}));
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  CHECK(outcome.err.find("begun: the run ended before its first checkpoint; ") !=
+        std::string::npos);
+  check_same(result_of(directory), whole);
+}
+
 TEST_CASE("reduction in any order differs by rounding alone", "[cluster]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
@@ -339,6 +358,37 @@ TEST_CASE("a signal to one rank stops all of them after the same step", "[cluste
   INFO(outcome.err);
   CHECK(outcome.status == 128 + SIGTERM);
   CHECK(read_json(read_file(directory / "summary.json")).at("status").as_string() == "stopped");
+}
+
+TEST_CASE("all ranks end where another process writes to the run's directory", "[cluster]") {
+  Program program, second;
+  const fs::path config = program.folder() / "run.json", directory = program.folder() / "out";
+  write_file(config, small_run);
+  // The job holds the directory, or is kept out of it.
+  const bool job_is_first = GENERATE(true, false);
+  const Arguments job = with(launcher(2), {STPT_EXECUTABLE}), alone = {STPT_EXECUTABLE};
+  program.start_command(with(job_is_first ? job : alone, {"--config", "run.json", "--output", "out",
+                                                          "--set", "training.epochs=100000"}));
+  while (!fs::exists(directory / "checkpoint.bin") && !program.ended())
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const pid_t writer = job_is_first ? find_rank(program.child(), 0) : program.child();
+  for (const Arguments& arguments :
+       {Arguments{"--resume", directory.string()},
+        Arguments{"--config", config.string(), "--output", directory.string()}}) {
+    const Outcome outcome = second.run_command(with(job_is_first ? alone : job, arguments));
+    INFO(outcome.err);
+    CHECK(outcome.status == 2);
+    const std::string line = directory.string() + ": another process, " + std::to_string(writer) +
+                             " on " + runtime::Cluster::current().host() + ", is writing to it; ";
+    const std::size_t found = outcome.err.find("stpt_starpu: ");
+    REQUIRE(found != std::string::npos);
+    CHECK(outcome.err.find("stpt_starpu: ", found + 1) == std::string::npos);
+    CHECK(outcome.err.find(line) != std::string::npos);
+    CHECK((outcome.err.find("stpt_starpu: rank 0 (") != std::string::npos) != job_is_first);
+  }
+  REQUIRE(kill(writer, SIGTERM) == 0);
+  CHECK(program.wait().status == 128 + SIGTERM);
+  CHECK_FALSE(fs::exists(directory / ".stpt.lock"));
 }
 
 #ifdef STPT_FXT_TOOL

@@ -1,6 +1,7 @@
 // The program as people start it: exit status, what it says and what it leaves behind.
 
 #include <algorithm>
+#include <array>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
@@ -15,8 +16,10 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "runtime/cluster.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/runtime.hpp"
 #include "stpt/checkpoint.hpp"
@@ -688,9 +691,23 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
                   fs::copy_options::overwrite_existing);
     expected = "checkpoint: its tensors are not those of model mlp";
   }
+  SECTION("a checkpoint that is gone after two epochs") {
+    fs::remove(checkpoint);
+    expected = "out/checkpoint.bin: no such file";
+  }
   SECTION("no config") {
     fs::remove(program.folder() / "out" / "config.json");
     expected = "out/config.json: no such file";
+  }
+  SECTION("no config that can be used, nor anything else") {
+    for (const char* file : {"checkpoint.bin", "metrics.jsonl", "summary.json", "report.html"})
+      fs::remove(program.folder() / "out" / file);
+    write_file(program.folder() / "out" / "config.json", "");
+    expected = "out/config.json:1:1: the text is empty";
+  }
+  SECTION("metrics that are gone") {
+    fs::remove(program.folder() / "out" / "metrics.jsonl");
+    expected = "out: metrics.jsonl has 0 of the 2 epochs";
   }
   SECTION("metrics that end before the checkpoint") {
     std::string metrics = read_file(program.folder() / "out" / "metrics.jsonl");
@@ -862,12 +879,178 @@ TEST_CASE("A killed run can go on from its last checkpoint", "[executable]") {
   wait_until(program, [&] { return fs::exists(run / "checkpoint.bin"); });
   program.send(SIGKILL);
   REQUIRE(program.wait().status == 1000 + SIGKILL);
+  CHECK(fs::exists(run / ".stpt.lock"));  // which locks nobody out
   const int done = load_checkpoint(run / "checkpoint.bin").epoch;
   const std::string epochs = "training.epochs=" + std::to_string(done + 1);
   const Outcome outcome = program.run({"--resume", "out", "--set", epochs});
   INFO(outcome.err);
   CHECK(outcome.status == 0);
   CHECK(text_of(summary_of(run), "epochs") == std::to_string(done + 1));
+  CHECK_FALSE(fs::exists(run / ".stpt.lock"));
+}
+
+/// Makes of a finished run what one leaves that is killed when its metrics have so many lines.
+void take_back(const fs::path& run, std::size_t lines) {
+  fs::remove(run / "checkpoint.bin");
+  std::istringstream metrics(read_file(run / "metrics.jsonl"));
+  std::string kept, line;
+  for (std::size_t i = 0; i < lines && std::getline(metrics, line); ++i) kept += line + '\n';
+  if (lines > 0) return write_file(run / "metrics.jsonl", kept);
+  for (const char* file : {"metrics.jsonl", "summary.json", "report.html"}) fs::remove(run / file);
+}
+
+TEST_CASE("A run that ended before its first checkpoint starts from the beginning",
+          "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  // An epoch of 1998 iterations: long enough to be ended in it.
+  Arguments fresh = {"--config", "run.json"};
+  const Arguments longer = {"--set", "data.synthetic.train_images=64000"};
+  Arguments resume = {"--resume", "out"};
+  const auto make = [&] {
+    Arguments arguments = fresh;
+    arguments.insert(arguments.end(), {"--output", "out"});
+    return arguments;
+  };
+  const auto end_by = [&](int signal) {
+    fresh.insert(fresh.end(), longer.begin(), longer.end());
+    program.start(make());
+    wait_until(program, [&] { return fs::exists(run / "metrics.jsonl"); });
+    program.send(signal);
+    return program.wait();
+  };
+  SECTION("killed") { REQUIRE(end_by(SIGKILL).status == 1000 + SIGKILL); }
+  SECTION("stopped") {
+    const Outcome stopped = end_by(SIGTERM);
+    REQUIRE(stopped.status == 128 + SIGTERM);
+    CHECK_THAT(stopped.out, Catch::Matchers::StartsWith("out: stopped after 0 of 2 epochs; "));
+    CHECK_THAT(stopped.out, Catch::Matchers::EndsWith("go on: stpt_starpu --resume out\n"));
+  }
+  SECTION("killed before the metrics") {
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 0);
+  }
+  SECTION("killed between the first epoch's metrics and its checkpoint") {
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 2);
+    std::ofstream(run / "metrics.jsonl", std::ios::app) << "{\"kind\":\"ep";
+  }
+  SECTION("of those that it does not save") {
+    fresh.insert(fresh.end(), {"--set", "runtime.checkpoint=false"});
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 1);
+  }
+  SECTION("with weights to start from") {
+    REQUIRE(program.run({"--config", "run.json", "--output", "other"}).status == 0);
+    REQUIRE(program.run({"--export", "other", "--to", "a.safetensors"}).status == 0);
+    fresh.insert(fresh.end(), {"--set", "model.weights=a.safetensors"});
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 1);
+    // Which it still needs.
+    fs::rename(program.folder() / "a.safetensors", program.folder() / "b.safetensors");
+    const auto before = snapshot(program.folder());
+    const Outcome missing = program.run(resume);
+    CHECK(missing.status == 2);
+    CHECK(missing.err == "stpt_starpu: a.safetensors: no such file; must be a safetensors file\n");
+    CHECK(snapshot(program.folder()) == before);
+    fs::rename(program.folder() / "b.safetensors", program.folder() / "a.safetensors");
+  }
+  SECTION("with a longer goal") {
+    REQUIRE(program.run(make()).status == 0);
+    take_back(run, 1);
+    for (Arguments* arguments : {&fresh, &resume})
+      arguments->insert(arguments->end(), {"--set", "training.epochs=3"});
+  }
+
+  // It is still the same run.
+  fs::remove(run / ".stpt.lock");  // of a process that was killed
+  const auto before = snapshot(program.folder());
+  const Outcome changed = program.run({"--resume", "out", "--set", "training.seed=2"});
+  CHECK(changed.status == 2);
+  CHECK_THAT(changed.err, Catch::Matchers::StartsWith("stpt_starpu: --set: training.seed: cannot "
+                                                      "change in a run that goes on"));
+  CHECK(snapshot(program.folder()) == before);
+
+  const Outcome outcome = program.run(resume);
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  CHECK_THAT(outcome.err, Catch::Matchers::StartsWith(
+                              "out: the run ended before its first checkpoint; it starts from the "
+                              "beginning\nwriting to out; "));
+  fresh.insert(fresh.end(), {"--output", "whole"});
+  REQUIRE(program.run(fresh).status == 0);
+  const json::object whole = summary_of(program.folder() / "whole");
+  const json::object again = summary_of(run);
+  for (const char* key : {"model_digest", "status", "epochs", "test_top1", "test_loss", "final_lr",
+                          "samples_total", "samples_discarded"}) {
+    INFO(key);
+    CHECK(text_of(whole, key) == text_of(again, key));
+  }
+  CHECK(lines_in(read_file(run / "metrics.jsonl")) ==
+        lines_in(read_file(program.folder() / "whole" / "metrics.jsonl")));
+  CHECK(read_file(run / "config.json") == read_file(program.folder() / "whole" / "config.json"));
+}
+
+TEST_CASE("A second process writes nothing to a run's directory", "[executable]") {
+  Program program, second;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  program.start({"--config", "run.json", "--output", "out", "--set", "training.epochs=100000"});
+  wait_until(program, [&] { return fs::exists(run / "checkpoint.bin"); });
+  // Stopped, so that what changes in the directory is the second one's work.
+  program.send(SIGSTOP);
+  siginfo_t stopped{};
+  REQUIRE(waitid(P_PID, static_cast<id_t>(program.child()), &stopped, WSTOPPED | WNOWAIT) == 0);
+  const int done = load_checkpoint(run / "checkpoint.bin").epoch;
+  Arguments arguments = {"--resume", run.string(), "--set",
+                         "training.epochs=" + std::to_string(done + 1)};
+  SECTION("to go on with it") {}
+  SECTION("to start another run") {
+    arguments = {"--config", (program.folder() / "run.json").string(), "--output", run.string()};
+    SECTION("at once") {}
+    SECTION("after a look") { arguments.emplace_back("--validate"); }
+  }
+  const auto before = snapshot(program.folder());
+  const Outcome outcome = second.run(arguments);
+  CHECK(snapshot(program.folder()) == before);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.out.empty());
+  CHECK(outcome.err == "stpt_starpu: " + run.string() + ": another process, " +
+                           std::to_string(program.child()) + " on " +
+                           runtime::Cluster::current().host() +
+                           ", is writing to it; wait until it has ended, or use another "
+                           "directory\n");
+  program.send(SIGTERM);
+  program.send(SIGCONT);
+  CHECK(program.wait().status == 128 + SIGTERM);
+  CHECK_FALSE(fs::exists(run / ".stpt.lock"));
+  const std::string epochs =
+      "training.epochs=" + std::to_string(load_checkpoint(run / "checkpoint.bin").epoch + 1);
+  CHECK(second.run({"--resume", run.string(), "--set", epochs}).status == 0);
+}
+
+TEST_CASE("Of two processes that begin at once in one directory one writes it", "[executable]") {
+  Program first, second;
+  const fs::path run = first.folder() / "out", config = first.folder() / "run.json";
+  write_file(config, small_run);
+  const Arguments arguments = {"--config", config.string(), "--output", run.string()};
+  std::string digest;
+  for (int round = 0; round < 5; ++round) {
+    fs::remove_all(run);
+    first.start(arguments);
+    second.start(arguments);
+    std::array<Outcome, 2> outcomes = {first.wait(), second.wait()};
+    if (outcomes[0].status != 0) std::swap(outcomes[0], outcomes[1]);
+    INFO(outcomes[0].err << outcomes[1].err);
+    CHECK(outcomes[0].status == 0);
+    CHECK(outcomes[1].status == 2);
+    CHECK(lines_in(outcomes[1].err) == 1);
+    CHECK(lines_in(read_file(run / "metrics.jsonl")) == 3);
+    const std::string of_round = text_of(summary_of(run), "model_digest");
+    if (round == 0) digest = of_round;
+    CHECK(of_round == digest);
+  }
 }
 
 // ---- Failures --------------------------------------------------------------------------------

@@ -8,8 +8,10 @@
 #include <functional>
 #include <iterator>
 #include <limits>
+#include <optional>
 #include <string>
 
+#include "runtime/cluster.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/record_json.hpp"
 #include "tests/catch.hpp"
@@ -227,6 +229,72 @@ TEST_CASE("a directory that is in use is refused", "[run_directory]") {
             "new/deep/file/below: "));
 }
 
+TEST_CASE("a directory has one writer at a time", "[run_directory]") {
+  const Sandbox sandbox;
+  const std::string refusal = "out: another process, " + std::to_string(::getpid()) + " on " +
+                              runtime::Cluster::current().host() +
+                              ", is writing to it; wait until it has ended, or use another "
+                              "directory";
+  {
+    RunDirectory first = RunDirectory::create("out", "x");
+    CHECK(first.locked());
+    CHECK(message_of([] { RunDirectory::check("out"); }) == refusal);
+    CHECK(message_of([] { RunDirectory::create("out", "x"); }) == refusal);
+    first.begin_metrics(some_run());
+    CHECK(message_of([] { RunDirectory::check("out"); }) == refusal);
+    CHECK(message_of([] { RunDirectory::create("out", "x"); }) == refusal);
+    // To read it needs no lock.
+    RunDirectory second = RunDirectory::open("out");
+    CHECK_FALSE(second.locked());
+    CHECK(second.read_metrics().name == "quick");
+    CHECK(message_of([&] { second.lock(); }) == refusal);
+    CHECK_FALSE(second.locked());
+    CHECK(entries("out") == 2);
+
+    const RunDirectory moved = std::move(first);
+    CHECK(moved.locked());
+    CHECK(message_of([&] { second.lock(); }) == refusal);
+  }
+  CHECK(entries("out") == 1);
+  RunDirectory next = RunDirectory::open("out");
+  next.lock();
+  next.lock();
+  CHECK(next.locked());
+  CHECK(message_of([] { RunDirectory::open("out").lock(); }) == refusal);
+  next = RunDirectory::create("elsewhere", "x");
+  CHECK_NOTHROW(RunDirectory::open("out").lock());
+}
+
+TEST_CASE("what stands in a lock locks nobody out", "[run_directory]") {
+  const Sandbox sandbox;
+  fs::create_directory("out");
+  std::ofstream("out/.stpt.lock") << "4711 on node7\n";  // left behind
+  CHECK_NOTHROW(RunDirectory::check("out"));
+  {
+    const RunDirectory directory = RunDirectory::create("out", "x");
+    CHECK(contents("out/.stpt.lock") ==
+          std::to_string(::getpid()) + " on " + runtime::Cluster::current().host() + "\n");
+    // Nor does it matter to the lock; one that has not yet been signed keeps its secret.
+    for (const std::string& text : {std::string(), std::string("47"), std::string(1000, '4')}) {
+      std::ofstream("out/.stpt.lock") << text;
+      CHECK(has(message_of([] { RunDirectory::check("out"); }),
+                "out: another process is writing to it; "));
+    }
+  }
+  CHECK(fs::is_empty("out"));
+}
+
+TEST_CASE("a lock stays with its directory", "[run_directory]") {
+  const Sandbox sandbox;
+  std::optional<RunDirectory> first = RunDirectory::create("out", "x");
+  fs::rename("out", "renamed");
+  CHECK(has(message_of([] { RunDirectory::check("renamed"); }), "renamed: another process, "));
+  const RunDirectory second = RunDirectory::create("out", "x");
+  first.reset();
+  CHECK_NOTHROW(RunDirectory::check("renamed"));
+  CHECK(has(message_of([] { RunDirectory::check("out"); }), "out: another process, "));
+}
+
 TEST_CASE("files are replaced in one step and leave nothing else behind", "[run_directory]") {
   const Sandbox sandbox;
   write_file_atomically("file", "one");
@@ -266,7 +334,7 @@ TEST_CASE("a run directory holds what the run produced", "[run_directory]") {
 
   CHECK(contents("out/config.json") == "{\"name\": \"quick\"}\n");
   CHECK(contents("out/report.html").starts_with("<!DOCTYPE html>"));
-  CHECK(entries("out") == 4);
+  CHECK(entries("out") == 4 + 1);  // and the lock
 
   const boost::json::object summary = read_json(contents("out/summary.json")).as_object();
   CHECK(summary.at("test_top1").to_number<double>() == 0.89);
@@ -336,6 +404,11 @@ TEST_CASE("what cannot be resumed says why", "[run_directory]") {
   CHECK(has(message_of([] { RunDirectory::open("none"); }), "none: no such directory"));
   fs::create_directory("empty");
   CHECK(has(message_of([] { RunDirectory::open("empty"); }), "holds no run"));
+
+  // Killed as it began: there is nothing to read, which is no error.
+  fs::create_directory("begun");
+  std::ofstream("begun/config.json") << "{}\n";
+  CHECK(RunDirectory::open("begun").read_metrics().epochs.empty());
 
   std::ofstream("empty/metrics.jsonl")
       << "{\"name\":\"x\"}\n{\"epoch\":1}\nrubbish\n{\"epoch\":3}\n";

@@ -275,6 +275,30 @@ TEST_CASE("every option of Pre-train runs and does what it says") {
   }
 }
 
+TEST_CASE("where Pre-train takes the whole epoch its winner says how training went") {
+  // 6 iterations an epoch, each of which is a point of a candidate's curve.
+  const Outcome outcome = train(small + Overrides{"stpt.alpha=6", "stpt.candidates=[1, 0.01]"});
+  for (const EpochRecord& epoch : outcome.record.epochs) {
+    CHECK(epoch.steps_main == 0);
+    CHECK(epoch.curve.empty());
+    double loss = 0, top1 = 0;
+    REQUIRE(winner(epoch).curve.size() == 6);
+    for (const CurvePoint& step : winner(epoch).curve) {
+      loss += step.loss / 6;
+      top1 += step.top1 / 6;
+    }
+    CHECK(epoch.train_loss == Approx(loss));
+    CHECK(epoch.train_top1 == Approx(top1));
+    CHECK(epoch.train_top1 > 0.2);
+  }
+  // With a Main-train it is that alone, as in plain training.
+  const EpochRecord usual = train(small + Overrides{"stpt.candidates=[1, 0.01]"}).record.epochs[0];
+  double loss = 0;
+  REQUIRE(usual.curve.size() == 3);
+  for (const CurvePoint& step : usual.curve) loss += step.loss / 3;
+  CHECK(usual.train_loss == Approx(loss));
+}
+
 TEST_CASE("baselines follow their schedules") {
   const auto rates = [](const Overrides& overrides) {
     std::vector<double> values;
