@@ -289,50 +289,28 @@ Optimizer::Optimizer(const Network& network, const codelets::SgdSettings& settin
 
 void Optimizer::step(ModelState& state, std::size_t bucket, const Tensor& gradient,
                      float gradient_scale, float learning_rate, int worker, int priority) const {
-  submit(state, {{bucket, &gradient}}, gradient_scale, learning_rate, worker, priority);
-}
-
-void Optimizer::step_all(ModelState& state, std::span<const Tensor> gradients, float gradient_scale,
-                         float learning_rate, int worker, int priority) const {
-  std::vector<Gradient> all;
-  for (std::size_t bucket = 0; bucket < gradients.size(); ++bucket)
-    all.push_back({bucket, &gradients[bucket]});
-  submit(state, std::move(all), gradient_scale, learning_rate, worker, priority);
-}
-
-void Optimizer::submit(ModelState& state, std::vector<Gradient> gradients, float gradient_scale,
-                       float learning_rate, int worker, int priority) const {
   static const Codelet codelet("update", {WorkerKind::cpu, WorkerKind::cuda});
-  std::erase_if(gradients, [this](const Gradient& g) { return ranges_[g.bucket].empty(); });
-  if (gradients.empty()) return;
-  std::vector<runtime::Use> uses;
-  std::vector<std::size_t> buckets;
-  std::size_t bytes = 0;
-  for (const auto& [bucket, gradient] : gradients) {
-    uses.push_back({state.parameters[bucket], Access::read_write});
-    uses.push_back({state.velocity[bucket], Access::read_write});
-    uses.push_back({*gradient, Access::read});
-    buckets.push_back(bucket);
-    bytes += gradient->bytes();
-  }
-  runtime::submit(
-      codelet, uses,
-      [this, buckets = std::move(buckets), gradient_scale,
-       learning_rate](const runtime::TaskContext& task) {
-        std::vector<codelets::SgdBucket> updated;
-        for (std::size_t i = 0; i < buckets.size(); ++i) {
-          updated.push_back({ranges_[buckets[i]], task.buffer<float>(3 * i),
-                             task.buffer<float>(3 * i + 1), task.buffer<float>(3 * i + 2)});
-        }
-        codelets::on_device(task.kind, [&](auto device) {
-          codelets::sgd_step(updated, gradient_scale, learning_rate, settings_, device,
-                             task.stream);
-        });
-      },
-      {.worker = worker,
-       .priority = priority,
-       .footprint = static_cast<std::uint32_t>(bytes),
-       .name = nullptr});
+  if (ranges_[bucket].empty()) return;
+  runtime::submit(codelet,
+                  {{state.parameters[bucket], Access::read_write},
+                   {state.velocity[bucket], Access::read_write},
+                   {gradient, Access::read}},
+                  [this, bucket, gradient_scale, learning_rate](const runtime::TaskContext& task) {
+                    const codelets::SgdBucket memory{ranges_[bucket], task.buffer<float>(0),
+                                                     task.buffer<float>(1), task.buffer<float>(2)};
+                    step_here({&memory, 1}, gradient_scale, learning_rate, task);
+                  },
+                  {.worker = worker,
+                   .priority = priority,
+                   .footprint = static_cast<std::uint32_t>(gradient.bytes()),
+                   .name = nullptr});
+}
+
+void Optimizer::step_here(std::span<const codelets::SgdBucket> buckets, float gradient_scale,
+                          float learning_rate, const runtime::TaskContext& task) const {
+  codelets::on_device(task.kind, [&](auto device) {
+    codelets::sgd_step(buckets, gradient_scale, learning_rate, settings_, device, task.stream);
+  });
 }
 
 }  // namespace stpt::models

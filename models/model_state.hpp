@@ -9,6 +9,7 @@
 #include "models/network.hpp"
 #include "models/team.hpp"
 #include "runtime/message.hpp"
+#include "runtime/task.hpp"
 #include "runtime/tensor.hpp"
 
 namespace stpt::models {
@@ -85,12 +86,13 @@ class Optimizer {
   Optimizer(const Network& network, const codelets::SgdSettings& settings, bool decay_all);
 
   /// Updates bucket `bucket` of the state from the sum of gradients times `gradient_scale`.
-  /// Asynchronous.
+  /// Asynchronous: the optimizer must outlive it.
   void step(ModelState& state, std::size_t bucket, const runtime::Tensor& gradient,
             float gradient_scale, float learning_rate, int worker = -1, int priority = 0) const;
-  /// All buckets in one task. The optimizer must outlive it.
-  void step_all(ModelState& state, std::span<const runtime::Tensor> gradients, float gradient_scale,
-                float learning_rate, int worker = -1, int priority = 0) const;
+
+  /// The same inside a task that has the buckets' memory.
+  void step_here(std::span<const codelets::SgdBucket> buckets, float gradient_scale,
+                 float learning_rate, const runtime::TaskContext& task) const;
 
   /// What of bucket `bucket` is updated, and how.
   [[nodiscard]] std::span<const codelets::ParameterRange> ranges(std::size_t bucket) const {
@@ -98,13 +100,6 @@ class Optimizer {
   }
 
  private:
-  struct Gradient {
-    std::size_t bucket;
-    const runtime::Tensor* gradient;
-  };
-  void submit(ModelState& state, std::vector<Gradient> gradients, float gradient_scale,
-              float learning_rate, int worker, int priority) const;
-
   codelets::SgdSettings settings_;
   std::vector<std::vector<codelets::ParameterRange>> ranges_;  ///< per bucket
 };

@@ -1,7 +1,9 @@
 #include "models/program.hpp"
 
 #include <map>
+#include <set>
 #include <stdexcept>
+#include <utility>
 
 #include "codelets/cuda_graph.hpp"
 #include "models/lowering.hpp"
@@ -99,21 +101,63 @@ void Program::run_task(const Segment& segment, const runtime::TaskContext& task)
   run_segment(segment, task.buffers, task.stream);
 }
 
-void Program::submit(const ProgramInputs& inputs, int worker, int priority) const {
+std::vector<codelets::SgdBucket> Program::updated_buckets(const Segment& segment,
+                                                          const Optimizer& optimizer,
+                                                          std::span<void* const> buffers) const {
+  std::map<int, codelets::SgdBucket> buckets;
+  for (std::size_t i = 0; i < segment.bindings.size(); ++i) {
+    const auto [resource, index, access] = segment.bindings[i];
+    auto* const memory = static_cast<float*>(buffers[i]);
+    if (resource == Resource::parameters) buckets[index].weights = memory;
+    if (resource == Resource::gradients) buckets[index].gradient = memory;
+  }
+  std::vector<codelets::SgdBucket> result;
+  for (auto& [index, bucket] : buckets) {
+    bucket.ranges = optimizer.ranges(static_cast<std::size_t>(index));
+    bucket.velocity = static_cast<float*>(buffers[segment.bindings.size() + result.size()]);
+    result.push_back(bucket);
+  }
+  return result;
+}
+
+void Program::submit(const ProgramInputs& inputs, int worker, int priority,
+                     const UpdateInStep* update) const {
   static const runtime::Codelet train("train", {WorkerKind::cpu});
   static const runtime::Codelet score("score", {WorkerKind::cpu});
   static const runtime::Codelet train_on_gpu("train on GPU", {WorkerKind::cuda});
   static const runtime::Codelet score_on_gpu("score on GPU", {WorkerKind::cuda});
   const bool trains = mode_ == Mode::train;
+  if (update != nullptr && (!trains || segments_.size() != 1))
+    throw std::logic_error("Program: no single task that could update the parameters");
   const runtime::Codelet& codelet =
       on_gpu() ? (trains ? train_on_gpu : score_on_gpu) : (trains ? train : score);
   std::vector<runtime::Use> uses;
   for (const Segment& segment : segments_) {
     uses.clear();
-    for (const Binding& binding : segment.bindings)
-      uses.push_back({resolve(binding, inputs), binding.access});
-    runtime::submit(codelet, uses,
-                    [this, &segment](const runtime::TaskContext& task) { run_task(segment, task); },
+    std::set<int> buckets;
+    for (const auto& [resource, index, access] : segment.bindings) {
+      const bool updated = update != nullptr && resource == Resource::parameters;
+      if (updated) buckets.insert(index);
+      uses.push_back({resolve({resource, index, access}, inputs),
+                      updated ? runtime::Access::read_write : access});
+    }
+    for (const int bucket : buckets) {
+      uses.push_back(
+          {update->velocity.at(static_cast<std::size_t>(bucket)), runtime::Access::read_write});
+    }
+    runtime::TaskBody body = [this, &segment](const runtime::TaskContext& task) {
+      run_task(segment, task);
+    };
+    if (update != nullptr) {
+      body = [this, &segment, &optimizer = update->optimizer, scale = update->gradient_scale,
+              rate = update->learning_rate](const runtime::TaskContext& task) {
+        runtime::TaskContext step = task;
+        step.buffers = task.buffers.first(segment.bindings.size());
+        run_task(segment, step);
+        optimizer.step_here(updated_buckets(segment, optimizer, task.buffers), scale, rate, task);
+      };
+    }
+    runtime::submit(codelet, uses, std::move(body),
                     {.worker = worker,
                      .priority = priority,
                      .footprint = segment.footprint,

@@ -78,6 +78,13 @@ struct ProgramInputs {
   const Lane* lane = nullptr;
 };
 
+/// An update that a training step makes at its end, in its own task.
+struct UpdateInStep {
+  const Optimizer& optimizer;  ///< outlives the task
+  const std::vector<runtime::Tensor>& velocity;
+  float gradient_scale, learning_rate;
+};
+
 class Program {
  public:
   /// Throws std::invalid_argument where an op cannot be planned (data type, shape). The program
@@ -101,8 +108,9 @@ class Program {
   [[nodiscard]] Lane make_lane() const;
 
   /// One task per segment. On GPUs `worker` is one of theirs, and a segment's kernels become one
-  /// CUDA graph for each set of addresses.
-  void submit(const ProgramInputs& inputs, int worker = -1, int priority = 0) const;
+  /// CUDA graph for each set of addresses. `update` is for programs of one segment, in Mode::train.
+  void submit(const ProgramInputs& inputs, int worker = -1, int priority = 0,
+              const UpdateInStep* update = nullptr) const;
 
   /// The same kernels on plain memory, without tasks: what the runtime's overhead is measured
   /// against. On cores, in the calling thread; the tensors of `inputs` are acquired for the
@@ -144,6 +152,9 @@ class Program {
   void run_segment(const Segment& segment, std::span<void* const> buffers,
                    codelets::Stream stream) const;
   void run_task(const Segment& segment, const runtime::TaskContext& task) const;
+  /// The buckets' memory, `buffers` being those of the bindings and behind them the velocities.
+  [[nodiscard]] std::vector<codelets::SgdBucket> updated_buckets(
+      const Segment& segment, const Optimizer& optimizer, std::span<void* const> buffers) const;
 
   int batch_;
   Mode mode_;

@@ -189,9 +189,10 @@ const DataParallel::Plan& DataParallel::plan(const models::Placement& placement)
                          : reduction_steps(team, placement.owners[bucket], here()));
   }
   StepCost cost = step_cost(network_, placement, here());
-  // A GPU that has all gradients gains nothing from a task for each bucket.
-  plan.updates_at_once = program_.on_gpu() && team.ranks == 1 && workers == 1;
-  if (plan.updates_at_once) cost.tasks = 2;
+  // A GPU that has all gradients need not wait for the host to see that they are there.
+  plan.updates_in_step =
+      program_.on_gpu() && program_.segments() == 1 && team.ranks == 1 && workers == 1;
+  if (plan.updates_in_step) cost.tasks = 1;
   // StarPU counts a task before and one after each message.
   plan.unfinished = static_cast<int>(workers * program_.segments() + cost.tasks +
                                      2 * (cost.sent + cost.received));
@@ -304,6 +305,8 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
   const Plan& to_do = plan(placement);
   Slot& slot = take_slot(placement.team, models);
   const auto first = static_cast<std::size_t>(placement.team.first_worker(here()));
+  const float mean = 1.0f / (static_cast<float>(placement.team.workers) * program_.loss_scale());
+  const models::UpdateInStep update{optimizer_, state.velocity, mean, learning_rate};
   for (std::size_t worker = 0; worker < batches.size(); ++worker) {
     models::ProgramInputs inputs;
     inputs.images = batches[worker].images;
@@ -317,14 +320,9 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     if (pinned >= 0) next_lane_ = piece % lanes_.size();  // each GPU worker has its own
     inputs.lane = &lanes_[next_lane_];
     next_lane_ = (next_lane_ + 1) % lanes_.size();
-    program_.submit(inputs, pinned);
+    program_.submit(inputs, pinned, 0, to_do.updates_in_step ? &update : nullptr);
   }
-  const float mean = 1.0f / (static_cast<float>(placement.team.workers) * program_.loss_scale());
-  if (to_do.updates_at_once) {
-    optimizer_.step_all(state, slot.gradients[0], mean, learning_rate,
-                        runtime.worker_for(first_piece), 2);
-  }
-  for (std::size_t bucket = to_do.updates_at_once ? 0 : network_.blocks.size();
+  for (std::size_t bucket = to_do.updates_in_step ? 0 : network_.blocks.size();
        bucket-- > 0;) {  // in the order in which backward ends
     if (network_.blocks[bucket].parameters == 0) continue;
     // Buckets are spread over the GPUs, so that each moves about as many bytes.

@@ -103,7 +103,7 @@ class DataParallel {
   /// What this rank does for each bucket of a team's model.
   struct Plan {
     std::vector<std::vector<ReductionStep>> reduction;  ///< [bucket]
-    bool updates_at_once = false;                       ///< all buckets in one task
+    bool updates_in_step = false;                       ///< in the task that trains
     int unfinished = 0;                                 ///< tasks that StarPU counts for one step
   };
 
