@@ -58,6 +58,16 @@ void check(const RuntimeOptions& options) {
 
 }  // namespace
 
+int default_cpu_workers(const CpuWorkerLimits& limits) {
+  int workers = limits.cores - limits.gpus;  // a thread drives each GPU
+  // Where cores are few, sharing one costs less than giving one up.
+  if (limits.cores > 4) workers -= (limits.has_messages ? 1 : 0) + (limits.gpus > 0 ? 1 : 0);
+  if (limits.gpus > 0) workers = std::min(workers, 16 * limits.gpus);
+  // Workers of GPUs take their places first.
+  return std::max(1, std::min({workers, limits.most_cpu_workers,
+                               limits.most_workers - limits.gpus * limits.workers_per_gpu}));
+}
+
 std::vector<int> in_turns(const std::vector<Worker>& workers) {
   std::map<int, int> seen;  // workers met so far of each GPU
   std::vector<std::array<int, 3>> order;
@@ -78,16 +88,21 @@ Runtime::Runtime(const RuntimeOptions& options) {
   const Cluster& cluster = Cluster::current();
   // Ranks of one host do not get into each other's way.
   const bool has_share = take_share_of_cores(cluster.rank_on_host(), cluster.ranks_on_host());
-  const int cores = Machine::detect().cores;
-  int cpu_workers = options.cpu_workers;
-  if (cpu_workers == 0 && cluster.size() > 1 && std::getenv("STARPU_NCPU") == nullptr) {
-    // StarPU-MPI's thread polls. Where cores are few, sharing one costs less than giving one up.
-    cpu_workers = cores > 4 ? cores - 1 : cores;
-  }
+  int cores = Machine::detect().cores;
+  const auto quota = cores_by_quota();
+  if (quota) cores = std::min(cores, std::max(1, *quota / cluster.ranks_on_host()));
   const int gpus = static_cast<int>(options.gpus.size());
-  if (cpu_workers == 0 && gpus > 0 && std::getenv("STARPU_NCPU") == nullptr) {
-    // A thread drives each GPU. Batches are loaded by cores, so one at least works.
-    cpu_workers = std::max(1, cores - gpus);
+  int cpu_workers = options.cpu_workers;
+  // StarPU itself takes all cores, which is right where nothing else needs or limits them. Beyond a
+  // quota, workers that spin would have the threads throttled that drive GPUs.
+  if (cpu_workers == 0 && (gpus > 0 || cluster.size() > 1 || quota) &&
+      std::getenv("STARPU_NCPU") == nullptr) {
+    cpu_workers = default_cpu_workers({.cores = cores,
+                                       .gpus = gpus,
+                                       .workers_per_gpu = options.workers_per_gpu,
+                                       .has_messages = cluster.size() > 1,
+                                       .most_cpu_workers = most_cpu_workers(),
+                                       .most_workers = STARPU_NMAXWORKERS});
   }
   // StarPU prefers its environment to what a program asks for, hence this detour.
   std::list<Environment> environment;
@@ -131,10 +146,13 @@ Runtime::Runtime(const RuntimeOptions& options) {
          name.data()});
   }
   cuda_workers_ = in_turns(workers_);
-  if (cpu_workers > 0 && count(WorkerKind::cpu) != cpu_workers) {
+  // Fewer than nobody asked for will do: STARPU_RESERVE_NCPU takes some.
+  if (count(WorkerKind::cpu) < (options.cpu_workers > 0 ? cpu_workers : std::min(cpu_workers, 1))) {
     starpu_shutdown();
     throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cpu)) +
-                             " CPU workers instead of " + std::to_string(cpu_workers));
+                             " CPU workers instead of " + std::to_string(cpu_workers) +
+                             "; it was built for " + std::to_string(STARPU_NMAXWORKERS) +
+                             " workers in all, those of GPUs included");
   }
   if (const int wanted = gpus * options.workers_per_gpu; count(WorkerKind::cuda) != wanted) {
     starpu_shutdown();

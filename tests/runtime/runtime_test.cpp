@@ -155,6 +155,36 @@ TEST_CASE("paused workers leave tasks alone until they resume", "[runtime]") {
   CHECK(done == 10);
 }
 
+TEST_CASE("the number of CPU workers fits the cores and StarPU", "[runtime]") {
+  const auto workers = [](int cores, int gpus, int workers_per_gpu, bool has_messages = false) {
+    return default_cpu_workers({.cores = cores,
+                                .gpus = gpus,
+                                .workers_per_gpu = workers_per_gpu,
+                                .has_messages = has_messages,
+                                .most_cpu_workers = 128,
+                                .most_workers = 160});
+  };
+  CHECK(workers(8, 0, 1) == 8);
+  CHECK(workers(8, 0, 1, true) == 7);
+  CHECK(workers(4, 0, 1, true) == 4);
+  CHECK(workers(192, 0, 1) == 128);
+  // A core for each GPU's thread and one for the submitting thread.
+  CHECK(workers(16, 1, 8) == 14);
+  CHECK(workers(16, 1, 8, true) == 13);
+  CHECK(workers(5, 1, 1) == 3);
+  CHECK(workers(4, 1, 1) == 3);
+  CHECK(workers(2, 3, 1) == 1);
+  CHECK(workers(1, 1, 8) == 1);
+  // No more than load batches.
+  CHECK(workers(64, 1, 1) == 16);
+  CHECK(workers(64, 2, 1) == 32);
+  // 160 workers in all.
+  CHECK(workers(112, 8, 8) == 96);
+  CHECK(workers(192, 8, 8) == 96);
+  CHECK(workers(192, 8, 1) == 128);
+  CHECK(workers(192, 16, 16) == 1);
+}
+
 TEST_CASE("control groups limit the cores by their quota", "[machine]") {
   namespace fs = std::filesystem;
   const fs::path root = fs::temp_directory_path() / ("stpt_groups_" + std::to_string(getpid()));
