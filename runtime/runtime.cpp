@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "runtime/cluster.hpp"
+#include "runtime/gpu.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/tensor.hpp"
 
@@ -115,6 +116,7 @@ Runtime::Runtime(const RuntimeOptions& options) {
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
   environment.emplace_back("STARPU_NCUDA", std::to_string(gpus));
   if (gpus > 0) {
+    keep_streams_apart();
     std::string numbers;
     for (const int gpu : options.gpus) numbers += std::to_string(gpu) + " ";
     environment.emplace_back("STARPU_WORKERS_CUDAID", numbers);

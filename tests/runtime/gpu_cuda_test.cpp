@@ -2,9 +2,11 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
 #include <set>
 #include <stdexcept>
+#include <string>
 
 #include "runtime/runtime.hpp"
 #include "runtime/task.hpp"
@@ -46,6 +48,21 @@ TEST_CASE("GPUs get the workers that were asked for", "[cuda]") {
     }
     CHECK(distinct.size() == static_cast<std::size_t>(gpus * workers));
   }
+}
+
+TEST_CASE("CUDA has more queues than usual, unless it is told otherwise", "[cuda]") {
+  NEEDS_GPUS(1);
+  constexpr const char* name = "CUDA_DEVICE_MAX_CONNECTIONS";
+  const stpt::testing::WithEnvironment restored(name, "4");
+  CHECK_FALSE(find_gpus().empty());
+  { const Runtime runtime(options(1)); }
+  CHECK(std::string(std::getenv(name)) == "4");
+  unsetenv(name);
+  { const Runtime runtime(options(1)); }
+  CHECK(std::string(std::getenv(name)) == "32");
+  unsetenv(name);
+  CHECK_FALSE(find_gpus().empty());
+  CHECK(std::string(std::getenv(name)) == "32");
 }
 
 TEST_CASE("What a GPU can do is done by GPUs, where the task is pinned", "[cuda]") {
