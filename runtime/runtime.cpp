@@ -1,6 +1,9 @@
 #include "runtime/runtime.hpp"
 
 #include <starpu_mpi.h>
+#ifdef STPT_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
 
 #include <algorithm>
 #include <array>
@@ -132,6 +135,8 @@ Runtime::Runtime(const RuntimeOptions& options) {
   conf.will_use_mpi = cluster.size() > 1 ? 1 : 0;
   // Models, vectors and caches work on whole cache lines.
   starpu_malloc_set_align(tensor_alignment);
+  // Where StarPU does not know the machine's buses yet it measures them here, and resets the GPUs
+  // (cudaDeviceReset): what was planned or allocated on one before a Runtime lived would be gone.
   if (const int error = starpu_init(&conf); error != 0) {
     throw std::runtime_error(error == -ENODEV
                                  ? "StarPU found no worker: check STARPU_NCPU"
@@ -162,6 +167,20 @@ Runtime::Runtime(const RuntimeOptions& options) {
                              " GPU workers instead of " + std::to_string(wanted) +
                              ": was it built for CUDA and for so many GPUs?");
   }
+#ifdef STPT_HAS_CUDA
+  if (gpus > 0) {
+    // This thread plans, and it and the cores allocate pinned memory: on a GPU of this rank's.
+    // CUDA's default would take memory of GPU 0, which may be another rank's.
+    int gpu = options.gpus.front();
+    if (const cudaError_t error = cudaSetDevice(gpu); error != cudaSuccess) {
+      starpu_shutdown();
+      throw std::runtime_error("GPU " + std::to_string(gpu) +
+                               " cannot be used: " + cudaGetErrorString(error));
+    }
+    starpu_execute_on_each_worker([](void* number) { cudaSetDevice(*static_cast<int*>(number)); },
+                                  &gpu, STARPU_CPU);
+  }
+#endif
   if (cluster.size() > 1) {
     if (const int error = starpu_mpi_init_comm(nullptr, nullptr, 0, MPI_COMM_WORLD); error != 0) {
       starpu_shutdown();

@@ -50,6 +50,20 @@ TEST_CASE("GPUs get the workers that were asked for", "[cuda]") {
   }
 }
 
+TEST_CASE("The main thread and the cores are on the first of the runtime's GPUs", "[cuda]") {
+  NEEDS_GPUS(2);
+  static const Codelet cores("cores", {WorkerKind::cpu});
+  for (const int gpu : {1, 0}) {
+    Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {gpu}, .workers_per_gpu = 1});
+    int main = -1, core = -1;
+    CHECK(cudaGetDevice(&main) == cudaSuccess);
+    CHECK(main == gpu);
+    submit(cores, {}, [&core](const TaskContext&) { cudaGetDevice(&core); });
+    runtime.wait_for_all();
+    CHECK(core == gpu);
+  }
+}
+
 TEST_CASE("CUDA has more queues than usual, unless it is told otherwise", "[cuda]") {
   NEEDS_GPUS(1);
   constexpr const char* name = "CUDA_DEVICE_MAX_CONNECTIONS";
