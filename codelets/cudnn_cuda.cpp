@@ -131,11 +131,15 @@ Graph make_graph(const Convolution& convolution, const std::string& what) {
   return graph;
 }
 
-/// What an engine must not do: give other bits at another run, sum in less than float32, or, where
-/// float32 is to be that, round what it multiplies.
+/// What an engine must not do: give other bits at another run, sum in less than float32, transform
+/// tiles, which rounds more and spreads a NaN over all of a tile, or, where float32 is to be that,
+/// round what it multiplies.
 std::vector<fe::NumericalNote_t> unwanted(const Convolution& convolution) {
   using Note = fe::NumericalNote_t;
-  std::vector<Note> notes = {Note::NONDETERMINISTIC, Note::REDUCED_PRECISION_REDUCTION};
+  std::vector<Note> notes = {
+      Note::NONDETERMINISTIC,   Note::REDUCED_PRECISION_REDUCTION, Note::FFT,
+      Note::WINOGRAD,           Note::WINOGRAD_TILE_4x4,           Note::WINOGRAD_TILE_6x6,
+      Note::WINOGRAD_TILE_13x13};
   if (convolution.type == DataType::float32) {
     notes.push_back(Note::DOWN_CONVERT_INPUTS);
     if (!convolution.tf32) notes.push_back(Note::TENSOR_CORE);

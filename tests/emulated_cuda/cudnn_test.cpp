@@ -160,8 +160,14 @@ class Convolution {
 };
 
 const std::vector<fe::NumericalNote_t> nondeterministic{fe::NumericalNote_t::NONDETERMINISTIC};
-const std::vector<fe::NumericalNote_t> rounding{fe::NumericalNote_t::NONDETERMINISTIC,
-                                                fe::NumericalNote_t::TENSOR_CORE};
+const std::vector<fe::NumericalNote_t> but_transforms{fe::NumericalNote_t::NONDETERMINISTIC,
+                                                      fe::NumericalNote_t::TENSOR_CORE};
+const std::vector<fe::NumericalNote_t> but_winograd{fe::NumericalNote_t::NONDETERMINISTIC,
+                                                    fe::NumericalNote_t::TENSOR_CORE,
+                                                    fe::NumericalNote_t::FFT};
+const std::vector<fe::NumericalNote_t> rounding{
+    fe::NumericalNote_t::NONDETERMINISTIC, fe::NumericalNote_t::TENSOR_CORE,
+    fe::NumericalNote_t::FFT, fe::NumericalNote_t::WINOGRAD};
 
 Values random_values(const Sizes& z) {
   return {random_floats(z.x_count(), 1), random_floats(z.w_count(), 2),
@@ -225,6 +231,11 @@ TEST_CASE("engines keep what their notes say", "[cudnn]") {
   CHECK(error > 1e-5);
   CHECK(error < 1e-2);
   CHECK(largest_difference(exact[0], values.y) < 1e-5);
+  for (const auto& avoided : {but_transforms, but_winograd}) {
+    const double transformed = largest_difference(twice(avoided)[0], values.y);
+    CHECK(transformed > 1e-5);
+    CHECK(transformed < 1e-2);
+  }
 }
 
 TEST_CASE("a captured convolution is replayed, with an engine compiled at run time, too",
