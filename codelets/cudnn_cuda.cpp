@@ -190,7 +190,7 @@ class SharedGraphs {
   SharedGraphs(const Convolution& convolution, const std::string& what)
       : convolution_(convolution) {
     std::int64_t bytes = 0;
-    check(graph(most_workspace(convolution.type), what).get_workspace_size(bytes), what);
+    check(own(most_workspace(convolution.type), what).graph->get_workspace_size(bytes), what);
     workspace_bytes_ = bytes;
   }
 
@@ -199,25 +199,37 @@ class SharedGraphs {
   }
 
   /// Makes what the current device needs.
-  void prepare(const std::string& what) { graph(workspace_bytes_, what); }
+  void prepare(const std::string& what) { own(workspace_bytes_, what); }
 
   void run(std::span<void* const> args, void* workspace, Stream stream, const std::string& what) {
-    const fe::graph::Graph& own = graph(workspace_bytes_, what);
+    OfDevice& device = own(workspace_bytes_, what);
     const cudnnHandle_t handle = own_handle(what);
-    check(cudnnSetStream(handle, cuda::native(stream)), what);
     std::unordered_map<std::int64_t, void*> pack = {
         {first_input, args[0]}, {second_input, args[1]}, {output, args[2]}};
-    check(own.execute(handle, pack, workspace), what);
+    // cuDNN promises that threads with handles of their own do not disturb each other, but not that
+    // they may execute one plan at once. Replayed graphs do not come here.
+    const std::scoped_lock lock(device.executing);
+    check(cudnnSetStream(handle, cuda::native(stream)), what);
+    check(device.graph->execute(handle, pack, workspace), what);
   }
 
  private:
-  const fe::graph::Graph& graph(std::int64_t workspace_limit, const std::string& what) {
-    return *graphs_.get([&] { return build(convolution_, workspace_limit, what); });
+  struct OfDevice {
+    Graph graph;
+    std::mutex executing;
+  };
+
+  OfDevice& own(std::int64_t workspace_limit, const std::string& what) {
+    return *of_devices_.get([&] {
+      auto made = std::make_unique<OfDevice>();
+      made->graph = build(convolution_, workspace_limit, what);
+      return made;
+    });
   }
 
   Convolution convolution_;
   std::int64_t workspace_bytes_ = 0;
-  cuda::PerDevice<Graph> graphs_;
+  cuda::PerDevice<std::unique_ptr<OfDevice>> of_devices_;
 };
 
 /// All that lies in a Convolution.

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <latch>
 #include <memory>
 #include <span>
 #include <string>
@@ -301,7 +302,9 @@ inline void run_on_gpu(const codelets::Kernel& kernel, const std::vector<DeviceB
 inline void run_in_threads_on_gpu(const codelets::Kernel& kernel,
                                   const std::vector<std::vector<DeviceBuffer*>>& of_threads) {
   std::vector<std::exception_ptr> failures(of_threads.size());
+  std::latch ready(std::ssize(of_threads));
   const auto work = [&](std::size_t thread) {
+    bool waited = false;
     try {
       std::vector<void*> pointers;
       for (DeviceBuffer* arg : of_threads[thread])
@@ -309,10 +312,13 @@ inline void run_in_threads_on_gpu(const codelets::Kernel& kernel,
       const DeviceBuffer workspace(kernel.workspace_bytes());
       check_cuda(cudaDeviceSynchronize());
       const CudaStream stream;
+      waited = true;
+      ready.arrive_and_wait();
       for (int i = 0; i < 3; ++i) kernel.run(pointers, workspace.pointer(), stream.get());
       stream.wait();
     } catch (...) {
       failures[thread] = std::current_exception();
+      if (!waited) ready.count_down();
     }
   };
   {

@@ -83,6 +83,7 @@ struct Plan {
   Convolution convolution;
   std::int64_t engine = 0;
   mutable std::atomic<std::uint64_t> runs{0};
+  mutable std::atomic<bool> executing{false};
 };
 
 struct Descriptor : std::enable_shared_from_this<Descriptor> {
@@ -456,7 +457,10 @@ void execute(const cudnnContext& handle, const Descriptor& plan_descriptor,
                         pack.value<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE)};
   if (check_buffers(c, buffers, device) != cudaSuccess)
     fail(CUDNN_STATUS_BAD_PARAM, emulated_cuda_last_complaint());
+  if (plan->executing.exchange(true))
+    fail(CUDNN_STATUS_EXECUTION_FAILED, "a plan is executed by two threads at once");
   const cudaError_t error = enqueue(handle.stream, [=] { return run(*plan, buffers, device); });
+  plan->executing = false;
   if (error != cudaSuccess) fail(CUDNN_STATUS_EXECUTION_FAILED, cudaGetErrorString(error));
 }
 

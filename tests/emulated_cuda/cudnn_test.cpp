@@ -1,9 +1,12 @@
 // The emulated cuDNN under its frontend, against plain loops.
 #include <cudnn_frontend.h>
 
+#include <atomic>
 #include <cmath>
 #include <random>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/emulated_cuda/testing.hpp"
@@ -236,6 +239,34 @@ TEST_CASE("engines keep what their notes say", "[cudnn]") {
     CHECK(transformed > 1e-5);
     CHECK(transformed < 1e-2);
   }
+}
+
+TEST_CASE("a plan is executed by one thread at a time", "[cudnn]") {
+  const Sizes z{4, 16, 32, 32, 16, 3, 3, 1, 1, 1};
+  const Values values = random_values(z);
+  const Handle handle;
+  const Convolution convolution(Op::forward, z, handle, rounding);
+  const DeviceFloats x(values.x), w(values.w);
+  std::atomic<int> ready = 0, refused = 0;
+  {
+    const auto run = [&] {
+      const Handle own;
+      const Stream stream;
+      const DeviceFloats y(z.y_count()), workspace(1024);
+      cudnnSetStream(own, stream);
+      ++ready;
+      while (ready < 2) std::this_thread::yield();
+      for (int i = 0; i < 20 && refused == 0; ++i) {
+        try {
+          convolution.run(own, x.pointer(), w.pointer(), y.pointer(), workspace.pointer());
+        } catch (const std::runtime_error&) {
+          ++refused;
+        }
+      }
+    };
+    const std::jthread one(run), other(run);
+  }
+  CHECK(refused > 0);
 }
 
 TEST_CASE("a captured convolution is replayed, with an engine compiled at run time, too",
