@@ -64,27 +64,36 @@ std::optional<std::uint64_t> left_in(const std::filesystem::path& group, const c
   return *limit - std::min(*limit, taken);
 }
 
-std::uint64_t available_memory() {
-  std::uint64_t available = memory_information("MemAvailable");
-  const std::filesystem::path root = "/sys/fs/cgroup";
-  std::ifstream groups(
-      "/proc/self/cgroup");  // lines "number:controllers:/path", version 2 as "0::/path"
+/// Calls visit(folder, whether it is of version 2) for every control group of this process that may
+/// limit what `controller` controls.
+template <class Visit>
+void for_each_group(const std::string& controller, const std::filesystem::path& list,
+                    const std::filesystem::path& root, Visit visit) {
+  std::ifstream groups(list);  // lines "number:controllers:/path", version 2 as "0::/path"
   for (std::string line; std::getline(groups, line);) {
     const std::size_t first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    if (!controllers.empty() && controllers != "memory") continue;
-    const bool unified = controllers.empty();
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const bool unified = controllers == ",,";
+    if (!unified && controllers.find("," + controller + ",") == std::string::npos) continue;
     // Every group on the way to the root has a say.
     auto path = std::filesystem::path(line.substr(second + 1)).relative_path();
     for (bool more = true; more; path = path.parent_path()) {
       more = !path.empty();
-      const auto left = unified ? left_in(root / path, "memory.max", "memory.current")
-                                : left_in(root / "memory" / path, "memory.limit_in_bytes",
-                                          "memory.usage_in_bytes");
-      if (left) available = std::min(available, *left);
+      visit(unified ? root / path : root / controller / path, unified);
     }
   }
+}
+
+std::uint64_t available_memory() {
+  std::uint64_t available = memory_information("MemAvailable");
+  for_each_group("memory", "/proc/self/cgroup", "/sys/fs/cgroup",
+                 [&](const std::filesystem::path& group, bool unified) {
+                   const auto left =
+                       unified ? left_in(group, "memory.max", "memory.current")
+                               : left_in(group, "memory.limit_in_bytes", "memory.usage_in_bytes");
+                   if (left) available = std::min(available, *left);
+                 });
   return available;
 }
 
@@ -116,6 +125,7 @@ Machine Machine::detect() {
   std::array<char, 256> host{};
   if (gethostname(host.data(), host.size() - 1) == 0) machine.host = host.data();
   machine.cores = usable_cores(topology.get());
+  if (const auto quota = cores_by_quota()) machine.cores = std::min(machine.cores, *quota);
   machine.numa_nodes = std::max(1, hwloc_get_nbobjs_by_type(topology.get(), HWLOC_OBJ_NUMANODE));
   machine.memory_bytes = memory_information("MemTotal");
   if (const auto package = hwloc_get_obj_by_type(topology.get(), HWLOC_OBJ_PACKAGE, 0)) {
@@ -124,6 +134,29 @@ Machine Machine::detect() {
   }
   machine.available_bytes = available_memory();
   return machine;
+}
+
+std::optional<int> cores_by_quota(const std::filesystem::path& list,
+                                  const std::filesystem::path& root) {
+  std::optional<int> least;
+  for_each_group("cpu", list, root, [&](const std::filesystem::path& group, bool unified) {
+    std::optional<std::uint64_t> quota, period;  // microseconds of all cores together
+    if (unified) {
+      std::ifstream file(group / "cpu.max");  // "max 100000": no limit
+      std::uint64_t first = 0, second = 0;
+      if (file >> first >> second) quota = first, period = second;
+    } else {
+      std::ifstream file(group / "cpu.cfs_quota_us");
+      std::int64_t value = 0;
+      if (file >> value && value > 0) quota = static_cast<std::uint64_t>(value);  // -1: no limit
+      period = read_number(group / "cpu.cfs_period_us");
+    }
+    if (!quota || !period || *quota == 0 || *period == 0) return;
+    const auto cores =
+        static_cast<int>(std::min<std::uint64_t>((*quota + *period - 1) / *period, 1'000'000));
+    least = std::min(least.value_or(cores), cores);
+  });
+  return least;
 }
 
 std::string Machine::to_string() const {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <string>
 
 namespace stpt::runtime {
@@ -9,7 +11,9 @@ namespace stpt::runtime {
 struct Machine {
   std::string host;
   std::string processor;  ///< model name, empty if unknown
-  int cores = 1;          ///< physical cores that this process may use
+  /// Physical cores that this process may use: those it is not bound away from, and no more than
+  /// its control groups give time for.
+  int cores = 1;
   int numa_nodes = 1;
   std::uint64_t memory_bytes = 0;  ///< installed
   std::uint64_t available_bytes =
@@ -28,6 +32,13 @@ void keep_hwloc_from_displays();
 /// cores, in the machine's order. Returns false and does nothing where there are fewer cores than
 /// parts, or where the launcher has bound the process already.
 bool take_share_of_cores(int part, int parts);
+
+/// As many cores as the control groups of this process give time for (cpu.max, cpu.cfs_quota_us),
+/// rounded up; whoever is in the same groups shares it. Nothing where they do not limit it. `list`
+/// and `root` are where the kernel tells.
+[[nodiscard]] std::optional<int> cores_by_quota(
+    const std::filesystem::path& list = "/proc/self/cgroup",
+    const std::filesystem::path& root = "/sys/fs/cgroup");
 
 /// Resident memory of this process in bytes.
 [[nodiscard]] std::uint64_t resident_bytes();

@@ -1,6 +1,9 @@
 #include "runtime/runtime.hpp"
 
 #include <starpu_mpi.h>
+#ifdef STPT_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
 
 #include <algorithm>
 #include <array>
@@ -11,6 +14,7 @@
 #include <stdexcept>
 
 #include "runtime/cluster.hpp"
+#include "runtime/gpu.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/tensor.hpp"
 
@@ -58,6 +62,16 @@ void check(const RuntimeOptions& options) {
 
 }  // namespace
 
+int default_cpu_workers(const CpuWorkerLimits& limits) {
+  int workers = limits.cores - limits.gpus;  // a thread drives each GPU
+  // Where cores are few, sharing one costs less than giving one up.
+  if (limits.cores > 4) workers -= (limits.has_messages ? 1 : 0) + (limits.gpus > 0 ? 1 : 0);
+  if (limits.gpus > 0) workers = std::min(workers, 16 * limits.gpus);
+  // Workers of GPUs take their places first.
+  return std::max(1, std::min({workers, limits.most_cpu_workers,
+                               limits.most_workers - limits.gpus * limits.workers_per_gpu}));
+}
+
 std::vector<int> in_turns(const std::vector<Worker>& workers) {
   std::map<int, int> seen;  // workers met so far of each GPU
   std::vector<std::array<int, 3>> order;
@@ -78,16 +92,21 @@ Runtime::Runtime(const RuntimeOptions& options) {
   const Cluster& cluster = Cluster::current();
   // Ranks of one host do not get into each other's way.
   const bool has_share = take_share_of_cores(cluster.rank_on_host(), cluster.ranks_on_host());
-  const int cores = Machine::detect().cores;
-  int cpu_workers = options.cpu_workers;
-  if (cpu_workers == 0 && cluster.size() > 1 && std::getenv("STARPU_NCPU") == nullptr) {
-    // StarPU-MPI's thread polls. Where cores are few, sharing one costs less than giving one up.
-    cpu_workers = cores > 4 ? cores - 1 : cores;
-  }
+  int cores = Machine::detect().cores;
+  const auto quota = cores_by_quota();
+  if (quota) cores = std::min(cores, std::max(1, *quota / cluster.ranks_on_host()));
   const int gpus = static_cast<int>(options.gpus.size());
-  if (cpu_workers == 0 && gpus > 0 && std::getenv("STARPU_NCPU") == nullptr) {
-    // A thread drives each GPU. Batches are loaded by cores, so one at least works.
-    cpu_workers = std::max(1, cores - gpus);
+  int cpu_workers = options.cpu_workers;
+  // StarPU itself takes all cores, which is right where nothing else needs or limits them. Beyond a
+  // quota, workers that spin would have the threads throttled that drive GPUs.
+  if (cpu_workers == 0 && (gpus > 0 || cluster.size() > 1 || quota) &&
+      std::getenv("STARPU_NCPU") == nullptr) {
+    cpu_workers = default_cpu_workers({.cores = cores,
+                                       .gpus = gpus,
+                                       .workers_per_gpu = options.workers_per_gpu,
+                                       .has_messages = cluster.size() > 1,
+                                       .most_cpu_workers = most_cpu_workers(),
+                                       .most_workers = STARPU_NMAXWORKERS});
   }
   // StarPU prefers its environment to what a program asks for, hence this detour.
   std::list<Environment> environment;
@@ -100,6 +119,7 @@ Runtime::Runtime(const RuntimeOptions& options) {
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
   environment.emplace_back("STARPU_NCUDA", std::to_string(gpus));
   if (gpus > 0) {
+    keep_streams_apart();
     std::string numbers;
     for (const int gpu : options.gpus) numbers += std::to_string(gpu) + " ";
     environment.emplace_back("STARPU_WORKERS_CUDAID", numbers);
@@ -115,6 +135,8 @@ Runtime::Runtime(const RuntimeOptions& options) {
   conf.will_use_mpi = cluster.size() > 1 ? 1 : 0;
   // Models, vectors and caches work on whole cache lines.
   starpu_malloc_set_align(tensor_alignment);
+  // Where StarPU does not know the machine's buses yet it measures them here, and resets the GPUs
+  // (cudaDeviceReset): what was planned or allocated on one before a Runtime lived would be gone.
   if (const int error = starpu_init(&conf); error != 0) {
     throw std::runtime_error(error == -ENODEV
                                  ? "StarPU found no worker: check STARPU_NCPU"
@@ -131,10 +153,13 @@ Runtime::Runtime(const RuntimeOptions& options) {
          name.data()});
   }
   cuda_workers_ = in_turns(workers_);
-  if (cpu_workers > 0 && count(WorkerKind::cpu) != cpu_workers) {
+  // Fewer than nobody asked for will do: STARPU_RESERVE_NCPU takes some.
+  if (count(WorkerKind::cpu) < (options.cpu_workers > 0 ? cpu_workers : std::min(cpu_workers, 1))) {
     starpu_shutdown();
     throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cpu)) +
-                             " CPU workers instead of " + std::to_string(cpu_workers));
+                             " CPU workers instead of " + std::to_string(cpu_workers) +
+                             "; it was built for " + std::to_string(STARPU_NMAXWORKERS) +
+                             " workers in all, those of GPUs included");
   }
   if (const int wanted = gpus * options.workers_per_gpu; count(WorkerKind::cuda) != wanted) {
     starpu_shutdown();
@@ -142,6 +167,20 @@ Runtime::Runtime(const RuntimeOptions& options) {
                              " GPU workers instead of " + std::to_string(wanted) +
                              ": was it built for CUDA and for so many GPUs?");
   }
+#ifdef STPT_HAS_CUDA
+  if (gpus > 0) {
+    // This thread plans, and it and the cores allocate pinned memory: on a GPU of this rank's.
+    // CUDA's default would take memory of GPU 0, which may be another rank's.
+    int gpu = options.gpus.front();
+    if (const cudaError_t error = cudaSetDevice(gpu); error != cudaSuccess) {
+      starpu_shutdown();
+      throw std::runtime_error("GPU " + std::to_string(gpu) +
+                               " cannot be used: " + cudaGetErrorString(error));
+    }
+    starpu_execute_on_each_worker([](void* number) { cudaSetDevice(*static_cast<int*>(number)); },
+                                  &gpu, STARPU_CPU);
+  }
+#endif
   if (cluster.size() > 1) {
     if (const int error = starpu_mpi_init_comm(nullptr, nullptr, 0, MPI_COMM_WORLD); error != 0) {
       starpu_shutdown();

@@ -20,13 +20,28 @@ struct Worker {
 };
 
 struct RuntimeOptions {
-  /// 0: STARPU_NCPU, or one per core; the ranks of one host share its cores. More than there are
-  /// cores share them, and are bound to none.
+  /// 0: STARPU_NCPU, else default_cpu_workers(); the ranks of one host share its cores. More than
+  /// there are cores share them, and are bound to none.
   int cpu_workers = 0;
   std::string scheduler;       ///< empty: STARPU_SCHED, else lws, with GPUs prio
   std::vector<int> gpus = {};  ///< CUDA's numbers of those to use
   int workers_per_gpu = 1;     ///< each with a stream of its own
 };
+
+/// What the number of CPU workers depends on where nobody gives one.
+struct CpuWorkerLimits {
+  int cores = 1;  ///< that this process may use
+  int gpus = 0;
+  int workers_per_gpu = 1;
+  bool has_messages = false;  ///< StarPU-MPI's thread runs beside them
+  int most_cpu_workers = 1;   ///< what StarPU was built for
+  int most_workers = 1;       ///< the same, workers of GPUs included
+};
+
+/// One per core; of more than four cores, StarPU-MPI's thread has one, and with GPUs the submitting
+/// thread. The thread that drives a GPU has one. Beside GPUs they load batches only: at most 16 for
+/// each GPU. At most what StarPU was built for, and one at least.
+[[nodiscard]] int default_cpu_workers(const CpuWorkerLimits& limits);
 
 /// The CUDA workers in the order in which work is dealt out: the first worker of every GPU, then
 /// the second of every GPU, and so on. Piece k of some work belongs to number k mod their count, so

@@ -164,6 +164,8 @@ class Bench {
                      std::min(tile, buffer.bytes - done), cudaMemcpyHostToDevice),
           "copying to the GPU");
     }
+    // The stream that reads it does not wait for what is still under way.
+    codelets::cuda::check(cudaDeviceSynchronize(), "copying to the GPU");
   }
 
   const Options& options_;

@@ -207,6 +207,8 @@ class PlainLoop {
     codelets::cuda::check(
         cudaMemcpy(memory.address(), values.data(), bytes, cudaMemcpyHostToDevice),
         "copying to the GPU");
+    // The stream that reads it does not wait for what is still under way.
+    codelets::cuda::check(cudaDeviceSynchronize(), "copying to the GPU");
     return memory;
   }
   template <class T>

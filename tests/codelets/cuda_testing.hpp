@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <latch>
 #include <memory>
 #include <span>
 #include <string>
@@ -72,7 +73,9 @@ inline std::vector<float> rounded(DataType type, std::vector<float> values) {
 using Bytes = std::vector<std::byte>;
 
 /// Memory on the current GPU, filled with 0xff (a NaN of every type), with guards before and behind
-/// it that tell whether someone wrote outside.
+/// it that tell whether someone wrote outside. What is written to it from the host is there for every
+/// stream when the call returns: memsets, and copies from memory that is not pinned, may end later,
+/// and streams that are created as non-blocking do not wait for them.
 class DeviceBuffer {
  public:
   explicit DeviceBuffer(std::size_t bytes) : bytes_(bytes) {
@@ -86,11 +89,15 @@ class DeviceBuffer {
   [[nodiscard]] void* pointer() const { return memory_.get() + guard; }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
 
-  void poison() { check_cuda(cudaMemset(pointer(), 0xff, bytes_)); }
+  void poison() {
+    check_cuda(cudaMemset(pointer(), 0xff, bytes_));
+    check_cuda(cudaDeviceSynchronize());
+  }
 
   void upload(const void* from, std::size_t bytes) {
     if (bytes != bytes_) throw std::invalid_argument("DeviceBuffer: wrong number of bytes");
     check_cuda(cudaMemcpy(pointer(), from, bytes, cudaMemcpyHostToDevice));
+    check_cuda(cudaDeviceSynchronize());
   }
   void upload(const Bytes& from) { upload(from.data(), from.size()); }
   [[nodiscard]] Bytes download() const { return download(guard, bytes_); }
@@ -254,7 +261,6 @@ void run_repeatedly(Enqueue enqueue, const std::vector<DeviceBuffer*>& outputs) 
   const CudaStream stream;
   const auto run = [&](const std::string& how, auto act) {
     for (std::size_t i = 0; i < outputs.size(); ++i) outputs[i]->upload(before[i]);
-    check_cuda(cudaDeviceSynchronize());  // the stream does not wait for the copies
     act();
     stream.wait();
     for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -284,8 +290,10 @@ inline void run_on_gpu(const codelets::Kernel& kernel, const std::vector<DeviceB
   DeviceBuffer workspace(kernel.workspace_bytes());
   run_repeatedly(
       [&](codelets::Stream stream) {
-        check_cuda(cudaMemsetAsync(workspace.pointer(), 0xff, workspace.bytes(),
-                                   codelets::cuda::native(stream)));
+        if (workspace.bytes() > 0) {  // a graph may refuse to set nothing
+          check_cuda(cudaMemsetAsync(workspace.pointer(), 0xff, workspace.bytes(),
+                                     codelets::cuda::native(stream)));
+        }
         kernel.run(pointers, workspace.pointer(), stream);
       },
       outputs);
@@ -301,18 +309,22 @@ inline void run_on_gpu(const codelets::Kernel& kernel, const std::vector<DeviceB
 inline void run_in_threads_on_gpu(const codelets::Kernel& kernel,
                                   const std::vector<std::vector<DeviceBuffer*>>& of_threads) {
   std::vector<std::exception_ptr> failures(of_threads.size());
+  std::latch ready(std::ssize(of_threads));
   const auto work = [&](std::size_t thread) {
+    bool waited = false;
     try {
       std::vector<void*> pointers;
       for (DeviceBuffer* arg : of_threads[thread])
         pointers.push_back(arg ? arg->pointer() : nullptr);
       const DeviceBuffer workspace(kernel.workspace_bytes());
-      check_cuda(cudaDeviceSynchronize());
       const CudaStream stream;
+      waited = true;
+      ready.arrive_and_wait();
       for (int i = 0; i < 3; ++i) kernel.run(pointers, workspace.pointer(), stream.get());
       stream.wait();
     } catch (...) {
       failures[thread] = std::current_exception();
+      if (!waited) ready.count_down();
     }
   };
   {

@@ -1,10 +1,12 @@
 // The emulated cuDNN: its graph API for graphs of one 2D convolution. Attributes are stored as they
 // come, and read when something is finalized.
 //
-// Three engines are offered, in this order, so that who takes the wrong one sees it:
+// Engines are offered in this order, so that who takes the wrong one sees it:
 //   0  nondeterministic: every other run differs in the last bits
 //   1  tensor cores, compiled at run time: rounds float32 inputs to TF32
-//   2  neither
+//   2  Fourier transforms of tiles: off by more than rounding
+//   3  Winograd's transforms: the same
+//   4  none of these
 #include <cudnn_graph.h>
 
 #include <algorithm>
@@ -32,7 +34,7 @@ struct cudnnContext {
 namespace emulated_cuda {
 namespace {
 
-constexpr std::int64_t engine_count = 3;
+constexpr std::int64_t engine_count = 5;
 constexpr std::int64_t workspace_bytes = 4096;
 
 std::string& last_message() {
@@ -81,6 +83,7 @@ struct Plan {
   Convolution convolution;
   std::int64_t engine = 0;
   mutable std::atomic<std::uint64_t> runs{0};
+  mutable std::atomic<bool> executing{false};
 };
 
 struct Descriptor : std::enable_shared_from_this<Descriptor> {
@@ -315,6 +318,9 @@ void finalize_engine(Descriptor& engine) {
     numerical = {CUDNN_NUMERICAL_NOTE_TENSOR_CORE};
     behaviour = {CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION};
   }
+  if (index == 2) numerical = {CUDNN_NUMERICAL_NOTE_FFT};
+  if (index == 3)
+    numerical = {CUDNN_NUMERICAL_NOTE_WINOGRAD, CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_4x4};
   engine.set(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, values(CUDNN_TYPE_NUMERICAL_NOTE, numerical));
   engine.set(CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, values(CUDNN_TYPE_BEHAVIOR_NOTE, behaviour));
   engine.set(CUDNN_ATTR_ENGINE_KNOB_INFO, references({}));
@@ -432,6 +438,7 @@ cudaError_t run(const Plan& plan, const Buffers& buffers, int device) {
   count_library_call();
   Convolution convolution = plan.convolution;
   if (plan.engine == 0 && plan.runs++ % 2 == 1) convolution.alpha *= 1 + 0x1p-20f;
+  if (plan.engine == 2 || plan.engine == 3) convolution.alpha *= 1 + 0x1p-12f;
   std::memset(buffers.workspace, 0xff, workspace_bytes);  // who lied about it loses data
   convolve(convolution, buffers.x, buffers.w, buffers.y);
   return cudaSuccess;
@@ -450,7 +457,10 @@ void execute(const cudnnContext& handle, const Descriptor& plan_descriptor,
                         pack.value<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE)};
   if (check_buffers(c, buffers, device) != cudaSuccess)
     fail(CUDNN_STATUS_BAD_PARAM, emulated_cuda_last_complaint());
+  if (plan->executing.exchange(true))
+    fail(CUDNN_STATUS_EXECUTION_FAILED, "a plan is executed by two threads at once");
   const cudaError_t error = enqueue(handle.stream, [=] { return run(*plan, buffers, device); });
+  plan->executing = false;
   if (error != cudaSuccess) fail(CUDNN_STATUS_EXECUTION_FAILED, cudaGetErrorString(error));
 }
 

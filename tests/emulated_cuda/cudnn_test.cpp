@@ -1,9 +1,12 @@
 // The emulated cuDNN under its frontend, against plain loops.
 #include <cudnn_frontend.h>
 
+#include <atomic>
 #include <cmath>
 #include <random>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/emulated_cuda/testing.hpp"
@@ -160,8 +163,14 @@ class Convolution {
 };
 
 const std::vector<fe::NumericalNote_t> nondeterministic{fe::NumericalNote_t::NONDETERMINISTIC};
-const std::vector<fe::NumericalNote_t> rounding{fe::NumericalNote_t::NONDETERMINISTIC,
-                                                fe::NumericalNote_t::TENSOR_CORE};
+const std::vector<fe::NumericalNote_t> but_transforms{fe::NumericalNote_t::NONDETERMINISTIC,
+                                                      fe::NumericalNote_t::TENSOR_CORE};
+const std::vector<fe::NumericalNote_t> but_winograd{fe::NumericalNote_t::NONDETERMINISTIC,
+                                                    fe::NumericalNote_t::TENSOR_CORE,
+                                                    fe::NumericalNote_t::FFT};
+const std::vector<fe::NumericalNote_t> rounding{
+    fe::NumericalNote_t::NONDETERMINISTIC, fe::NumericalNote_t::TENSOR_CORE,
+    fe::NumericalNote_t::FFT, fe::NumericalNote_t::WINOGRAD};
 
 Values random_values(const Sizes& z) {
   return {random_floats(z.x_count(), 1), random_floats(z.w_count(), 2),
@@ -225,6 +234,39 @@ TEST_CASE("engines keep what their notes say", "[cudnn]") {
   CHECK(error > 1e-5);
   CHECK(error < 1e-2);
   CHECK(largest_difference(exact[0], values.y) < 1e-5);
+  for (const auto& avoided : {but_transforms, but_winograd}) {
+    const double transformed = largest_difference(twice(avoided)[0], values.y);
+    CHECK(transformed > 1e-5);
+    CHECK(transformed < 1e-2);
+  }
+}
+
+TEST_CASE("a plan is executed by one thread at a time", "[cudnn]") {
+  const Sizes z{4, 16, 32, 32, 16, 3, 3, 1, 1, 1};
+  const Values values = random_values(z);
+  const Handle handle;
+  const Convolution convolution(Op::forward, z, handle, rounding);
+  const DeviceFloats x(values.x), w(values.w);
+  std::atomic<int> ready = 0, refused = 0;
+  {
+    const auto run = [&] {
+      const Handle own;
+      const Stream stream;
+      const DeviceFloats y(z.y_count()), workspace(1024);
+      cudnnSetStream(own, stream);
+      ++ready;
+      while (ready < 2) std::this_thread::yield();
+      for (int i = 0; i < 20 && refused == 0; ++i) {
+        try {
+          convolution.run(own, x.pointer(), w.pointer(), y.pointer(), workspace.pointer());
+        } catch (const std::runtime_error&) {
+          ++refused;
+        }
+      }
+    };
+    const std::jthread one(run), other(run);
+  }
+  CHECK(refused > 0);
 }
 
 TEST_CASE("a captured convolution is replayed, with an engine compiled at run time, too",

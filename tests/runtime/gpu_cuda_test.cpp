@@ -2,9 +2,11 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
 #include <set>
 #include <stdexcept>
+#include <string>
 
 #include "runtime/runtime.hpp"
 #include "runtime/task.hpp"
@@ -46,6 +48,35 @@ TEST_CASE("GPUs get the workers that were asked for", "[cuda]") {
     }
     CHECK(distinct.size() == static_cast<std::size_t>(gpus * workers));
   }
+}
+
+TEST_CASE("The main thread and the cores are on the first of the runtime's GPUs", "[cuda]") {
+  NEEDS_GPUS(2);
+  static const Codelet cores("cores", {WorkerKind::cpu});
+  for (const int gpu : {1, 0}) {
+    Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {gpu}, .workers_per_gpu = 1});
+    int main = -1, core = -1;
+    CHECK(cudaGetDevice(&main) == cudaSuccess);
+    CHECK(main == gpu);
+    submit(cores, {}, [&core](const TaskContext&) { cudaGetDevice(&core); });
+    runtime.wait_for_all();
+    CHECK(core == gpu);
+  }
+}
+
+TEST_CASE("CUDA has more queues than usual, unless it is told otherwise", "[cuda]") {
+  NEEDS_GPUS(1);
+  constexpr const char* name = "CUDA_DEVICE_MAX_CONNECTIONS";
+  const stpt::testing::WithEnvironment restored(name, "4");
+  CHECK_FALSE(find_gpus().empty());
+  { const Runtime runtime(options(1)); }
+  CHECK(std::string(std::getenv(name)) == "4");
+  unsetenv(name);
+  { const Runtime runtime(options(1)); }
+  CHECK(std::string(std::getenv(name)) == "32");
+  unsetenv(name);
+  CHECK_FALSE(find_gpus().empty());
+  CHECK(std::string(std::getenv(name)) == "32");
 }
 
 TEST_CASE("What a GPU can do is done by GPUs, where the task is pinned", "[cuda]") {

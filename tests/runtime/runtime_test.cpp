@@ -1,8 +1,13 @@
 #include "runtime/runtime.hpp"
 
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
@@ -148,6 +153,76 @@ TEST_CASE("paused workers leave tasks alone until they resume", "[runtime]") {
   }
   runtime.wait_for_all();
   CHECK(done == 10);
+}
+
+TEST_CASE("the number of CPU workers fits the cores and StarPU", "[runtime]") {
+  const auto workers = [](int cores, int gpus, int workers_per_gpu, bool has_messages = false) {
+    return default_cpu_workers({.cores = cores,
+                                .gpus = gpus,
+                                .workers_per_gpu = workers_per_gpu,
+                                .has_messages = has_messages,
+                                .most_cpu_workers = 128,
+                                .most_workers = 160});
+  };
+  CHECK(workers(8, 0, 1) == 8);
+  CHECK(workers(8, 0, 1, true) == 7);
+  CHECK(workers(4, 0, 1, true) == 4);
+  CHECK(workers(192, 0, 1) == 128);
+  // A core for each GPU's thread and one for the submitting thread.
+  CHECK(workers(16, 1, 8) == 14);
+  CHECK(workers(16, 1, 8, true) == 13);
+  CHECK(workers(5, 1, 1) == 3);
+  CHECK(workers(4, 1, 1) == 3);
+  CHECK(workers(2, 3, 1) == 1);
+  CHECK(workers(1, 1, 8) == 1);
+  // No more than load batches.
+  CHECK(workers(64, 1, 1) == 16);
+  CHECK(workers(64, 2, 1) == 32);
+  // 160 workers in all.
+  CHECK(workers(112, 8, 8) == 96);
+  CHECK(workers(192, 8, 8) == 96);
+  CHECK(workers(192, 8, 1) == 128);
+  CHECK(workers(192, 16, 16) == 1);
+}
+
+TEST_CASE("control groups limit the cores by their quota", "[machine]") {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::temp_directory_path() / ("stpt_groups_" + std::to_string(getpid()));
+  fs::remove_all(root);
+  const auto write = [&](const fs::path& file, const std::string& text) {
+    fs::create_directories((root / file).parent_path());
+    std::ofstream(root / file) << text << "\n";
+  };
+  const auto cores = [&] { return cores_by_quota(root / "list", root / "groups"); };
+  CHECK(cores() == std::nullopt);  // no control groups
+
+  write("list", "0::/job/task");
+  CHECK(cores() == std::nullopt);
+  write("groups/job/task/cpu.max", "max 100000");
+  CHECK(cores() == std::nullopt);
+  write("groups/job/cpu.max", "250000 100000");
+  CHECK(cores() == 3);
+  write("groups/job/task/cpu.max", "50000 100000");
+  CHECK(cores() == 1);
+  write("groups/job/task/cpu.max", "800000 100000");
+  CHECK(cores() == 3);  // the group above it allows no more
+  write("groups/cpu.max", "100000 50000");
+  CHECK(cores() == 2);  // as in a container, whose own group is the root
+
+  fs::remove_all(root / "groups");
+  write("list", "5:memory:/job\n4:cpu,cpuacct:/job/task\n0::/job");
+  write("groups/memory/job/cpu.cfs_quota_us", "100000");
+  write("groups/memory/job/cpu.cfs_period_us", "100000");
+  write("groups/cpu/job/task/cpu.cfs_quota_us", "-1");
+  write("groups/cpu/job/task/cpu.cfs_period_us", "100000");
+  CHECK(cores() == std::nullopt);
+  write("groups/cpu/job/cpu.cfs_quota_us", "350000");
+  write("groups/cpu/job/cpu.cfs_period_us", "100000");
+  CHECK(cores() == 4);
+  write("groups/cpu/cpu.cfs_quota_us", "100001");
+  write("groups/cpu/cpu.cfs_period_us", "100000");
+  CHECK(cores() == 2);
+  fs::remove_all(root);
 }
 
 TEST_CASE("the machine is plausible", "[machine]") {
