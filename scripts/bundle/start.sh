@@ -55,9 +55,10 @@ fi
 if [[ -n $absent ]]; then
   add "${CUDA_HOME:-/usr/local/cuda}/lib64" /usr/local/cuda/lib64
 fi
-if [[ -n $absent ]] && command -v python3 >/dev/null; then
+python=${PYTHON:-python3}
+if [[ -n $absent ]] && command -v "$python" >/dev/null; then
   # NVIDIA's wheels, which PyTorch brings.
-  wheels=$(LD_LIBRARY_PATH=$given python3 -c '
+  wheels=$(LD_LIBRARY_PATH=$given "$python" -c '
 import glob, sys
 for path in sys.path:
     print(*glob.glob(glob.escape(path) + "/nvidia/*/lib"), sep="\n")')

@@ -40,6 +40,10 @@ PEAKS = [
 ]
 
 
+# start.sh of a bundle looks for libraries in the wheels of this Python.
+OWN_PYTHON = {**os.environ, "PYTHON": sys.executable}
+
+
 def peaks_of(device):
     for name, half, tf32, memory in PEAKS:
         if name in device:
@@ -78,7 +82,8 @@ class Process:
         self.errors = tempfile.TemporaryFile("w+")
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            stderr=self.errors, text=True, start_new_session=True)
+                                            stderr=self.errors, text=True, start_new_session=True,
+                                            env=OWN_PYTHON)
         except OSError as error:
             raise Failed(str(error)) from None
         self.lines = queue.Queue()
@@ -141,7 +146,7 @@ class Bench:
     def __init__(self, options):
         self.options = options
         self.total = Limit(options.limit)
-        self.result = {"quick": options.quick, "checks": [], "rows": [], "operations": [], "failures": []}
+        self.result = {"quick": options.quick, "checked": False, "checks": [], "rows": [], "operations": [], "failures": []}
         self.save()
 
     # ---- What is run --------------------------------------------------------------------------
@@ -200,7 +205,7 @@ class Bench:
     def output_of(self, command, limit):
         try:
             return subprocess.run(command, check=True, capture_output=True, text=True,
-                                  timeout=limit.left()).stdout.strip()
+                                  timeout=limit.left(), env=OWN_PYTHON).stdout.strip()
         except (OSError, subprocess.SubprocessError) as error:
             raise Failed(str(error)) from None
 
@@ -221,7 +226,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 done = subprocess.run([*self.program(program), "[cuda]"], cwd=ROOT, timeout=limit.left(),
-                                      env={**os.environ, "STARPU_HOME": scratch}, text=True,
+                                      env={**OWN_PYTHON, "STARPU_HOME": scratch}, text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             except subprocess.TimeoutExpired:
                 raise Failed(f"not done within {limit.seconds:.0f} s") from None
@@ -288,10 +293,11 @@ class Bench:
                    "ours": None, "rates": [], "pytorch": {}, "best": None}
         with contextlib.ExitStack() as stack:
             ours = stack.enter_context(Process(self.ours("step", model, batch, data_type, "--serve"), limit))
-            parameters = ours.read()["parameters"]
             theirs = None
-            if variant:
+            if variant:  # both prepare at the same time
                 theirs = stack.enter_context(Process(self.pytorch(model, batch, data_type, variant), limit))
+            parameters = ours.read()["parameters"]
+            if theirs:
                 if (other := theirs.read()["parameters"]) != parameters:
                     raise Failed(f"networks of {parameters} and {other} parameters")
                 theirs.round(self.options.seconds)  # it learns how long a step takes
@@ -316,40 +322,52 @@ class Bench:
     # ---- All of it ----------------------------------------------------------------------------
 
     def run(self):
-        options, quick = self.options, self.options.quick
+        options, quick, result = self.options, self.options.quick, self.result
         if not self.attempt("GPU", 60, self.identify):
             return 1
-        for program in [] if options.skip_checks else ["codelets_tests", "models_tests"]:
-            if not self.attempt(f"checks: {program}", 60 if quick else 120,
-                                lambda limit: self.check(program, limit)):
-                return 1
+        checked = [] if options.skip_checks else [
+            self.attempt(f"checks: {program}", 60 if quick else 120, lambda limit: self.check(program, limit))
+            for program in ("codelets_tests", "models_tests")]
+        result["checked"] = bool(checked) and all(checked)
         has_pytorch = self.attempt("PyTorch", 60, self.find_pytorch)
         half = "float16"
         small, small_batch = options.small_model, options.small_batch
+        big = (options.model, options.batch)
+        eager = "eager" if has_pytorch else None
+        compiled = ["default", "max-autotune-no-cudagraphs"] if has_pytorch and not quick else []
+        # What counts most comes first: time may run out.
+        self.compare(*big, half, eager)
+        for variant in compiled[:1]:
+            self.compare(*big, half, variant)
         self.attempt("operations", 40 if quick else 80, lambda limit: self.operations(half, limit))
         self.attempt("StarPU's cost, small", 40, lambda limit: self.overhead(small, small_batch, half, limit))
         self.attempt("replicas", 60, lambda limit: self.replicas(small, small_batch, half, options.replicas, limit))
-        big = (options.model, options.batch)
-        trainings = [(*big, "float16"), (*big, "bfloat16"), (*big, "float32"), (small, small_batch, half)]
-        variants = ["eager"] if has_pytorch else [None]
-        if has_pytorch and not quick:
-            variants += ["default", "max-autotune-no-cudagraphs"]
-        for variant in variants:
-            for model, batch, data_type in trainings:
-                # For small networks launches count more than kernels.
-                named = "reduce-overhead" if (model, variant) == (small, "default") else variant
-                what = f"{model}, batch {batch}, {data_type}"
-                name = what + (f", PyTorch {named}" if named else "")
-                done = self.attempt(name, 60 if named in (None, "eager") else 120,
-                                    lambda limit: self.training(model, batch, data_type, named, limit),
-                                    least=20 if named in (None, "eager") else 40)
-                if not done and named == "eager":  # ours in any case
-                    self.attempt(f"{what} alone", 40,
-                                 lambda limit: self.training(model, batch, data_type, None, limit))
-            if variant == variants[0] and not quick:
-                self.attempt("StarPU's cost", 60, lambda limit: self.overhead(*big, half, limit))
+        if not quick:
+            self.attempt("StarPU's cost", 60, lambda limit: self.overhead(*big, half, limit))
+        others = [(*big, "bfloat16"), (small, small_batch, half), (*big, "float32")]
+        for row in others:
+            self.compare(*row, eager)
+        for variant in compiled:
+            for row in others if variant == compiled[0] else [(*big, half), *others]:
+                self.compare(*row, variant)
         print(self.table())
-        return 0
+        return 1 if False in checked else 0
+
+    def compare(self, model, batch, data_type, variant):
+        """One row of training beside a variant of PyTorch, None: alone."""
+        # For small networks launches count more than kernels.
+        if model == self.options.small_model and variant == "default":
+            variant = "reduce-overhead"
+        what = f"{model}, batch {batch}, {data_type}"
+        name = what + (f", PyTorch {variant}" if variant else "")
+        # A big network has many convolutions to measure, and to compile.
+        seconds = 60 if variant is None or model == self.options.small_model else 120
+        done = self.attempt(name, seconds,
+                            lambda limit: self.training(model, batch, data_type, variant, limit),
+                            least=20 if variant in (None, "eager") else 40)
+        if not done and variant == "eager":  # ours in any case
+            self.attempt(f"{what} alone", 40,
+                         lambda limit: self.training(model, batch, data_type, None, limit))
 
     # ---- The table ----------------------------------------------------------------------------
 
@@ -378,6 +396,8 @@ class Bench:
         lines.append(f"{device['device']}, driver {device.get('driver', device['cuda_driver'])}, "
                      f"CUDA {device['cuda_runtime']}, cuDNN {device['cudnn']}; {result['program']}; "
                      f"PyTorch {result['pytorch']['version'] if result['pytorch'] else 'none'}")
+        if not result["checked"]:
+            lines.append("NOT CHECKED: the tests of GPUs were skipped or did not pass before this")
         of_kind = lambda kind: [row for row in result["rows"] if row["kind"] == kind]  # noqa: E731
         rows = []
         for row in of_kind("training"):

@@ -1,6 +1,6 @@
 """scripts/bench.sh gpu beside stand-ins: what is run, what is made of it, what hangs or fails.
 
-    python3 gpu_bench_test.py
+    python3 gpu_bench_test.py [PROGRAM]    the program is gpu_bench_emulated
 """
 
 import json
@@ -13,6 +13,7 @@ import textwrap
 import time
 import unittest
 
+EMULATED = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
 BENCH = Path(__file__).resolve().parents[1] / "bench" / "gpu_bench.py"
 
 # Both speak as the real ones do. Whether a program fails is up to the environment.
@@ -95,6 +96,8 @@ class GpuBench(unittest.TestCase):
         result = self.bench("--quick")
         self.assertEqual(self.done.returncode, 0, self.done.stderr)
         self.assertEqual(result["failures"], [])
+        self.assertIs(result["checked"], True)
+        self.assertNotIn("NOT CHECKED", self.done.stdout)
         self.assertEqual(result["program"], "stpt_starpu 1.2.3")
         self.assertEqual(result["checks"], [{"program": "codelets_tests", "tests": 3},
                                             {"program": "models_tests", "tests": 3}])
@@ -129,12 +132,20 @@ class GpuBench(unittest.TestCase):
         self.assertEqual(set(failed.values()), {"no time was left for it"})
         self.assertEqual(len(failed), 3)
 
-    def test_stops_where_a_check_fails(self):
+    def test_marks_figures_where_a_check_fails(self):
         result = self.bench("--quick", broken="models_tests")
         self.assertEqual(self.done.returncode, 1)
         self.assertEqual(self.failed(result), {"checks: models_tests": "failed"})
-        self.assertEqual(result["rows"], [])
+        self.assertIs(result["checked"], False)
+        self.row(result, "training", model="resnet50", type="float16")
         self.assertIn("1 assertion failed", self.done.stderr)
+        self.assertIn("NOT CHECKED", self.done.stdout)
+
+    def test_skipped_checks_are_said(self):
+        result = self.bench("--quick", "--skip-checks")
+        self.assertEqual(self.done.returncode, 0, self.done.stderr)
+        self.assertIs(result["checked"], False)
+        self.assertIn("NOT CHECKED", self.done.stdout)
 
     def test_without_pytorch(self):
         result = self.bench("--quick", broken="pytorch")
@@ -154,6 +165,52 @@ class GpuBench(unittest.TestCase):
         result = self.bench("--quick", broken="other network")
         self.assertEqual(self.failed(result)["resnet50, batch 256, float32, PyTorch eager"],
                          "networks of 10 and 11 parameters")
+
+
+@unittest.skipUnless(EMULATED, "without a gpu_bench_emulated")
+class Program(unittest.TestCase):
+    """gpu_bench itself, on the tests' emulated GPU."""
+
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.process = subprocess.Popen(
+            [EMULATED, "step", "resnet20", "2", "float16", "--serve", "--side", "16", "--seconds", "0.1"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "STPT_EMULATED_GPUS": "1", "STARPU_HOME": scratch.name})
+        self.addCleanup(self.process.communicate)
+        self.addCleanup(self.process.kill)
+        self.ready = json.loads(self.process.stdout.readline())
+
+    def round(self):
+        self.process.stdin.write("0.1\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def seconds(self):
+        """Of processors, so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def test_rests_between_rounds(self):
+        for _ in range(2):
+            time.sleep(0.1)
+            before = self.seconds()
+            time.sleep(0.5)
+            self.assertLess(self.seconds() - before, 0.1)
+            self.assertGreater(self.round()["steps"], 0)
+        self.process.stdin.close()
+        self.assertEqual(self.process.wait(timeout=60), 0)
+        self.process.stdin = None  # communicate() would flush it
+
+    def test_operations_without_the_gradient_of_the_images(self):
+        self.assertEqual(self.ready["parameters"], 272474)
+        first = 2 * 16 * 27 * 16**2
+        other = 2 * (6 * 16 * 16 * 9 * 16**2
+                     + (16 * 32 * 9 + 16 * 32 + 5 * 32 * 32 * 9) * 8**2
+                     + (32 * 64 * 9 + 32 * 64 + 5 * 64 * 64 * 9) * 4**2
+                     + 64 * 10)
+        self.assertEqual(self.round()["flops_per_image"], 2 * first + 3 * other)
 
 
 if __name__ == "__main__":
