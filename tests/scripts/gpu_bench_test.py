@@ -1,6 +1,6 @@
 """scripts/bench.sh gpu beside stand-ins: what is run, what is made of it, what hangs or fails.
 
-    python3 gpu_bench_test.py
+    python3 gpu_bench_test.py [PROGRAM]    the program is gpu_bench_emulated
 """
 
 import json
@@ -13,6 +13,7 @@ import textwrap
 import time
 import unittest
 
+EMULATED = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
 BENCH = Path(__file__).resolve().parents[1] / "bench" / "gpu_bench.py"
 
 # Both speak as the real ones do. Whether a program fails is up to the environment.
@@ -154,6 +155,36 @@ class GpuBench(unittest.TestCase):
         result = self.bench("--quick", broken="other network")
         self.assertEqual(self.failed(result)["resnet50, batch 256, float32, PyTorch eager"],
                          "networks of 10 and 11 parameters")
+
+
+@unittest.skipUnless(EMULATED, "without a gpu_bench_emulated")
+class Program(unittest.TestCase):
+    """gpu_bench itself, on the tests' emulated GPU."""
+
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.process = subprocess.Popen(
+            [EMULATED, "step", "resnet20", "2", "float16", "--serve", "--side", "16", "--seconds", "0.1"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "STPT_EMULATED_GPUS": "1", "STARPU_HOME": scratch.name})
+        self.addCleanup(self.process.communicate)
+        self.addCleanup(self.process.kill)
+        self.ready = json.loads(self.process.stdout.readline())
+
+    def round(self):
+        self.process.stdin.write("0.1\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def test_operations_without_the_gradient_of_the_images(self):
+        self.assertEqual(self.ready["parameters"], 272474)
+        first = 2 * 16 * 27 * 16**2
+        other = 2 * (6 * 16 * 16 * 9 * 16**2
+                     + (16 * 32 * 9 + 16 * 32 + 5 * 32 * 32 * 9) * 8**2
+                     + (32 * 64 * 9 + 32 * 64 + 5 * 64 * 64 * 9) * 4**2
+                     + 64 * 10)
+        self.assertEqual(self.round()["flops_per_image"], 2 * first + 3 * other)
 
 
 if __name__ == "__main__":
