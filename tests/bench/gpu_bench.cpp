@@ -22,12 +22,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "models/zoo.hpp"
 #include "runtime/cluster.hpp"
+#include "runtime/runtime.hpp"
 
 namespace stpt::bench {
 namespace {
@@ -156,7 +158,13 @@ void for_each_round(const Options& options, const std::function<void(double)>& r
     for (int i = 0; i < options.rounds; ++i) round(options.seconds);
     return;
   }
-  for (std::string line; std::getline(std::cin, line);) round(seconds(line));
+  const auto next = [](std::string& line) {
+    // Workers of a StarPU for GPUs spin, and others are timed meanwhile.
+    std::optional<runtime::WorkersPaused> quiet;
+    if (runtime::Runtime::alive()) quiet.emplace();
+    return static_cast<bool>(std::getline(std::cin, line));
+  };
+  for (std::string line; next(line);) round(seconds(line));
 }
 
 JsonLine::~JsonLine() {

@@ -177,6 +177,22 @@ class Program(unittest.TestCase):
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
+    def seconds(self):
+        """Of processors, so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def test_rests_between_rounds(self):
+        for _ in range(2):
+            time.sleep(0.1)
+            before = self.seconds()
+            time.sleep(0.5)
+            self.assertLess(self.seconds() - before, 0.1)
+            self.assertGreater(self.round()["steps"], 0)
+        self.process.stdin.close()
+        self.assertEqual(self.process.wait(timeout=60), 0)
+        self.process.stdin = None  # communicate() would flush it
+
     def test_operations_without_the_gradient_of_the_images(self):
         self.assertEqual(self.ready["parameters"], 272474)
         first = 2 * 16 * 27 * 16**2
