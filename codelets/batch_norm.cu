@@ -161,14 +161,7 @@ __global__ void __launch_bounds__(cuda::block_threads, 4)
         own.pivot[v], own.moments[v].mean, own.moments[v].squares};
 }
 
-/// Of the kernels that add up slices: a thread has some slices of one channel.
-constexpr unsigned finish_channels = 8, finish_slices = 32;
-static_assert(finish_channels * finish_slices == cuda::block_threads);
-
-dim3 finish_blocks(int channels) {
-  return (static_cast<unsigned>(channels) + finish_channels - 1) / finish_channels;
-}
-
+/// Two sums over slices at once.
 struct TwoSums {
   double a, b;
   __device__ void add(const TwoSums& other) {
@@ -176,26 +169,6 @@ struct TwoSums {
     b += other.b;
   }
 };
-
-/// The sum over the slices of of_slice(slice), known to the channel's first thread.
-template <class OfSlice>
-__device__ TwoSums sum_over_slices(const Slices& slices, bool has_channel, OfSlice of_slice) {
-  TwoSums own{};
-  if (has_channel) {
-    const int count = slices.count();
-#pragma unroll 8
-    for (int slice = static_cast<int>(threadIdx.y); slice < count; slice += finish_slices)
-      own.add(of_slice(slice));
-  }
-  __shared__ TwoSums sums[finish_slices][finish_channels];
-  sums[threadIdx.y][threadIdx.x] = own;
-  for (unsigned half = finish_slices / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (threadIdx.y < half)
-      sums[threadIdx.y][threadIdx.x].add(sums[threadIdx.y + half][threadIdx.x]);
-  }
-  return sums[0][threadIdx.x];
-}
 
 /// The running statistics, nullptr where they are not to be updated, and what backward needs.
 struct Kept {
@@ -210,11 +183,11 @@ struct Kept {
 __global__ void __launch_bounds__(cuda::block_threads)
     finish_moments(const SliceMoments* __restrict__ partials, Slices slices, double epsilon,
                    float* __restrict__ mean, float* __restrict__ inverse_stddev, Kept kept) {
-  const int channel = static_cast<int>(blockIdx.x * finish_channels + threadIdx.x);
+  const int channel = cuda::finished_channel();
   const bool has_channel = channel < slices.channels;
   // Relative to one slice's mean, so that squares of far means do not drown the rest.
   const double base = has_channel ? partials[channel].whole_mean() : 0;
-  const auto [sum, second] = sum_over_slices(slices, has_channel, [&](int slice) {
+  const auto [sum, second] = cuda::sum_over_slices<TwoSums>(slices, has_channel, [&](int slice) {
     const SliceMoments part = partials[std::int64_t{slice} * slices.channels + channel];
     const auto weight = static_cast<double>(slices.end(slice) - slices.begin(slice));
     const double delta = part.whole_mean() - base;
@@ -433,9 +406,9 @@ __global__ void __launch_bounds__(cuda::block_threads)
     finish_gradients(const GradientSums* __restrict__ partials, Slices slices,
                      Parameters parameters, Combination combination, float* __restrict__ d_gamma,
                      float* __restrict__ d_beta) {
-  const int channel = static_cast<int>(blockIdx.x * finish_channels + threadIdx.x);
+  const int channel = cuda::finished_channel();
   const bool has_channel = channel < slices.channels;
-  const auto [sum, product] = sum_over_slices(slices, has_channel, [&](int slice) {
+  const auto [sum, product] = cuda::sum_over_slices<TwoSums>(slices, has_channel, [&](int slice) {
     const GradientSums part = partials[std::int64_t{slice} * slices.channels + channel];
     return TwoSums{static_cast<double>(part.sum), static_cast<double>(part.product)};
   });
@@ -547,9 +520,9 @@ class Forward final : public Kernel {
                 static_cast<double>(op_.norm.momentum)};
       cuda::launch(what_, slice_moments<T, width>, blocks, groups_.threads, stream, x, slices_,
                    parts.partials);
-      cuda::launch(what_, finish_moments, finish_blocks(slices_.channels),
-                   dim3(finish_channels, finish_slices), stream, parts.partials, slices_, epsilon,
-                   parts.mean, parts.inverse_stddev, kept);
+      cuda::launch(what_, finish_moments, cuda::finish_blocks(slices_.channels),
+                   cuda::finish_threads(), stream, parts.partials, slices_, epsilon, parts.mean,
+                   parts.inverse_stddev, kept);
     }
     cuda::launch(what_, residual ? normalise<T, width, true> : normalise<T, width, false>, blocks,
                  groups_.threads, stream, x, residual,
@@ -644,8 +617,8 @@ class Backward final : public Kernel {
     launch_on_rows(
         from.d_y2 ? slice_gradients<T, width, mask, true> : slice_gradients<T, width, mask, false>,
         stream, from, parameters, slices_, write ? d_residual : nullptr, parts.partials);
-    cuda::launch(what_, finish_gradients, finish_blocks(slices_.channels),
-                 dim3(finish_channels, finish_slices), stream, parts.partials, slices_, parameters,
+    cuda::launch(what_, finish_gradients, cuda::finish_blocks(slices_.channels),
+                 cuda::finish_threads(), stream, parts.partials, slices_, parameters,
                  parts.combination, d_gamma, d_beta);
     const auto combine = [&](auto kernel, const Gradients<T>& gradients) {
       launch_on_rows(kernel, stream, gradients, parameters, parts.combination, slices_, d_x);

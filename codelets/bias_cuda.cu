@@ -17,6 +17,7 @@ using cuda::load;
 using cuda::Slices;
 using cuda::Sum;
 using cuda::to_float;
+using cuda::Vector;
 
 // ---- Bias ---------------------------------------------------------------------------------------
 
@@ -73,13 +74,21 @@ __global__ void __launch_bounds__(cuda::block_threads)
   const bool has_channel = channel < slices.channels;
   Sum sums[width] = {};
   if (has_channel) {
-    const int slice = static_cast<int>(blockIdx.x);
-    const std::int64_t end = slices.end(slice);
-    for (std::int64_t row = slices.begin(slice) + threadIdx.y; row < end; row += blockDim.y) {
-      const auto values = load<width>(x + row * slices.channels + channel);
+    constexpr int rows_at_once = 4;
+    const auto add = [&](const Vector<T, width>& row) {
 #pragma unroll
-      for (int v = 0; v < width; ++v) sums[v].value += to_float(values.values[v]);
-    }
+      for (int v = 0; v < width; ++v) sums[v].value += to_float(row.values[v]);
+    };
+    cuda::for_each_row<rows_at_once, cuda::Order::forwards>(
+        slices, channel,
+        [&](std::int64_t at, std::int64_t stride) {
+          Vector<T, width> rows[rows_at_once];
+#pragma unroll
+          for (int k = 0; k < rows_at_once; ++k) rows[k] = load<width>(x + at + k * stride);
+#pragma unroll
+          for (int k = 0; k < rows_at_once; ++k) add(rows[k]);
+        },
+        [&](std::int64_t at) { add(load<width>(x + at)); });
   }
   cuda::add_over_rows(sums);
   if (threadIdx.y > 0 || !has_channel) return;
@@ -88,16 +97,20 @@ __global__ void __launch_bounds__(cuda::block_threads)
     partials[std::int64_t{blockIdx.x} * slices.channels + channel + v] = sums[v].value;
 }
 
-/// A thread for each channel.
+struct DoubleSum {
+  double value;
+  __device__ void add(const DoubleSum& other) { value += other.value; }
+};
+
 __global__ void __launch_bounds__(cuda::block_threads)
-    sum_partials(const float* __restrict__ partials, int slices, int channels,
-                 float* __restrict__ sums) {
-  const int channel = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (channel >= channels) return;
-  double sum = 0;
-  for (int slice = 0; slice < slices; ++slice)
-    sum += static_cast<double>(partials[std::int64_t{slice} * channels + channel]);
-  sums[channel] = static_cast<float>(sum);
+    sum_partials(const float* __restrict__ partials, Slices slices, float* __restrict__ sums) {
+  const int channel = cuda::finished_channel();
+  const bool has_channel = channel < slices.channels;
+  const auto sum = cuda::sum_over_slices<DoubleSum>(slices, has_channel, [&](int slice) {
+    return DoubleSum{
+        static_cast<double>(partials[std::int64_t{slice} * slices.channels + channel])};
+  });
+  if (threadIdx.y == 0 && has_channel) sums[channel] = static_cast<float>(sum.value);
 }
 
 template <class T, int width>
@@ -113,11 +126,8 @@ class ChannelSumsKernel final : public Kernel {
     auto* partials = static_cast<float*>(workspace);
     launch(what_, sum_slices<T, width>, dim3(static_cast<unsigned>(slices_.count()), groups_.count),
            groups_.threads, stream, static_cast<const T*>(args[0]), slices_, partials);
-    launch(
-        what_, sum_partials,
-        (static_cast<unsigned>(slices_.channels) + cuda::block_threads - 1) / cuda::block_threads,
-        cuda::block_threads, stream, partials, slices_.count(), slices_.channels,
-        static_cast<float*>(args[1]));
+    launch(what_, sum_partials, cuda::finish_blocks(slices_.channels), cuda::finish_threads(),
+           stream, partials, slices_, static_cast<float*>(args[1]));
   }
 
  private:

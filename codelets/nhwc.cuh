@@ -115,6 +115,43 @@ struct Slices {
   __device__ std::int64_t end(int slice) const { return min(begin(slice) + rows_a_slice, rows); }
 };
 
+// Kernels that add up what blocks have left for each slice: a block has 8 channels, and 32 threads
+// for the slices of each.
+inline constexpr unsigned finish_channels = 8, finish_slices = 32;
+static_assert(finish_channels * finish_slices == block_threads);
+
+inline dim3 finish_blocks(int channels) {
+  return (static_cast<unsigned>(channels) + finish_channels - 1) / finish_channels;
+}
+inline dim3 finish_threads() { return {finish_channels, finish_slices}; }
+
+/// The thread's channel; it may be beyond the last.
+__device__ inline int finished_channel() {
+  return static_cast<int>(blockIdx.x * finish_channels + threadIdx.x);
+}
+
+/// The sum over the slices of of_slice(slice), known to the channel's first thread (y = 0), always
+/// in the same order. Part is as for add_over_rows, and zero when it is made of {}. To be called by
+/// all threads, once in a kernel.
+template <class Part, class OfSlice>
+__device__ Part sum_over_slices(const Slices& slices, bool has_channel, OfSlice of_slice) {
+  Part own{};
+  if (has_channel) {
+    const int count = slices.count();
+#pragma unroll 8
+    for (int slice = static_cast<int>(threadIdx.y); slice < count; slice += finish_slices)
+      own.add(of_slice(slice));
+  }
+  __shared__ Part sums[finish_slices][finish_channels];
+  sums[threadIdx.y][threadIdx.x] = own;
+  for (unsigned half = finish_slices / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.y < half)
+      sums[threadIdx.y][threadIdx.x].add(sums[threadIdx.y + half][threadIdx.x]);
+  }
+  return sums[0][threadIdx.x];
+}
+
 enum class Order { forwards, backwards };
 
 /// Visits the thread's rows of the block's slice: one(at) for some of them first, then many(at,
