@@ -146,7 +146,8 @@ class Bench:
     def __init__(self, options):
         self.options = options
         self.total = Limit(options.limit)
-        self.result = {"quick": options.quick, "checked": False, "checks": [], "rows": [], "operations": [], "failures": []}
+        self.result = {"quick": options.quick, "checked": False, "checks": [], "rows": [],
+                       "operations": [], "failures": []}
         self.save()
 
     # ---- What is run --------------------------------------------------------------------------
@@ -325,9 +326,11 @@ class Bench:
         options, quick, result = self.options, self.options.quick, self.result
         if not self.attempt("GPU", 60, self.identify):
             return 1
+        # models_tests starts StarPU a hundred times, and lets it measure the buses.
+        limits = {"codelets_tests": 45 if quick else 90, "models_tests": 75 if quick else 180}
         checked = [] if options.skip_checks else [
-            self.attempt(f"checks: {program}", 60 if quick else 120, lambda limit: self.check(program, limit))
-            for program in ("codelets_tests", "models_tests")]
+            self.attempt(f"checks: {program}", seconds, lambda limit: self.check(program, limit))
+            for program, seconds in limits.items()]
         result["checked"] = bool(checked) and all(checked)
         has_pytorch = self.attempt("PyTorch", 60, self.find_pytorch)
         half = "float16"
@@ -360,8 +363,9 @@ class Bench:
             variant = "reduce-overhead"
         what = f"{model}, batch {batch}, {data_type}"
         name = what + (f", PyTorch {variant}" if variant else "")
-        # A big network has many convolutions to measure, and to compile.
-        seconds = 60 if variant is None or model == self.options.small_model else 120
+        # A big network has many convolutions to measure. Compiling takes its time with all.
+        small = model == self.options.small_model
+        seconds = 60 if variant is None or small and variant == "eager" else 120
         done = self.attempt(name, seconds,
                             lambda limit: self.training(model, batch, data_type, variant, limit),
                             least=20 if variant in (None, "eager") else 40)
