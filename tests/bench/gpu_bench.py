@@ -108,14 +108,15 @@ class Process:
             with contextlib.suppress(json.JSONDecodeError):
                 return json.loads(line)
 
+    def write(self, line):
+        with contextlib.suppress(BrokenPipeError):  # read() says why
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
+
     def round(self, seconds):
         """A round of that many seconds, about. Fails where the model has diverged: such numbers cost
         less power than others."""
-        try:
-            self.process.stdin.write(f"{seconds}\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # read() says why
+        self.write(seconds)
         answer = self.read()
         if answer is None:
             raise Failed("ended too early")
@@ -295,10 +296,12 @@ class Bench:
         with contextlib.ExitStack() as stack:
             ours = stack.enter_context(Process(self.ours("step", model, batch, data_type, "--serve"), limit))
             theirs = None
-            if variant:  # both prepare at the same time
+            if variant:  # both start at the same time
                 theirs = stack.enter_context(Process(self.pytorch(model, batch, data_type, variant), limit))
             parameters = ours.read()["parameters"]
             if theirs:
+                # It is imported by now. It tries out convolutions while the GPU does nothing else.
+                theirs.write("go")
                 if (other := theirs.read()["parameters"]) != parameters:
                     raise Failed(f"networks of {parameters} and {other} parameters")
                 theirs.round(self.options.seconds)  # it learns how long a step takes

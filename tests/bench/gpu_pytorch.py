@@ -2,7 +2,8 @@
 """PyTorch's training steps on a GPU, for gpu_bench.py, with networks as stpt_starpu has them.
 
     gpu_pytorch.py check                         PyTorch's version; status 1 where it has no GPU
-    gpu_pytorch.py MODEL BATCH TYPE VARIANT      then a round of S seconds for each line "S" on stdin
+    gpu_pytorch.py MODEL BATCH TYPE VARIANT      first steps after a line on stdin, then a round of S
+                                                 seconds for each line "S"
 
 MODEL is a resnet20 or resnet50, TYPE float32 (with TF32), bfloat16 or float16, VARIANT eager or a
 mode of torch.compile. Answers in lines of JSON.
@@ -109,7 +110,6 @@ class Training:
         if options.variant != "eager":
             mode = None if options.variant == "default" else options.variant
             self.loss_of = torch.compile(self.loss_of, mode=mode)
-        self.steps(5)
 
     def steps(self, count):
         """Returns the loss of the last one."""
@@ -125,6 +125,8 @@ class Training:
 
 def serve(options):
     training = Training(options)
+    sys.stdin.readline()
+    training.steps(5)  # PyTorch tries out which convolutions are fast
     print(json.dumps({"ready": 1, "parameters": sum(p.numel() for p in training.model.parameters())}), flush=True)
     per_step = None
     for line in sys.stdin:

@@ -18,7 +18,7 @@ BENCH = Path(__file__).resolve().parents[1] / "bench" / "gpu_bench.py"
 
 # Both speak as the real ones do. Whether a program fails is up to the environment.
 PROGRAM = """\
-    import os, sys
+    import os, sys, time
     name, arguments = sys.argv[1], sys.argv[2:]
     broken = os.environ.get("BROKEN", "")
     if name.endswith("_tests"):
@@ -37,6 +37,12 @@ PROGRAM = """\
               flush=True)
         print('{"op": "convolution", "shape": "b", "count": 1, "seconds": 3, "flops": 3e14, "bytes": 1}')
     else:
+        if "PYTORCH_STARTED" in os.environ:
+            end = time.monotonic() + 10
+            while not os.path.exists(os.environ["PYTORCH_STARTED"]):
+                if time.monotonic() > end:
+                    sys.exit("PyTorch was not started beside it")
+                time.sleep(0.01)
         print('{"ready": 1, "parameters": 10}', flush=True)
         for line in sys.stdin:
             if arguments[0] == "overhead":
@@ -55,6 +61,10 @@ PYTORCH = """\
         print('{"version": "9.9"}')
         sys.exit()
     variant = sys.argv[4]
+    if "PYTORCH_STARTED" in os.environ:
+        open(os.environ["PYTORCH_STARTED"], "w").close()
+    if sys.stdin.readline() != "go\\n":
+        sys.exit("did not wait")
     if variant == "max-autotune-no-cudagraphs":
         time.sleep(1000)
     if "other network" in os.environ.get("BROKEN", ""):
@@ -78,11 +88,12 @@ class GpuBench(unittest.TestCase):
         self.pytorch.write_text(textwrap.dedent(PYTORCH))
         self.output = self.folder / "result.json"
 
-    def bench(self, *options, broken="", limit=530):
+    def bench(self, *options, broken="", limit=530, **environment):
         self.done = subprocess.run(
             [sys.executable, "-B", str(BENCH), "--start", str(self.start), "--pytorch", str(self.pytorch),
              "--output", str(self.output), "--limit", str(limit), *options],
-            capture_output=True, text=True, env={**os.environ, "BROKEN": broken}, timeout=100)
+            capture_output=True, text=True, timeout=100,
+            env={**os.environ, "BROKEN": broken, **environment})
         return json.loads(self.output.read_text())
 
     def row(self, result, kind, **of):
@@ -164,6 +175,10 @@ class GpuBench(unittest.TestCase):
         self.assertEqual(self.done.returncode, 0, self.done.stderr)
         self.assertIs(result["checked"], False)
         self.assertIn("NOT CHECKED", self.done.stdout)
+
+    def test_both_programs_start_before_either_is_ready(self):
+        result = self.bench("--quick", "--skip-checks", PYTORCH_STARTED=str(self.folder / "started"))
+        self.assertEqual(self.row(result, "training", model="resnet50", type="float16")["best"], "eager")
 
     def test_without_pytorch(self):
         result = self.bench("--quick", broken="pytorch")
