@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 import queue
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -59,6 +60,12 @@ def part_of(value, peak):
 def spread(values):
     return {"median": statistics.median(values), "minimum": min(values), "maximum": max(values),
             "rounds": len(values)}
+
+
+def has_compiler():
+    """One that Triton, which torch.compile needs, finds."""
+    named = os.environ.get("CC")
+    return any(shutil.which(name) for name in ([named] if named else ["gcc", "clang"]))
 
 
 class Failed(Exception):
@@ -199,10 +206,13 @@ class Bench:
         finally:
             self.result.setdefault("seconds", {})[name] = round(time.monotonic() - start, 1)
             self.save()
-        print(f"{name}: {reason}", file=sys.stderr, flush=True)
-        self.result["failures"].append({"part": name, "reason": reason})
-        self.save()
+        self.fail(name, reason)
         return False
+
+    def fail(self, part, reason):
+        print(f"{part}: {reason}", file=sys.stderr, flush=True)
+        self.result["failures"].append({"part": part, "reason": reason})
+        self.save()
 
     def output_of(self, command, limit):
         try:
@@ -341,6 +351,9 @@ class Bench:
         big = (options.model, options.batch)
         eager = "eager" if has_pytorch else None
         compiled = ["default", "max-autotune-no-cudagraphs"] if has_pytorch and not quick else []
+        if compiled and not has_compiler():
+            self.fail("PyTorch with torch.compile", "Triton needs a C compiler: gcc, clang or what CC names")
+            compiled = []
         # What counts most comes first: time may run out.
         self.compare(*big, half, eager)
         for variant in compiled[:1]:

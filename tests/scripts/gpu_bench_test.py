@@ -187,6 +187,16 @@ class GpuBench(unittest.TestCase):
         row = self.row(result, "training", model="resnet50", type="bfloat16")
         self.assertEqual((row["ours"]["median"], row["best"], row["pytorch"]), (200, None, {}))
 
+    def test_without_a_c_compiler(self):
+        nothing = self.folder / "nothing"
+        nothing.mkdir()
+        result = self.bench("--rounds", "1", "--skip-checks", PATH=str(nothing), CC="")
+        self.assertEqual(self.done.returncode, 0, self.done.stderr)
+        self.assertEqual(list(self.failed(result)), ["PyTorch with torch.compile"])
+        self.assertIn("PyTorch with torch.compile: Triton needs a C compiler", self.done.stdout)
+        for row in result["rows"]:
+            self.assertEqual(row.get("best", "eager"), "eager")
+
     def test_diverged_models_do_not_count(self):
         result = self.bench("--quick", broken="stepfloat16")
         self.assertIn("the loss is no number", self.failed(result)["resnet50, batch 256, float16, PyTorch eager"])
