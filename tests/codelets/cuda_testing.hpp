@@ -73,9 +73,9 @@ inline std::vector<float> rounded(DataType type, std::vector<float> values) {
 using Bytes = std::vector<std::byte>;
 
 /// Memory on the current GPU, filled with 0xff (a NaN of every type), with guards before and behind
-/// it that tell whether someone wrote outside. What is written to it from the host is there for every
-/// stream when the call returns: memsets, and copies from memory that is not pinned, may end later,
-/// and streams that are created as non-blocking do not wait for them.
+/// it that tell whether someone wrote outside. What is written to it from the host is there for
+/// every stream when the call returns: memsets, and copies from memory that is not pinned, may end
+/// later, and streams that are created as non-blocking do not wait for them.
 class DeviceBuffer {
  public:
   explicit DeviceBuffer(std::size_t bytes) : bytes_(bytes) {
