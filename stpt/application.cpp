@@ -475,6 +475,7 @@ RunRecord record_until(const Checkpoint& checkpoint, const RunDirectory& directo
                           " epochs of the checkpoint; start a new run");
   }
   run.wall_seconds = checkpoint.wall_seconds;
+  run.status = directory.is_complete() ? "complete" : "running";
   return run;
 }
 

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
+#include <sstream>
 #include <system_error>
 #include <utility>
 
@@ -26,7 +27,9 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kConfig = "config.json";
 constexpr std::string_view kMetrics = "metrics.jsonl";
+constexpr std::string_view kSummary = "summary.json";
 constexpr std::string_view kLock = ".stpt.lock";
+constexpr std::string_view kTemporary = ".stpt.tmp";  ///< ends a file's name while it is written
 
 [[noreturn]] void fail(const fs::path& path, std::string_view what, int error) {
   throw OutputError(path.string() + ": " + std::string(what) + ": " +
@@ -166,7 +169,13 @@ void check_unlocked(const fs::path& directory) {
   if (known && range.l_type != F_UNLCK) refuse_second_writer(directory);
 }
 
-/// But for the lock, which a killed process leaves behind.
+/// What a process that was killed as it wrote the file has left behind.
+bool is_temporary(const fs::path& file) {
+  const std::string name = file.filename().string();
+  return name.starts_with('.') && name.ends_with(kTemporary);
+}
+
+/// But for what a killed process leaves behind.
 void check_empty(const fs::path& directory) {
   std::error_code error;
   fs::directory_iterator entries(directory, error);
@@ -174,7 +183,7 @@ void check_empty(const fs::path& directory) {
     throw OutputError(directory.string() + ": cannot be used for output: " + error.message());
   }
   if (std::ranges::all_of(entries, [](const fs::directory_entry& entry) {
-        return entry.path().filename() == kLock;
+        return entry.path().filename() == kLock || is_temporary(entry.path());
       })) {
     return;
   }
@@ -245,8 +254,8 @@ class RunDirectory::Lock {
 
 void write_file_atomically(const fs::path& file, std::string_view contents) {
   const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path(".");
-  Temporary temporary(directory /
-                      ("." + file.filename().string() + "." + std::to_string(::getpid()) + ".tmp"));
+  Temporary temporary(directory / ("." + file.filename().string() + "." +
+                                   std::to_string(::getpid()) + std::string(kTemporary)));
   {
     const Descriptor out(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC, file);
     write_all(out.get(), contents, file);
@@ -311,7 +320,15 @@ RunDirectory RunDirectory::open(const fs::path& directory) {
 }
 
 void RunDirectory::lock() {
-  if (!lock_) lock_ = Lock::take(path_);
+  if (lock_) return;
+  lock_ = Lock::take(path_);
+  if (!lock_) return;  // another process may be writing
+  std::error_code ignored;
+  std::vector<fs::path> left;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_, ignored)) {
+    if (is_temporary(entry.path())) left.push_back(entry.path());
+  }
+  for (const fs::path& file : left) fs::remove(file, ignored);
 }
 
 RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)) {}
@@ -381,7 +398,18 @@ RunRecord RunDirectory::read_metrics() const {
 }
 
 void RunDirectory::write_summary(const RunRecord& run) const {
-  write_file_atomically(file("summary.json"), pretty_json(summary_json(run)) + '\n');
+  write_file_atomically(file(kSummary), pretty_json(summary_json(run)) + '\n');
+}
+
+bool RunDirectory::is_complete() const {
+  std::ifstream in(file(kSummary), std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  try {
+    return read_json(text.str()).at("status").as_string() == "complete";
+  } catch (const std::exception&) {
+    return false;  // there is none, or not a run's
+  }
 }
 
 void RunDirectory::write_report(const RunRecord& run) const {

@@ -33,7 +33,7 @@ class RunDirectory {
   /// The directory of an earlier run, to read it; throws OutputError if there is none.
   static RunDirectory open(const std::filesystem::path& directory);
   /// To go on with the run: as long as this lives no other process does. Throws OutputError if one
-  /// writes to it now.
+  /// writes to it now. Takes away half-written files of one that was killed.
   void lock();
   /// False also where the file system has no locks; lock() lets that pass.
   bool locked() const { return lock_ != nullptr; }
@@ -58,6 +58,8 @@ class RunDirectory {
   RunRecord read_metrics() const;
 
   void write_summary(const RunRecord& run) const;
+  /// Whether the summary says that the run has come to its end.
+  bool is_complete() const;
   void write_report(const RunRecord& run) const;
 
  private:

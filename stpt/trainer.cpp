@@ -472,6 +472,12 @@ models::ModelValues Trainer::Impl::collect_model(Session& session) const {
 
 void Trainer::Impl::train(Session& session, double earlier_seconds) {
   restore(session);
+  // What the last epoch's test left, and the digest needs.
+  if (progress.epoch == experiment.config.training.epochs && session.averaged_running) {
+    session.settle_running_statistics(
+        *session.current, experiment.sampler.order(static_cast<std::uint64_t>(progress.epoch)),
+        session.averaged_running, 0);
+  }
   std::optional<Pretrain> pretrain;
   if (experiment.pretrains()) pretrain.emplace(session);
   try {
@@ -557,7 +563,9 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
                           std::to_string(config.training.workers) +
                           " workers; resume with the config it was made with");
   }
-  if (checkpoint.epoch >= config.training.epochs) {
+  // A run that was killed between its last checkpoint and its end has only the end left to do.
+  if (checkpoint.epoch > config.training.epochs ||
+      (checkpoint.epoch == config.training.epochs && record.status == "complete")) {
     throw CheckpointError("checkpoint: it has completed epoch " + std::to_string(checkpoint.epoch) +
                           " of " + std::to_string(config.training.epochs) +
                           "; to go on, set training.epochs to more");

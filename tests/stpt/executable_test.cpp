@@ -649,6 +649,42 @@ TEST_CASE("A resumed run ends with the bits of one that was not interrupted", "[
   CHECK(config.runtime.scheduler == "eager");
 }
 
+TEST_CASE("A run that was killed after its last epoch is brought to its end", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  const auto model = GENERATE(as<std::string>(), "mlp", "resnet8");
+  const auto statistics = GENERATE(as<std::string>(), "winner", "recalibrate");
+  CAPTURE(model, statistics);
+  REQUIRE(program
+              .run({"--config", "run.json", "--output", "out", "--set", "model.name=" + model,
+                    "--set", "stpt.running_statistics=" + statistics})
+              .status == 0);
+  const std::string summary = read_file(run / "summary.json");
+  std::string unfinished = summary;
+  const std::string status = R"("status": "complete")";
+  REQUIRE(unfinished.find(status) != std::string::npos);
+  unfinished.replace(unfinished.find(status), status.size(), R"("status": "running")");
+  SECTION("before its summary") { write_file(run / "summary.json", unfinished); }
+  SECTION("in its summary") {
+    write_file(run / "summary.json", unfinished);
+    write_file(run / ".summary.json.4711.stpt.tmp", summary.substr(0, 100));
+  }
+  SECTION("in its first summary") {
+    fs::remove(run / "summary.json");
+    write_file(run / ".summary.json.4711.stpt.tmp", summary.substr(0, 100));
+  }
+  const Outcome outcome = program.run({"--resume", "out"});
+  INFO(outcome.err);
+  CHECK(outcome.status == 0);
+  for (const char* key : {"status", "model_digest", "epochs", "test_top1", "samples_total"}) {
+    INFO(key);
+    CHECK(text_of(summary_of(run), key) == text_of(read_json(summary).as_object(), key));
+  }
+  CHECK_FALSE(fs::exists(run / ".summary.json.4711.stpt.tmp"));
+  CHECK(program.run({"--resume", "out"}).status == 2);
+}
+
 TEST_CASE("What a run that goes on refuses", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
