@@ -78,12 +78,13 @@ void Loader::submit(const Batch& batch, std::span<const std::uint32_t> indices, 
   if (pixels_) {
     submit_to_gpu(batch, indices, epoch, std::move(labels), worker);
   } else {
-    submit_to_cores(batch, indices, epoch, std::move(labels));
+    submit_to_cores(batch, indices, epoch, std::move(labels), worker);
   }
 }
 
 void Loader::submit_to_cores(const Batch& batch, std::span<const std::uint32_t> indices,
-                             std::uint64_t epoch, std::vector<std::int32_t> labels) const {
+                             std::uint64_t epoch, std::vector<std::int32_t> labels,
+                             int worker) const {
   static const runtime::Codelet codelet("load batch", {runtime::WorkerKind::cpu});
   const runtime::Shape shape = batch.images.front().spec().shape;
   const auto size = static_cast<std::size_t>(shape.n);
@@ -105,7 +106,8 @@ void Loader::submit_to_cores(const Batch& batch, std::span<const std::uint32_t> 
         {.worker = -1,
          .priority = load_priority,
          .footprint = static_cast<std::uint32_t>(images.bytes()),
-         .name = nullptr});
+         .name = nullptr,
+         .prefetch_for = worker});
   }
 }
 

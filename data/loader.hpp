@@ -44,15 +44,15 @@ class Loader {
   [[nodiscard]] int parts(int batch) const;
 
   /// Adds the tasks that fill `batch` with these images, as many as it has room for, cut to its
-  /// height and width. Asynchronous; `indices` is copied. Where GPUs make batches, `worker` does,
-  /// best the one that trains on it.
+  /// height and width. Asynchronous; `indices` is copied. `worker` is the GPU's worker that trains
+  /// on the batch: it makes it, or has it brought as soon as cores have made it.
   void submit(const Batch& batch, std::span<const std::uint32_t> indices, std::uint64_t epoch,
               int worker = -1) const;
 
  private:
   struct Source;  // shared with the tasks
   void submit_to_cores(const Batch& batch, std::span<const std::uint32_t> indices,
-                       std::uint64_t epoch, std::vector<std::int32_t> labels) const;
+                       std::uint64_t epoch, std::vector<std::int32_t> labels, int worker) const;
   void submit_to_gpu(const Batch& batch, std::span<const std::uint32_t> indices,
                      std::uint64_t epoch, std::vector<std::int32_t> labels, int worker) const;
 

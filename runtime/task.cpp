@@ -20,6 +20,8 @@ struct Payload {
   TaskBody body;
   std::size_t buffers;
   std::uint32_t footprint;
+  int prefetch_for;
+  std::vector<starpu_data_handle_t> prefetched;
 };
 
 namespace {
@@ -68,6 +70,15 @@ std::uint32_t footprint_of(starpu_task* task) {
   return static_cast<const Payload*>(task->cl_arg)->footprint;
 }
 
+/// As an epilogue: the outputs are free to be read, and nobody has unregistered them yet.
+void prefetch_outputs(void* argument) {
+  const auto& payload = *static_cast<const Payload*>(argument);
+  const unsigned node = starpu_worker_get_memory_node(static_cast<unsigned>(payload.prefetch_for));
+  constexpr unsigned asynchronous = 1;
+  for (starpu_data_handle_t handle : payload.prefetched)
+    starpu_data_prefetch_on_node(handle, node, asynchronous);
+}
+
 void delete_payload(void* argument) { delete static_cast<Payload*>(argument); }
 
 }  // namespace
@@ -112,9 +123,9 @@ class Submission {
 void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
             const TaskOptions& options) {
   const auto workers = Runtime::current().workers().size();
-  if (options.worker >= 0 && static_cast<std::size_t>(options.worker) >= workers) {
-    throw std::logic_error(codelet.name() + ": there is no worker " +
-                           std::to_string(options.worker));
+  for (const int worker : {options.worker, options.prefetch_for}) {
+    if (worker >= 0 && static_cast<std::size_t>(worker) >= workers)
+      throw std::logic_error(codelet.name() + ": there is no worker " + std::to_string(worker));
   }
   for (const Use& use : uses) {
     if (!use.tensor) throw std::logic_error(codelet.name() + ": a tensor without memory");
@@ -141,8 +152,16 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
     handles[i] = uses[i].tensor.handle();
     modes[i] = to_starpu(uses[i].access);
   }
-  auto payload =
-      std::make_unique<Payload>(Payload{&codelet, std::move(body), uses.size(), options.footprint});
+  auto payload = std::make_unique<Payload>(
+      Payload{&codelet, std::move(body), uses.size(), options.footprint, options.prefetch_for, {}});
+  if (options.prefetch_for >= 0) {
+    for (const Use& use : uses) {
+      if (use.access == Access::write || use.access == Access::read_write)
+        payload->prefetched.push_back(use.tensor.handle());
+    }
+    task->epilogue_callback_func = prefetch_outputs;
+    task->epilogue_callback_arg = payload.get();
+  }
   task->cl_arg = payload.get();
   task->cl_arg_size = 0;
   task->callback_func = delete_payload;

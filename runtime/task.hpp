@@ -62,6 +62,10 @@ struct TaskOptions {
   int priority = 0;             ///< larger goes first
   std::uint32_t footprint = 0;  ///< tells apart sizes of one codelet in its performance model
   const char* name = nullptr;   ///< in traces instead of the codelet's; must outlive the task
+  /// StarPU worker that is going to read what this task writes, if it is known: the tensors are on
+  /// their way there as soon as they are written, and not only when the reading task has nothing
+  /// else left to wait for.
+  int prefetch_for = -1;
 };
 
 /// Adds a task; returns at once. Order with other tasks follows from the tensors alone, as if each

@@ -1,12 +1,15 @@
 // StarPU's workers on GPUs.
 #include <cuda_runtime_api.h>
+#include <starpu.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <mutex>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "runtime/runtime.hpp"
 #include "runtime/task.hpp"
@@ -131,6 +134,64 @@ TEST_CASE("Data follow the tasks between main memory and GPUs", "[cuda]") {
          {.worker = runtime.worker_for(1)});
   const HostView view(b, Access::read);
   CHECK(std::ranges::all_of(view.as<unsigned char>(), [](unsigned char v) { return v == 8; }));
+}
+
+TEST_CASE("What a core writes is on its way to the GPU before a task there asks for it", "[cuda]") {
+  NEEDS_GPUS(1);
+  static const Codelet write("write on a core", {WorkerKind::cpu});
+  static const Codelet copy_on_gpu("copy on the GPU", {WorkerKind::cuda});
+  Runtime runtime(options(1));
+  const int worker = runtime.worker_for(0);
+  const unsigned node = starpu_worker_get_memory_node(static_cast<unsigned>(worker));
+  constexpr std::size_t bytes = 1 << 20;
+  const Tensor fetched(bytes_spec(bytes), "fetched", Home::host),
+      other(bytes_spec(bytes), "other", Home::host);
+  const auto valid = [node](const Tensor& tensor) {
+    int allocated = 0, up_to_date = 0, requested = 0;
+    starpu_data_query_status(tensor.handle(), static_cast<int>(node), &allocated, &up_to_date,
+                             &requested);
+    return up_to_date != 0;
+  };
+  for (int round = 0; round < 3; ++round) {
+    for (const Tensor* tensor : {&other, &fetched}) {
+      submit(write, {{*tensor, Access::write}},
+             [round](const TaskContext& task) {
+               std::fill_n(task.buffer<unsigned char>(0), bytes, round);
+             },
+             {.prefetch_for = tensor == &fetched ? worker : -1});
+    }
+    runtime.wait_for_all();
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (!valid(fetched) && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    CHECK(valid(fetched));
+    CHECK_FALSE(valid(other));
+    const Tensor copy(bytes_spec(bytes), "copy");
+    submit(copy_on_gpu, {{fetched, Access::read}, {copy, Access::write}},
+           [](const TaskContext& task) {
+             cudaMemcpyAsync(task.buffer<void>(1), task.buffer<void>(0), bytes,
+                             cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(task.stream));
+           },
+           {.worker = worker});
+    const HostView view(copy, Access::read);
+    CHECK(std::ranges::all_of(view.as<unsigned char>(),
+                              [round](unsigned char value) { return value == round; }));
+  }
+}
+
+TEST_CASE("Tensors may go while they are being fetched", "[cuda]") {
+  NEEDS_GPUS(1);
+  static const Codelet write("write on a core", {WorkerKind::cpu});
+  Runtime runtime(options(1));
+  for (int round = 0; round < 200; ++round) {
+    const Tensor tensor(bytes_spec(1 << 16), "short-lived", Home::host);
+    for (int write_again = 0; write_again < 3; ++write_again) {
+      submit(write, {{tensor, Access::write}},
+             [](const TaskContext& task) { task.buffer<unsigned char>(0)[0] = 1; },
+             {.prefetch_for = runtime.worker_for(0)});
+    }
+  }
+  CHECK_NOTHROW(runtime.wait_for_all());
 }
 
 TEST_CASE("What lives in main memory is pinned", "[cuda]") {
