@@ -272,6 +272,43 @@ void average_running_statistics(std::span<const RunningStatisticsPart> parts,
   }
 }
 
+ParameterMean::ParameterMean(const ModelState& state, const std::string& name) {
+  for (std::size_t bucket = 0; bucket < state.parameters.size(); ++bucket) {
+    mean_.emplace_back(state.parameters[bucket].spec(), name + "." + std::to_string(bucket));
+  }
+}
+
+void ParameterMean::add(const ModelState& state, int number, int count, std::size_t piece) {
+  static const Codelet codelet("average parameters", {WorkerKind::cpu, WorkerKind::cuda});
+  const bool first = number == 0, last = number + 1 == count;
+  std::vector<runtime::Use> uses;
+  std::vector<std::size_t> sizes;
+  for (std::size_t bucket = 0; bucket < mean_.size(); ++bucket) {
+    uses.push_back({mean_[bucket], first ? Access::write : Access::read_write});
+    uses.push_back({state.parameters[bucket], Access::read});
+    sizes.push_back(mean_[bucket].bytes() / sizeof(float));
+  }
+  runtime::submit(codelet, uses,
+                  [first, last, count, sizes = std::move(sizes)](const runtime::TaskContext& task) {
+                    codelets::on_device(task.kind, [&](auto device) {
+                      for (std::size_t bucket = 0; bucket < sizes.size(); ++bucket) {
+                        float* sum = task.buffer<float>(2 * bucket);
+                        const float* term = task.buffer<float>(2 * bucket + 1);
+                        if (first) {
+                          codelets::copy(sizes[bucket] * sizeof(float), sum, term, device,
+                                         task.stream);
+                        } else {
+                          codelets::accumulate(sizes[bucket], sum, term, device, task.stream);
+                        }
+                        if (last)
+                          codelets::scale(sizes[bucket], sum, 1.0f / static_cast<float>(count),
+                                          device, task.stream);
+                      }
+                    });
+                  },
+                  {.worker = runtime::Runtime::current().worker_for(piece)});
+}
+
 Optimizer::Optimizer(const Network& network, const codelets::SgdSettings& settings, bool decay_all)
     : settings_(settings), ranges_(network.blocks.size()) {
   for (const Parameter& parameter : network.parameters) {

@@ -80,6 +80,22 @@ struct RunningStatisticsPart {
 void average_running_statistics(std::span<const RunningStatisticsPart> parts,
                                 const runtime::Tensor& destination, const Team& team, int channel);
 
+/// The mean of a model's parameters over several moments of its training.
+class ParameterMean {
+ public:
+  ParameterMean(const ModelState& state, const std::string& name);
+
+  /// Adds the parameters as the tasks submitted so far leave them, moment `number` of `count`,
+  /// counted from 0. Asynchronous. `piece` as for ModelState::copy_from().
+  void add(const ModelState& state, int number, int count, std::size_t piece);
+
+  /// The mean, once all moments have been added; one tensor per bucket.
+  [[nodiscard]] const std::vector<runtime::Tensor>& parameters() const { return mean_; }
+
+ private:
+  std::vector<runtime::Tensor> mean_;
+};
+
 /// Which stretches of a bucket weight decay applies to, and the step itself.
 class Optimizer {
  public:

@@ -339,6 +339,7 @@ template std::string_view enum_name(PretrainBatch);
 template std::string_view enum_name(LrScaling);
 template std::string_view enum_name(ScoreSource);
 template std::string_view enum_name(ScoreMetric);
+template std::string_view enum_name(ScoreWeights);
 template std::string_view enum_name(ScoreStatistics);
 template std::string_view enum_name(TieRule);
 template std::string_view enum_name(ReplicaData);

@@ -25,6 +25,7 @@ enum class PretrainBatch { global, worker };
 enum class LrScaling { none, linear, square_root };
 enum class ScoreSource { hold_out, training_window, validation };
 enum class ScoreMetric { accuracy, loss };
+enum class ScoreWeights { mean, last };
 enum class ScoreStatistics { batch, running };  ///< what BatchNorm uses while scoring
 enum class TieRule { prefer_unchanged, none, larger };
 enum class ReplicaData { same, disjoint };
@@ -152,6 +153,7 @@ struct StptConfig {
   LrScaling lr_scaling = LrScaling::none;
   ScoreSource score = ScoreSource::hold_out;
   ScoreMetric score_metric = ScoreMetric::accuracy;
+  ScoreWeights score_weights = ScoreWeights::mean;
   ScoreStatistics score_statistics = ScoreStatistics::batch;
   int score_window = 5;  ///< last iterations averaged when score is training_window
   TieRule tie_rule = TieRule::prefer_unchanged;

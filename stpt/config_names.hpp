@@ -108,6 +108,14 @@ inline constexpr std::array names<ScoreMetric> = {
     Named{ScoreMetric::loss, "loss", "the lowest mean loss"},
 };
 template <>
+inline constexpr std::array names<ScoreWeights> = {
+    Named{ScoreWeights::mean, "mean",
+          "the mean over the second half of Pre-train, without the noise that a learning rate "
+          "keeps up and that falls with it in the end"},
+    Named{ScoreWeights::last, "last",
+          "those after the last iteration, as in the paper; favours small learning rates"},
+};
+template <>
 inline constexpr std::array names<ScoreStatistics> = {
     Named{ScoreStatistics::batch, "batch", "of the scored batch"},
     Named{ScoreStatistics::running, "running", "running averages, which lag after few iterations"},

@@ -441,7 +441,9 @@ const std::vector<Key>& schema() {
             "Of initialisation, order, augmentation and split."),
 
       number("training.learning_rate.initial", STPT_FIELD(training.learning_rate.initial), above(0),
-             "The learning rate to begin with; what `stpt` finds depends little on it."),
+             "The learning rate to begin with. Where the first epoch tries the set search, what "
+             "`stpt` "
+             "finds depends little on it."),
       choice("training.learning_rate.policy", STPT_FIELD(training.learning_rate.policy),
              "How it goes on."),
       epochs_key("training.learning_rate.milestones", STPT_FIELD(training.learning_rate.milestones),
@@ -489,6 +491,9 @@ const std::vector<Key>& schema() {
              "With pretrain_batch worker: scales a candidate's learning rate down to that batch."),
       choice("stpt.score", STPT_FIELD(stpt.score), "What candidates are scored on."),
       choice("stpt.score_metric", STPT_FIELD(stpt.score_metric), "Which of them is the best."),
+      choice("stpt.score_weights", STPT_FIELD(stpt.score_weights),
+             "Which of a candidate's weights are scored, other than by training_window. The winner "
+             "goes on from its last ones."),
       choice("stpt.score_statistics", STPT_FIELD(stpt.score_statistics),
              "What batch normalisation uses while scoring."),
       whole("stpt.score_window", STPT_FIELD(stpt.score_window), {1},
@@ -530,8 +535,10 @@ const std::vector<Key>& schema() {
       text("runtime.scheduler", STPT_FIELD(runtime.scheduler),
            "the name of a StarPU scheduling policy, or empty", is_word,
            "Empty: the environment's STARPU_SCHED, else lws, with GPUs prio."),
-      whole("runtime.cpu_workers", STPT_FIELD(runtime.cpu_workers), {0, 4096},
-            "StarPU workers on cores. 0: the environment's STARPU_NCPU, else one per core."),
+      whole(
+          "runtime.cpu_workers", STPT_FIELD(runtime.cpu_workers), {0, 4096},
+          "StarPU workers on cores. 0: the environment's STARPU_NCPU, else one per core, with GPUs "
+          "fewer (docs/gpu.md)."),
       flag("runtime.data_on_gpu", STPT_FIELD(runtime.data_on_gpu),
            "Images of at most 4 GiB lie in each GPU's memory as bytes, and GPUs augment them; not "
            "those of image_folder, and not with `random_resized_crop`. Else cores do."),

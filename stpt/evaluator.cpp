@@ -97,7 +97,7 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
       inputs.images = batch.images;
       inputs.labels = &batch.labels;
       inputs.scores = &score;
-      inputs.parameters = &models[model].state->parameters;
+      inputs.parameters = models[model].parameters;
       inputs.running = models[model].running;
       const std::size_t piece = model + number * models.size();
       const int pinned = runtime::Runtime::current().worker_for(piece);

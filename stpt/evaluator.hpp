@@ -24,7 +24,7 @@ struct Evaluation {
 
 /// A model as evaluation reads it.
 struct EvaluatedModel {
-  const models::ModelState* state = nullptr;
+  const std::vector<runtime::Tensor>* parameters = nullptr;  ///< one per bucket
   const runtime::Tensor* running = nullptr;  ///< nullptr without BatchNorm or with batch statistics
 };
 

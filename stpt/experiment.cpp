@@ -158,6 +158,11 @@ std::int64_t Experiment::global_batch() const {
   return std::int64_t{config.training.workers} * config.training.batch_per_worker;
 }
 
+bool Experiment::scores_mean() const {
+  return config.stpt.score_weights == ScoreWeights::mean &&
+         config.stpt.score != ScoreSource::training_window;
+}
+
 bool Experiment::pretrains() const {
   for (int epoch = 1; epoch <= config.training.epochs; ++epoch) {
     if (schedule.pretrains(epoch)) return true;
@@ -259,8 +264,7 @@ GpuChoice Experiment::find_gpus(const std::string& source) const {
   // An eighth is for images.
   const std::uint64_t memory = choice.gpus.front().memory_bytes / 20 * 14;
   const std::uint64_t models =
-      ((most_candidates() + 1) * state_bytes() + gradient_bytes(choice.gpus.size())) /
-          choice.gpus.size() +
+      (model_bytes(most_candidates()) + gradient_bytes(choice.gpus.size())) / choice.gpus.size() +
       parameter_bytes();
   if (models + activation_bytes() > memory) {
     throw ConfigError(source, "training.batch_per_worker",
@@ -298,9 +302,12 @@ std::uint64_t Experiment::parameter_bytes() const {
   return bytes;
 }
 
-std::uint64_t Experiment::state_bytes() const {
-  return 2 * parameter_bytes() + static_cast<std::uint64_t>(most_local_workers()) *
-                                     network.running_statistics * sizeof(float);
+std::uint64_t Experiment::model_bytes(std::size_t candidates) const {
+  // Parameters, velocity, running statistics of this rank's workers.
+  const std::uint64_t state =
+      2 * parameter_bytes() +
+      static_cast<std::uint64_t>(most_local_workers()) * network.running_statistics * sizeof(float);
+  return (candidates + 1) * state + (scores_mean() ? candidates * parameter_bytes() : 0);
 }
 
 std::uint64_t Experiment::gradient_bytes(std::size_t gpus) const {
@@ -339,7 +346,7 @@ std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
   const std::uint64_t cache = config.data.format == DataFormat::image_folder
                                   ? data::cache_bytes(data, cache_limit(config.data))
                                   : 0;
-  return (candidates + 1) * state_bytes() + gradient_bytes(gpu_choice.gpus.size()) + batches +
+  return model_bytes(candidates) + gradient_bytes(gpu_choice.gpus.size()) + batches +
          chains * activation_bytes() + cache;
 }
 

@@ -44,6 +44,8 @@ struct Experiment {
   [[nodiscard]] std::int64_t global_batch() const;
   /// Pre-train happens in some epoch.
   [[nodiscard]] bool pretrains() const;
+  /// Candidates are scored with the mean of their parameters (option stpt.score_weights).
+  [[nodiscard]] bool scores_mean() const;
   /// The most candidates of any epoch; 0 without Pre-train.
   [[nodiscard]] std::size_t most_candidates() const;
   /// Logical workers that train one of `candidates` replicas (option stpt.few_candidates).
@@ -73,8 +75,8 @@ struct Experiment {
   /// Finds this rank's GPUs and how many workers share one; sees that they will do.
   [[nodiscard]] GpuChoice find_gpus(const std::string& source) const;
   [[nodiscard]] std::uint64_t parameter_bytes() const;
-  /// Of one model: parameters, velocity, running statistics of this rank's workers.
-  [[nodiscard]] std::uint64_t state_bytes() const;
+  /// Of the model and so many replicas.
+  [[nodiscard]] std::uint64_t model_bytes(std::size_t candidates) const;
   /// Of the steps under way on so many GPUs, or on cores (0).
   [[nodiscard]] std::uint64_t gradient_bytes(std::size_t gpus) const;
   [[nodiscard]] std::uint64_t pixel_bytes() const;

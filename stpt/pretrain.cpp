@@ -83,6 +83,7 @@ void Pretrain::prepare(std::size_t candidates) {
     if (!team.has(runtime::Cluster::current().rank())) continue;
     const std::string name = "replica." + std::to_string(k);
     replicas_[k] = std::make_unique<Replica>(experiment.network, team, name);
+    if (experiment.scores_mean()) replicas_[k]->mean.emplace(replicas_[k]->state, name + ".mean");
     if (running) {
       replicas_[k]->averaged_running =
           runtime::Tensor(runtime::vector_spec(experiment.network.running_statistics),
@@ -183,6 +184,9 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
             replica.state, batches,
             static_cast<float>(experiment.schedule.at(plan.first + iteration, rate)), replica.log,
             channel_of(k), first_piece(k), at_once);
+        // Over the second half of Pre-train.
+        if (const int start = config.alpha / 2; replica.mean && iteration >= start)
+          replica.mean->add(replica.state, iteration - start, config.alpha - start, first_piece(k));
       }
     }
   }
@@ -263,7 +267,7 @@ void Pretrain::score(PretrainResult& result, std::span<const std::uint32_t> orde
     const Replica& replica = *replicas_[k];
     team = replica.state.placement.team;
     EvaluatedModel& model = models.emplace_back();
-    model.state = &replica.state;
+    model.parameters = replica.mean ? &replica.mean->parameters() : &replica.state.parameters;
     if (replica.averaged_running) {
       session_.settle_running_statistics(replica.state, order, replica.averaged_running,
                                          channel_of(k));

@@ -21,6 +21,7 @@ struct Replica {
 
   models::ModelState state;
   runtime::Tensor averaged_running;  ///< for scores with running statistics; empty if not needed
+  std::optional<models::ParameterMean> mean;  ///< what is scored, unless it is the last state
   TrainingLog log;
   std::vector<WorkerResult> results;   ///< of this rank's workers, step after step
   std::atomic<bool> diverged = false;  ///< set by the task that sees it

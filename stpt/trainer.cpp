@@ -362,7 +362,7 @@ void Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order,
                          EpochRecord& result) {
   const auto start = Clock::now();
   EvaluatedModel model;
-  model.state = session.current.get();
+  model.parameters = &session.current->parameters;
   if (session.averaged_running) {
     session.settle_running_statistics(*session.current, order, session.averaged_running, 0);
     model.running = &session.averaged_running;

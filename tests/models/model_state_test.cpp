@@ -121,6 +121,32 @@ TEST_CASE("running statistics are averaged over the workers", "[model state]") {
   }
 }
 
+TEST_CASE("parameters are averaged over moments of the training", "[model state]") {
+  Runtime runtime({.cpu_workers = 2, .scheduler = {}});
+  const Network net = network();
+  ModelState state(net, 1, "state");
+  ParameterMean mean(state, "mean");
+  for (const int moments : {1, 2, 5}) {  // one after the other: nothing of the last mean stays
+    std::vector<ModelValues> values;
+    for (int moment = 0; moment < moments; ++moment) {
+      values.push_back(numbered(net, 1, static_cast<float>(100 * moment * moment)));
+      write(state, values.back());
+      mean.add(state, moment, moments, 0);
+    }
+    for (std::size_t bucket = 0; bucket < net.blocks.size(); ++bucket) {
+      const HostView view(mean.parameters()[bucket], Access::read);
+      const auto found = view.as<float>();
+      REQUIRE(found.size() == values.front().parameters[bucket].size());
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        double sum = 0;
+        for (const ModelValues& value : values) sum += value.parameters[bucket][i];
+        // One rounding for the factor and one for the product; sums of these integers are exact.
+        REQUIRE(found[i] == Approx(sum / moments).epsilon(1.5e-7));
+      }
+    }
+  }
+}
+
 TEST_CASE("the optimizer updates every parameter, with decay where it applies", "[optimizer]") {
   Runtime runtime({.cpu_workers = 2, .scheduler = {}});
   const Network net = GENERATE(network(), make_network("lenet5", {1, 1, 28, 28}, 10));

@@ -268,6 +268,18 @@ TEST_CASE("every option of Pre-train runs and does what it says") {
       CHECK(winner(epoch).score_loss > 0);
     }
   }
+  SECTION("the mean of the weights is scored, and training does not see it") {
+    const auto scores = [&](const std::string& alpha, const std::string& weights) {
+      const Outcome outcome = train(run + Overrides{"stpt.candidates=[1]", "stpt.alpha=" + alpha,
+                                                    "stpt.score_weights=" + weights});
+      return std::pair(winner(outcome.record.epochs.at(0)).score_loss, outcome.model);
+    };
+    const auto [mean, model] = scores("4", "mean");
+    const auto [last, same_model] = scores("4", "last");
+    CHECK(mean != last);
+    CHECK(same_bits(model, same_model));
+    CHECK(scores("1", "mean").first == scores("1", "last").first);
+  }
   SECTION("recalibrated statistics evaluate another model than running averages") {
     const Outcome other = train(run + Overrides{"stpt.running_statistics=recalibrate"});
     CHECK(other.record.epochs.at(0).test_loss != plain.record.epochs.at(0).test_loss);
