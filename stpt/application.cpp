@@ -1,24 +1,12 @@
 #include "stpt/application.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
-#include <cerrno>
-#include <chrono>
-#include <csignal>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
-#include <functional>
-#include <iostream>
-#include <mutex>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string_view>
@@ -37,9 +25,12 @@
 #include "stpt/config_schema.hpp"
 #include "stpt/experiment.hpp"
 #include "stpt/json_text.hpp"
-#include "stpt/progress.hpp"
+#include "stpt/messages.hpp"
+#include "stpt/ranks.hpp"
 #include "stpt/run_directory.hpp"
 #include "stpt/run_file.hpp"
+#include "stpt/run_output.hpp"
+#include "stpt/signals.hpp"
 #include "stpt/trainer.hpp"
 #include "stpt/weights.hpp"
 
@@ -48,51 +39,6 @@ namespace {
 
 namespace fs = std::filesystem;
 namespace json = boost::json;
-
-constexpr std::string_view checkpoint_name = "checkpoint.bin";
-constexpr std::string_view config_name = "config.json";
-constexpr std::string_view report_name = "report.html";
-
-constexpr int failed = 1;
-constexpr int bad_input = 2;
-
-// ---- Text ------------------------------------------------------------------------------------
-
-template <typename... Values>
-std::string format(const char* pattern, Values... values) {
-  std::array<char, 64> text{};
-  const int length = std::snprintf(text.data(), text.size(), pattern, values...);
-  return {text.data(),
-          static_cast<std::size_t>(std::clamp(length, 0, static_cast<int>(text.size()) - 1))};
-}
-
-std::string percent(double share) { return format("%.2f %%", 100 * share); }
-
-std::string memory_text(std::uint64_t bytes) {
-  const double mebibytes = static_cast<double>(bytes) / (1024.0 * 1024.0);
-  return mebibytes < 1024 ? format("%.0f MiB", mebibytes) : format("%.1f GiB", mebibytes / 1024);
-}
-
-/// Messages quote what a person wrote, which may hold line breaks.
-std::string one_line(std::string text) {
-  std::ranges::replace_if(
-      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
-  return text;
-}
-
-std::string message_of(const std::exception& error) {
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "out of memory";
-  return one_line(error.what());
-}
-
-void print(const std::string& text) {
-  std::cout << text << std::flush;
-  if (!std::cout) throw std::runtime_error("cannot write to standard output");
-}
-
-void print_error(const std::string& message) {
-  std::cerr << "stpt_starpu: " + message + "\n" << std::flush;
-}
 
 // ---- The run file ----------------------------------------------------------------------------
 
@@ -167,82 +113,7 @@ void check_runtime(const RunFile& file) {
                     "is \"" + config.scheduler + "\"; this StarPU has " + names + "modular-...");
 }
 
-// ---- Signals ---------------------------------------------------------------------------------
-
-std::atomic<bool> stop_requested = false;
-std::atomic<int> stop_signal = 0;
-std::atomic<bool> on_terminal = false;  ///< then the cursor may stand behind a progress line
-std::atomic<bool> speaks = true;        ///< one of a job's ranks does
-static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
-
-extern "C" void stpt_on_stop_signal(int number) {
-  const int saved = errno;
-  stop_signal = number;
-  stop_requested = true;
-  std::string_view text =
-      "\nstpt_starpu: stopping after this step; a second signal ends it at once\n";
-  if (!on_terminal) text.remove_prefix(1);
-  if (speaks && write(STDERR_FILENO, text.data(), text.size()) < 0) {
-    // There is nobody to read it.
-  }
-  struct sigaction action {};
-  action.sa_handler = SIG_DFL;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-  errno = saved;
-}
-
-/// While it lives the first SIGINT or SIGTERM asks the run to stop; the second one kills.
-class StopSignals {
- public:
-  StopSignals() {
-    stop_requested = false;
-    on_terminal = isatty(STDERR_FILENO) == 1;
-    speaks = runtime::Cluster::current().rank() == 0;
-    struct sigaction action {};
-    action.sa_handler = stpt_on_stop_signal;
-    action.sa_flags = SA_RESTART;
-    sigaction(SIGINT, &action, &interrupt_);
-    sigaction(SIGTERM, &action, &terminate_);
-    // StarPU would put handlers of its own before these. A value from outside wins.
-    setenv("STARPU_CATCH_SIGNALS", "0", 0);
-  }
-  ~StopSignals() {
-    sigaction(SIGINT, &interrupt_, nullptr);
-    sigaction(SIGTERM, &terminate_, nullptr);
-  }
-  StopSignals(const StopSignals&) = delete;
-  StopSignals& operator=(const StopSignals&) = delete;
-
- private:
-  struct sigaction interrupt_ {};
-  struct sigaction terminate_ {};
-};
-
-std::function<void()> last_words;
-
-extern "C" void stpt_on_abort(int) {
-  std::signal(SIGABRT, SIG_DFL);
-  last_words();
-  _exit(failed);
-}
-
-/// StarPU aborts the process where CUDA fails in its own calls, as it does once a GPU is lost.
-/// While this lives `speak` is called first, in the thread that aborts, and the process exits with
-/// status 1.
-class BeforeAbort {
- public:
-  explicit BeforeAbort(std::function<void()> speak) {
-    last_words = std::move(speak);
-    before_ = std::signal(SIGABRT, stpt_on_abort);
-  }
-  ~BeforeAbort() { std::signal(SIGABRT, before_); }
-  BeforeAbort(const BeforeAbort&) = delete;
-  BeforeAbort& operator=(const BeforeAbort&) = delete;
-
- private:
-  void (*before_)(int);
-};
+// ---- Training --------------------------------------------------------------------------------
 
 /// What to say of a GPU that failed under StarPU.
 std::string gpu_failure() {
@@ -252,154 +123,9 @@ std::string gpu_failure() {
   return why + "; the last checkpoint is kept: see nvidia-smi, then go on with --resume";
 }
 
-// ---- Training --------------------------------------------------------------------------------
-
-/// "runs/quickstart: test accuracy 91.20 % (best 91.35 % in epoch 9), ..."
-std::string result_line(const RunRecord& run, const RunDirectory& directory) {
-  std::string line = directory.path().string() + ": ";
-  const std::string done = std::to_string(run.epochs.size());
-  if (run.status == "stopped") {
-    line += "stopped after " + done + " of " + std::to_string(run.epochs_planned) + " epochs; ";
-  }
-  if (!run.epochs.empty()) {
-    const EpochRecord& last = run.epochs.back();
-    const EpochRecord& best = *std::ranges::max_element(run.epochs, {}, &EpochRecord::test_top1);
-    line += "test accuracy " + percent(last.test_top1) + " (best " + percent(best.test_top1) +
-            " in epoch " + std::to_string(best.epoch) + "), final learning rate " +
-            format_learning_rate(last.learning_rate) + ", ";
-  }
-  line += format_duration(run.wall_seconds) + "; report: " + directory.file(report_name).string();
-  std::error_code ignored;
-  if (run.status == "stopped" &&
-      (run.epochs.empty() || fs::exists(directory.file(checkpoint_name), ignored))) {
-    line += "; go on: stpt_starpu --resume " + directory.path().string();
-  }
-  return line + "\n";
-}
-
-/// "2 images cannot be read; others of their class stand in: a.jpg: is empty; b.jpg: ..."
-std::string unreadable_line(const std::vector<std::string>& images) {
-  constexpr std::size_t shown = 3;
-  std::string line = std::to_string(images.size()) + (images.size() == 1 ? " image" : " images") +
-                     " cannot be read; others of the class stand in: ";
-  for (std::size_t i = 0; i < std::min(shown, images.size()); ++i) {
-    line += (i == 0 ? "" : "; ") + one_line(images[i]);
-  }
-  if (images.size() > shown) line += "; and " + std::to_string(images.size() - shown) + " more";
-  return line;
-}
-
-void write_results(const RunDirectory& directory, const RunRecord& run) {
-  directory.write_summary(run);
-  directory.write_report(run);
-}
-
-/// Keeps what there is; it is the first failure that a person has to know of.
-void write_failure(const RunDirectory& directory, RunRecord run, const std::string& failure) {
-  run.status = "failed";
-  run.failure = failure;
-  try {
-    write_results(directory, run);
-  } catch (const std::exception&) {
-    // The disk is full, most likely: that is what `failure` says.
-  }
-}
-
-/// What rank 0 writes and shows while the job trains. Other ranks' failures come from a thread of
-/// their own, hence the lock.
-class RunOutput {
- public:
-  RunOutput(RunDirectory& directory, const RunRecord& start, std::string version,
-            std::vector<RankRecord> ranks)
-      : directory_(directory),
-        version_(std::move(version)),
-        ranks_(std::move(ranks)),
-        earlier_seconds_(start.wall_seconds),
-        last_(stamped(start)) {}
-
-  /// `notice` is to be said first, if there is one; `shortage` says which GPUs were asked for and
-  /// are not there.
-  void begin(const std::string& notice, const std::string& shortage) {
-    if (!notice.empty()) progress_.message(notice);
-    if (!shortage.empty()) progress_.message(shortage + "; training on " + last_.device);
-    if (!directory_.locked()) {
-      progress_.message(directory_.path().string() +
-                        ": the file system has no locks; see to it that no other process writes "
-                        "there");
-    }
-    directory_.begin_metrics(last_);
-    write_results(directory_, last_);
-    progress_.message("writing to " + directory_.path().string() + "; watch " +
-                      directory_.file(report_name).string());
-  }
-
-  [[nodiscard]] TrainerObserver observer() {
-    TrainerObserver observer;
-    observer.progress = [this](const ProgressState& state) {
-      const std::scoped_lock lock(mutex_);
-      if (!failed_) progress_.update(state);
-    };
-    observer.epoch_done = [this](const RunRecord& run, const Checkpoint* checkpoint) {
-      const std::scoped_lock lock(mutex_);
-      if (failed_) return;
-      last_ = stamped(run);
-      // The checkpoint comes after the line in the metrics: to resume needs both.
-      directory_.append_epoch(last_.epochs.back());
-      if (checkpoint != nullptr) save_checkpoint(directory_.file(checkpoint_name), *checkpoint);
-      write_results(directory_, last_);
-      progress_.epoch_done(last_.epochs.back());
-    };
-    return observer;
-  }
-
-  /// Says which images cannot be read if there are more than when it was last called.
-  void name_unreadable(const std::vector<std::string>& images) {
-    const std::scoped_lock lock(mutex_);
-    if (images.size() > named_) progress_.message(unreadable_line(images));
-    named_ = images.size();
-  }
-
-  void finish(const RunRecord& run) {
-    const std::scoped_lock lock(mutex_);
-    progress_.finish();
-    write_results(directory_, stamped(run));
-    print(result_line(run, directory_));
-  }
-
-  /// Writes and tells the first failure.
-  void fail(const std::string& failure) {
-    const std::scoped_lock lock(mutex_);
-    if (std::exchange(failed_, true)) return;
-    progress_.finish();
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_;
-    RunRecord run = last_;
-    run.wall_seconds = earlier_seconds_ + elapsed.count();
-    write_failure(directory_, std::move(run), failure);
-    print_error(failure);
-  }
-
- private:
-  [[nodiscard]] RunRecord stamped(RunRecord run) const {
-    run.version = version_;
-    run.ranks = ranks_;
-    return run;
-  }
-
-  RunDirectory& directory_;
-  std::string version_;
-  std::vector<RankRecord> ranks_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  double earlier_seconds_;
-  RunRecord last_;
-  ProgressLine progress_{std::cerr, isatty(STDERR_FILENO) == 1};
-  bool failed_ = false;
-  std::size_t named_ = 0;  ///< unreadable images
-  std::mutex mutex_;
-};
-
 /// 128 plus the signal that stopped the job, which may have reached another rank.
 int stop_status() {
-  const std::vector<int> mine = {stop_signal.load()};
+  const std::vector<int> mine = {StopSignals::last()};
   int signal = 0;
   for (const auto& bytes : runtime::Cluster::current().all_gather(runtime::bytes_of(mine)))
     signal = std::max(signal, runtime::values_of<int>(bytes).front());
@@ -431,7 +157,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
   };
   try {
     output.begin(notice, trainer.gpus().shortage);
-    const RunRecord run = trainer.run(observer, &stop_requested);
+    const RunRecord run = trainer.run(observer, &StopSignals::requested());
     output.finish(run);
     return run.status == "stopped" ? stop_status() : 0;
   } catch (const std::exception& error) {
@@ -453,7 +179,7 @@ int train_along(Trainer& trainer) {
     cluster.abandon(message_of(error), failed);
   };
   try {
-    const RunRecord run = trainer.run(observer, &stop_requested);
+    const RunRecord run = trainer.run(observer, &StopSignals::requested());
     const std::vector<std::string> unreadable = trainer.unreadable_images();
     if (!unreadable.empty()) print_error(cluster.here() + ": " + unreadable_line(unreadable));
     return run.status == "stopped" ? stop_status() : 0;
@@ -487,58 +213,6 @@ bool ended_before_checkpoint(const RunDirectory& directory, const RunFile& file)
   if (checkpoint.type() != fs::file_type::not_found) return false;
   // The first epoch's line comes before its checkpoint.
   return directory.read_metrics().epochs.size() <= (file.saved_checkpoints ? 1U : 0U);
-}
-
-/// A start that failed on some rank: what to say, once, and the status for all.
-class StartError : public std::runtime_error {
- public:
-  StartError(const std::string& message, int status)
-      : std::runtime_error(message), status_(status) {}
-  [[nodiscard]] int status() const { return status_; }
-
- private:
-  int status_;
-};
-
-bool blames_input(const std::exception& error);
-
-/// Does something on every rank and goes on only if it worked on all of them: else all throw the
-/// first failing rank's error. On a job of one rank errors pass as they are.
-template <class Step>
-void on_all_ranks(Step step) {
-  runtime::Cluster& cluster = runtime::Cluster::current();
-  if (cluster.size() == 1) return step();
-  // The status as one character, and the message.
-  std::string outcome = "0";
-  try {
-    step();
-  } catch (const std::exception& error) {
-    outcome = std::to_string(blames_input(error) ? bad_input : failed) + message_of(error);
-  }
-  const auto outcomes = cluster.all_gather(std::as_bytes(std::span(outcome)));
-  const auto text = [&](std::size_t rank) {
-    return std::string(reinterpret_cast<const char*>(outcomes[rank].data()), outcomes[rank].size());
-  };
-  bool all_alike = true;
-  std::size_t first = outcomes.size();
-  for (std::size_t rank = outcomes.size(); rank-- > 0;) {
-    all_alike = all_alike && text(rank) == text(0);
-    if (text(rank).front() != '0') first = rank;
-  }
-  // Hosts by a second exchange, which all ranks reach.
-  const auto hosts = cluster.all_gather(std::as_bytes(std::span(cluster.host())));
-  if (first == outcomes.size()) return;
-  const std::string message = text(first).substr(1);
-  const std::string host(reinterpret_cast<const char*>(hosts[first].data()), hosts[first].size());
-  throw StartError(
-      all_alike ? message : "rank " + std::to_string(first) + " (" + host + "): " + message,
-      text(first).front() - '0');
-}
-
-/// Rank 0's text, on all ranks.
-std::string rank_0s(const std::string& text) {
-  const auto bytes = runtime::Cluster::current().broadcast(std::as_bytes(std::span(text)));
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 /// All ranks have the same program, config and data; else an error that says which rank has not.
@@ -646,6 +320,11 @@ int train(const CommandLine& line, const std::string& version) {
 }
 
 // ---- The other actions -----------------------------------------------------------------------
+
+std::string memory_text(std::uint64_t bytes) {
+  const double mebibytes = static_cast<double>(bytes) / (1024.0 * 1024.0);
+  return mebibytes < 1024 ? format("%.0f MiB", mebibytes) : format("%.1f GiB", mebibytes / 1024);
+}
 
 std::string validate_run(const CommandLine& line) {
   const RunFile file = load_run_file(line);
@@ -756,14 +435,6 @@ int perform(const CommandLine& line, const std::string& version) {
       break;
   }
   return 0;
-}
-
-bool blames_input(const std::exception& error) {
-  return dynamic_cast<const UsageError*>(&error) != nullptr ||
-         dynamic_cast<const ConfigError*>(&error) != nullptr ||
-         dynamic_cast<const data::DataError*>(&error) != nullptr ||
-         dynamic_cast<const OutputError*>(&error) != nullptr ||
-         dynamic_cast<const CheckpointError*>(&error) != nullptr;
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "stpt/experiment.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <numeric>
 #include <optional>
@@ -18,6 +17,7 @@
 #include "runtime/random.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
+#include "stpt/messages.hpp"
 #include "stpt/network_file.hpp"
 #include "stpt/weights.hpp"
 
@@ -102,10 +102,7 @@ runtime::Shape input_shape(const Config& config, const data::Dataset& dataset,
 }
 
 std::string gibibytes(std::uint64_t bytes) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.1f GiB",
-                static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0));
-  return text.data();
+  return format("%.1f GiB", static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0));
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "stpt/messages.hpp"
+
 namespace stpt {
 namespace {
 
@@ -21,13 +23,6 @@ int stderr_columns() {
   winsize size{};
   if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   return 80;
-}
-
-template <typename... Values>
-std::string format(const char* pattern, Values... values) {
-  char text[64];
-  const int length = std::snprintf(text, sizeof text, pattern, values...);
-  return {text, static_cast<std::size_t>(std::clamp(length, 0, static_cast<int>(sizeof text) - 1))};
 }
 
 std::string percent(double share) {

@@ -25,11 +25,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kConfig = "config.json";
-constexpr std::string_view kMetrics = "metrics.jsonl";
-constexpr std::string_view kSummary = "summary.json";
-constexpr std::string_view kLock = ".stpt.lock";
-constexpr std::string_view kTemporary = ".stpt.tmp";  ///< ends a file's name while it is written
+constexpr std::string_view lock_name = ".stpt.lock";
+constexpr std::string_view temporary_end = ".stpt.tmp";  ///< ends a file's name while it is written
 
 [[noreturn]] void fail(const fs::path& path, std::string_view what, int error) {
   throw OutputError(path.string() + ": " + std::string(what) + ": " +
@@ -150,7 +147,7 @@ bool is_at(int descriptor, const fs::path& path) {
 [[noreturn]] void refuse_second_writer(const fs::path& directory) {
   // "4711 on node7"; it is not there yet if that process has only just come.
   std::string who;
-  std::ifstream in(directory / kLock, std::ios::binary);
+  std::ifstream in(directory / lock_name, std::ios::binary);
   constexpr std::size_t most = 300;
   if (!std::getline(in, who) || in.eof() || who.size() > most) who.clear();
   throw OutputError(directory.string() + ": another process" +
@@ -161,7 +158,7 @@ bool is_at(int descriptor, const fs::path& path) {
 /// Throws OutputError if another process has locked the directory. Takes no lock itself, not even
 /// for a moment, in which that would lock out a process that may have it.
 void check_unlocked(const fs::path& directory) {
-  const int descriptor = ::open((directory / kLock).c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor = ::open((directory / lock_name).c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return;
   struct flock range = whole_file(F_WRLCK);
   const bool known = ::fcntl(descriptor, F_OFD_GETLK, &range) == 0;
@@ -172,7 +169,7 @@ void check_unlocked(const fs::path& directory) {
 /// What a process that was killed as it wrote the file has left behind.
 bool is_temporary(const fs::path& file) {
   const std::string name = file.filename().string();
-  return name.starts_with('.') && name.ends_with(kTemporary);
+  return name.starts_with('.') && name.ends_with(temporary_end);
 }
 
 /// But for what a killed process leaves behind.
@@ -183,7 +180,7 @@ void check_empty(const fs::path& directory) {
     throw OutputError(directory.string() + ": cannot be used for output: " + error.message());
   }
   if (std::ranges::all_of(entries, [](const fs::directory_entry& entry) {
-        return entry.path().filename() == kLock || is_temporary(entry.path());
+        return entry.path().filename() == lock_name || is_temporary(entry.path());
       })) {
     return;
   }
@@ -206,7 +203,7 @@ class RunDirectory::Lock {
  public:
   /// Null where the file system has no locks.
   static std::unique_ptr<Lock> take(const fs::path& directory) {
-    const fs::path path = directory / kLock;
+    const fs::path path = directory / lock_name;
     constexpr int attempts = 100;
     for (int attempt = 0; attempt < attempts; ++attempt) {
       Descriptor opened(path, O_RDWR | O_CREAT);
@@ -255,7 +252,7 @@ class RunDirectory::Lock {
 void write_file_atomically(const fs::path& file, std::string_view contents) {
   const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path(".");
   Temporary temporary(directory / ("." + file.filename().string() + "." +
-                                   std::to_string(::getpid()) + std::string(kTemporary)));
+                                   std::to_string(::getpid()) + std::string(temporary_end)));
   {
     const Descriptor out(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC, file);
     write_all(out.get(), contents, file);
@@ -312,9 +309,10 @@ RunDirectory RunDirectory::open(const fs::path& directory) {
     throw OutputError(directory.string() + ": no such directory; must be that of a run");
   }
   // A run that was killed as it began has a config and nothing else.
-  if (!fs::is_regular_file(path / kConfig, error) && !fs::is_regular_file(path / kMetrics, error)) {
-    throw OutputError(directory.string() + ": holds no run (there is no " + std::string(kConfig) +
-                      "); must be the directory of a run");
+  if (!fs::is_regular_file(path / config_name, error) &&
+      !fs::is_regular_file(path / metrics_name, error)) {
+    throw OutputError(directory.string() + ": holds no run (there is no " +
+                      std::string(config_name) + "); must be the directory of a run");
   }
   return RunDirectory(path);
 }
@@ -352,30 +350,30 @@ RunDirectory::~RunDirectory() {
 void RunDirectory::write_config(std::string_view text) const {
   std::string contents(text);
   if (contents.empty() || contents.back() != '\n') contents += '\n';
-  write_file_atomically(file(kConfig), contents);
+  write_file_atomically(file(config_name), contents);
 }
 
 void RunDirectory::begin_metrics(const RunRecord& run) {
   std::string contents = line("run", to_json(run));
   for (const EpochRecord& epoch : run.epochs) contents += line("epoch", to_json(epoch));
-  write_file_atomically(file(kMetrics), contents);
+  write_file_atomically(file(metrics_name), contents);
 
-  Descriptor opened(file(kMetrics), O_WRONLY | O_APPEND);
+  Descriptor opened(file(metrics_name), O_WRONLY | O_APPEND);
   if (metrics_ >= 0) ::close(metrics_);
   metrics_ = opened.release();
 }
 
 void RunDirectory::append_epoch(const EpochRecord& epoch) {
   if (metrics_ < 0) throw std::logic_error("append_epoch before begin_metrics");
-  write_all(metrics_, line("epoch", to_json(epoch)), file(kMetrics));
-  if (::fdatasync(metrics_) != 0) fail(file(kMetrics), "cannot write", errno);
+  write_all(metrics_, line("epoch", to_json(epoch)), file(metrics_name));
+  if (::fdatasync(metrics_) != 0) fail(file(metrics_name), "cannot write", errno);
 }
 
 RunRecord RunDirectory::read_metrics() const {
   std::error_code ignored;
-  if (fs::symlink_status(file(kMetrics), ignored).type() == fs::file_type::not_found) return {};
-  std::ifstream in(file(kMetrics), std::ios::binary);
-  if (!in) throw OutputError(file(kMetrics).string() + ": cannot be read");
+  if (fs::symlink_status(file(metrics_name), ignored).type() == fs::file_type::not_found) return {};
+  std::ifstream in(file(metrics_name), std::ios::binary);
+  if (!in) throw OutputError(file(metrics_name).string() + ": cannot be read");
 
   RunRecord run;
   std::string text;
@@ -390,7 +388,7 @@ RunRecord RunDirectory::read_metrics() const {
         run.epochs.push_back(epoch_from_json(value));
       }
     } catch (const std::exception& error) {
-      throw OutputError(file(kMetrics).string() + ":" + std::to_string(number) + ": " +
+      throw OutputError(file(metrics_name).string() + ":" + std::to_string(number) + ": " +
                         error.what());
     }
   }
@@ -398,11 +396,11 @@ RunRecord RunDirectory::read_metrics() const {
 }
 
 void RunDirectory::write_summary(const RunRecord& run) const {
-  write_file_atomically(file(kSummary), pretty_json(summary_json(run)) + '\n');
+  write_file_atomically(file(summary_name), pretty_json(summary_json(run)) + '\n');
 }
 
 bool RunDirectory::is_complete() const {
-  std::ifstream in(file(kSummary), std::ios::binary);
+  std::ifstream in(file(summary_name), std::ios::binary);
   std::ostringstream text;
   text << in.rdbuf();
   try {
@@ -413,7 +411,7 @@ bool RunDirectory::is_complete() const {
 }
 
 void RunDirectory::write_report(const RunRecord& run) const {
-  write_file_atomically(file("report.html"), render_report(run));
+  write_file_atomically(file(report_name), render_report(run));
 }
 
 }  // namespace stpt

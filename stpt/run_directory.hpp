@@ -20,6 +20,13 @@ class OutputError : public std::runtime_error {
 /// Throws OutputError.
 void write_file_atomically(const std::filesystem::path& file, std::string_view contents);
 
+/// What lies in a run's directory.
+inline constexpr std::string_view config_name = "config.json";
+inline constexpr std::string_view metrics_name = "metrics.jsonl";
+inline constexpr std::string_view summary_name = "summary.json";
+inline constexpr std::string_view report_name = "report.html";
+inline constexpr std::string_view checkpoint_name = "checkpoint.bin";
+
 class RunDirectory {
  public:
   /// Throws OutputError if a new run may not write to `output` (empty: the default place, always

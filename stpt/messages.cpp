@@ -1,0 +1,44 @@
+#include "stpt/messages.hpp"
+
+#include <algorithm>
+#include <iostream>
+#include <new>
+#include <stdexcept>
+
+#include "data/dataset.hpp"
+#include "stpt/checkpoint.hpp"
+#include "stpt/command_line.hpp"
+#include "stpt/config.hpp"
+#include "stpt/run_directory.hpp"
+
+namespace stpt {
+
+std::string one_line(std::string text) {
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
+  return text;
+}
+
+std::string message_of(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "out of memory";
+  return one_line(error.what());
+}
+
+void print(const std::string& text) {
+  std::cout << text << std::flush;
+  if (!std::cout) throw std::runtime_error("cannot write to standard output");
+}
+
+void print_error(const std::string& message) {
+  std::cerr << "stpt_starpu: " + message + "\n" << std::flush;
+}
+
+bool blames_input(const std::exception& error) {
+  return dynamic_cast<const UsageError*>(&error) != nullptr ||
+         dynamic_cast<const ConfigError*>(&error) != nullptr ||
+         dynamic_cast<const data::DataError*>(&error) != nullptr ||
+         dynamic_cast<const OutputError*>(&error) != nullptr ||
+         dynamic_cast<const CheckpointError*>(&error) != nullptr;
+}
+
+}  // namespace stpt

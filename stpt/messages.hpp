@@ -1,0 +1,37 @@
+// What the program says, and the status that it ends with.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <exception>
+#include <string>
+
+namespace stpt {
+
+/// Exit statuses besides 0.
+inline constexpr int failed = 1;
+inline constexpr int bad_input = 2;  ///< what a person gave cannot be used
+
+/// As printf has it, at most 63 characters.
+template <typename... Values>
+[[nodiscard]] std::string format(const char* pattern, Values... values) {
+  std::array<char, 64> text{};
+  const int length = std::snprintf(text.data(), text.size(), pattern, values...);
+  return {text.data(),
+          static_cast<std::size_t>(std::clamp(length, 0, static_cast<int>(text.size()) - 1))};
+}
+
+/// Without line breaks, which what a message quotes may hold.
+[[nodiscard]] std::string one_line(std::string text);
+/// One line.
+[[nodiscard]] std::string message_of(const std::exception& error);
+/// The error is what a person gave: a command line, a run file, data, a directory, a checkpoint.
+[[nodiscard]] bool blames_input(const std::exception& error);
+
+/// To standard output. Throws std::runtime_error if it cannot be written to.
+void print(const std::string& text);
+/// A line to standard error, behind the program's name.
+void print_error(const std::string& message);
+
+}  // namespace stpt

@@ -1,0 +1,42 @@
+// What ends a run from outside: SIGINT and SIGTERM, and StarPU's abort where CUDA fails in it.
+#pragma once
+
+#include <atomic>
+#include <csignal>
+#include <functional>
+
+namespace stpt {
+
+/// While it lives the first SIGINT or SIGTERM asks the run to stop, and the second one kills. One
+/// at a time.
+class StopSignals {
+ public:
+  StopSignals();
+  ~StopSignals();
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+  /// Whether one has come, and which (0: none).
+  [[nodiscard]] static const std::atomic<bool>& requested();
+  [[nodiscard]] static int last();
+
+ private:
+  struct sigaction interrupt_ {};
+  struct sigaction terminate_ {};
+};
+
+/// StarPU aborts the process where CUDA fails in its own calls, as it does once a GPU is lost.
+/// While this lives `speak` is called first, in the thread that aborts, and the process exits with
+/// status 1. One at a time.
+class BeforeAbort {
+ public:
+  explicit BeforeAbort(std::function<void()> speak);
+  ~BeforeAbort();
+  BeforeAbort(const BeforeAbort&) = delete;
+  BeforeAbort& operator=(const BeforeAbort&) = delete;
+
+ private:
+  void (*before_)(int);
+};
+
+}  // namespace stpt
