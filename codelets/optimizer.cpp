@@ -1,5 +1,6 @@
 #include "codelets/optimizer.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 namespace stpt::codelets {
@@ -46,6 +47,16 @@ void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float le
 
 void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream) {
   for (std::size_t i = 0; i < count; ++i) sum[i] += term[i];
+}
+
+void update_mean(std::span<const MeanBuffer> buffers, float weight, Cpu, Stream) {
+  for (const auto& [count, mean, value] : buffers) {
+    if (weight == 1) {
+      std::copy_n(value, count, mean);
+    } else {
+      for (std::size_t i = 0; i < count; ++i) mean[i] += weight * (value[i] - mean[i]);
+    }
+  }
 }
 
 void scale(std::size_t count, float* x, float factor, Cpu, Stream) {

@@ -7,10 +7,14 @@
 namespace stpt::codelets {
 namespace {
 
-// ---- SGD ----------------------------------------------------------------------------------------
-
-constexpr unsigned sgd_threads = 256;
+constexpr unsigned threads_a_block = 256;
 constexpr std::size_t elements_a_block = 4096;
+
+unsigned blocks_of(std::size_t count) {
+  return static_cast<unsigned>((count + elements_a_block - 1) / elements_a_block);
+}
+
+// ---- SGD ----------------------------------------------------------------------------------------
 
 struct Range {
   float* weights;
@@ -41,7 +45,7 @@ __device__ void step(float& w, float& v, float gradient, float weight_decay, con
 
 /// Each block has some elements of one range.
 template <bool lr_in_velocity, bool nesterov>
-__global__ void __launch_bounds__(sgd_threads) sgd_kernel(Ranges ranges, Rates rates) {
+__global__ void __launch_bounds__(threads_a_block) sgd_kernel(Ranges ranges, Rates rates) {
   const auto [range, block] = ranges.own();
   const std::size_t begin = block * elements_a_block;
   const int count = static_cast<int>(min(range.count - begin, elements_a_block));
@@ -69,6 +73,20 @@ __global__ void __launch_bounds__(sgd_threads) sgd_kernel(Ranges ranges, Rates r
     step<lr_in_velocity, nesterov>(w[i], v[i], g[i], range.weight_decay, rates);
 }
 
+// ---- Means --------------------------------------------------------------------------------------
+
+using MeanBuffers = cuda::Pieces<MeanBuffer>;
+
+__global__ void __launch_bounds__(threads_a_block) mean_kernel(MeanBuffers buffers, float weight) {
+  const auto [buffer, block] = buffers.own();
+  const std::size_t begin = block * elements_a_block;
+  const std::size_t end = min(buffer.count, begin + elements_a_block);
+  for (std::size_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
+    const float value = buffer.value[i];
+    buffer.mean[i] = weight == 1 ? value : buffer.mean[i] + weight * (value - buffer.mean[i]);
+  }
+}
+
 // ---- Sums ---------------------------------------------------------------------------------------
 
 struct Sum {
@@ -92,7 +110,7 @@ void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float le
   const auto launch_batch = [&] {
     if (batch.count == 0) return;
     cuda::launch("SGD step of " + std::to_string(batch.count) + " parameter ranges", kernel,
-                 batch.blocks, sgd_threads, stream, batch,
+                 batch.blocks, threads_a_block, stream, batch,
                  Rates{gradient_scale, learning_rate, settings.momentum});
     batch = {};
   };
@@ -101,7 +119,7 @@ void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float le
       if (count == 0) continue;
       batch.add({weights + offset, velocity + offset, gradient + offset, count,
                  decay ? settings.weight_decay : 0.0f},
-                static_cast<unsigned>((count + elements_a_block - 1) / elements_a_block));
+                blocks_of(count));
       if (batch.full()) launch_batch();
     }
   }
@@ -111,6 +129,22 @@ void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float le
 void accumulate(std::size_t count, float* sum, const float* term, Cuda, Stream stream) {
   cuda::map("sum of " + std::to_string(count) + " values", stream, static_cast<std::int64_t>(count),
             Sum{}, sum, sum, term);
+}
+
+void update_mean(std::span<const MeanBuffer> buffers, float weight, Cuda, Stream stream) {
+  MeanBuffers batch{};
+  const auto launch_batch = [&] {
+    if (batch.count == 0) return;
+    cuda::launch("mean of " + std::to_string(batch.count) + " buffers", mean_kernel, batch.blocks,
+                 threads_a_block, stream, batch, weight);
+    batch = {};
+  };
+  for (const MeanBuffer& buffer : buffers) {
+    if (buffer.count == 0) continue;
+    batch.add(buffer, blocks_of(buffer.count));
+    if (batch.full()) launch_batch();
+  }
+  launch_batch();
 }
 
 void scale(std::size_t count, float* x, float factor, Cuda, Stream stream) {

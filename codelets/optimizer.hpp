@@ -45,6 +45,18 @@ void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float le
 void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream);
 void accumulate(std::size_t count, float* sum, const float* term, Cuda, Stream);
 
+/// A buffer of which a mean over several moments is kept.
+struct MeanBuffer {
+  std::size_t count;
+  float* mean;
+  const float* value;  ///< at this moment
+};
+
+/// mean += weight * (value - mean) in every buffer: the mean of n values where the n-th comes with
+/// weight 1/n. With weight 1 mean = value, whatever it held.
+void update_mean(std::span<const MeanBuffer> buffers, float weight, Cpu, Stream);
+void update_mean(std::span<const MeanBuffer> buffers, float weight, Cuda, Stream);
+
 /// x *= factor
 void scale(std::size_t count, float* x, float factor, Cpu, Stream);
 void scale(std::size_t count, float* x, float factor, Cuda, Stream);

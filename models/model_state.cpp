@@ -278,32 +278,25 @@ ParameterMean::ParameterMean(const ModelState& state, const std::string& name) {
   }
 }
 
-void ParameterMean::add(const ModelState& state, int number, int count, std::size_t piece) {
+void ParameterMean::add(const ModelState& state, int number, std::size_t piece) {
   static const Codelet codelet("average parameters", {WorkerKind::cpu, WorkerKind::cuda});
-  const bool first = number == 0, last = number + 1 == count;
   std::vector<runtime::Use> uses;
   std::vector<std::size_t> sizes;
   for (std::size_t bucket = 0; bucket < mean_.size(); ++bucket) {
-    uses.push_back({mean_[bucket], first ? Access::write : Access::read_write});
+    uses.push_back({mean_[bucket], number == 1 ? Access::write : Access::read_write});
     uses.push_back({state.parameters[bucket], Access::read});
     sizes.push_back(mean_[bucket].bytes() / sizeof(float));
   }
   runtime::submit(codelet, uses,
-                  [first, last, count, sizes = std::move(sizes)](const runtime::TaskContext& task) {
+                  [number, sizes = std::move(sizes)](const runtime::TaskContext& task) {
+                    std::vector<codelets::MeanBuffer> buffers;
+                    for (std::size_t bucket = 0; bucket < sizes.size(); ++bucket) {
+                      buffers.push_back({sizes[bucket], task.buffer<float>(2 * bucket),
+                                         task.buffer<const float>(2 * bucket + 1)});
+                    }
                     codelets::on_device(task.kind, [&](auto device) {
-                      for (std::size_t bucket = 0; bucket < sizes.size(); ++bucket) {
-                        float* sum = task.buffer<float>(2 * bucket);
-                        const float* term = task.buffer<float>(2 * bucket + 1);
-                        if (first) {
-                          codelets::copy(sizes[bucket] * sizeof(float), sum, term, device,
-                                         task.stream);
-                        } else {
-                          codelets::accumulate(sizes[bucket], sum, term, device, task.stream);
-                        }
-                        if (last)
-                          codelets::scale(sizes[bucket], sum, 1.0f / static_cast<float>(count),
-                                          device, task.stream);
-                      }
+                      codelets::update_mean(buffers, 1.0f / static_cast<float>(number), device,
+                                            task.stream);
                     });
                   },
                   {.worker = runtime::Runtime::current().worker_for(piece)});

@@ -85,11 +85,11 @@ class ParameterMean {
  public:
   ParameterMean(const ModelState& state, const std::string& name);
 
-  /// Adds the parameters as the tasks submitted so far leave them, moment `number` of `count`,
-  /// counted from 0. Asynchronous. `piece` as for ModelState::copy_from().
-  void add(const ModelState& state, int number, int count, std::size_t piece);
+  /// Adds the parameters as the tasks submitted so far leave them: moment `number`, counted from 1,
+  /// which begins anew. Asynchronous. `piece` as for ModelState::copy_from().
+  void add(const ModelState& state, int number, std::size_t piece);
 
-  /// The mean, once all moments have been added; one tensor per bucket.
+  /// One tensor per bucket.
   [[nodiscard]] const std::vector<runtime::Tensor>& parameters() const { return mean_; }
 
  private:

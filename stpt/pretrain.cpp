@@ -186,7 +186,7 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
             channel_of(k), first_piece(k), at_once);
         // Over the second half of Pre-train.
         if (const int start = config.alpha / 2; replica.mean && iteration >= start)
-          replica.mean->add(replica.state, iteration - start, config.alpha - start, first_piece(k));
+          replica.mean->add(replica.state, iteration - start + 1, first_piece(k));
       }
     }
   }
