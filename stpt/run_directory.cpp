@@ -318,8 +318,10 @@ RunDirectory RunDirectory::open(const fs::path& directory) {
 }
 
 void RunDirectory::lock() {
-  if (lock_) return;
-  lock_ = Lock::take(path_);
+  if (!lock_) lock_ = Lock::take(path_);
+}
+
+void RunDirectory::remove_temporaries() const {
   if (!lock_) return;  // another process may be writing
   std::error_code ignored;
   std::vector<fs::path> left;
@@ -354,6 +356,7 @@ void RunDirectory::write_config(std::string_view text) const {
 }
 
 void RunDirectory::begin_metrics(const RunRecord& run) {
+  remove_temporaries();
   std::string contents = line("run", to_json(run));
   for (const EpochRecord& epoch : run.epochs) contents += line("epoch", to_json(epoch));
   write_file_atomically(file(metrics_name), contents);

@@ -40,7 +40,7 @@ class RunDirectory {
   /// The directory of an earlier run, to read it; throws OutputError if there is none.
   static RunDirectory open(const std::filesystem::path& directory);
   /// To go on with the run: as long as this lives no other process does. Throws OutputError if one
-  /// writes to it now. Takes away half-written files of one that was killed.
+  /// writes to it now.
   void lock();
   /// False also where the file system has no locks; lock() lets that pass.
   bool locked() const { return lock_ != nullptr; }
@@ -56,7 +56,8 @@ class RunDirectory {
   void write_config(std::string_view text) const;
 
   /// (Re)writes metrics.jsonl: a header line and one line for each epoch the record already has.
-  /// To resume: read_metrics(), drop the epochs after the checkpoint, then this.
+  /// To resume: read_metrics(), drop the epochs after the checkpoint, then this. Takes away
+  /// half-written files of a process that was killed.
   void begin_metrics(const RunRecord& run);
   /// Appends an epoch's line and has it on disk before returning.
   void append_epoch(const EpochRecord& epoch);
@@ -72,6 +73,7 @@ class RunDirectory {
  private:
   class Lock;
   explicit RunDirectory(std::filesystem::path path);
+  void remove_temporaries() const;
 
   std::filesystem::path path_;
   int metrics_ = -1;  ///< descriptor of metrics.jsonl, open for appending

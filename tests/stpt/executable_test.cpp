@@ -999,8 +999,10 @@ TEST_CASE("A run that ended before its first checkpoint starts from the beginnin
       arguments->insert(arguments->end(), {"--set", "training.epochs=3"});
   }
 
-  // It is still the same run.
-  fs::remove(run / ".stpt.lock");  // of a process that was killed
+  // It is still the same run. Refused, it takes away nothing of what a killed process has left but
+  // the lock.
+  fs::remove(run / ".stpt.lock");
+  write_file(run / ".summary.json.4711.stpt.tmp", "{");
   const auto before = snapshot(program.folder());
   const Outcome changed = program.run({"--resume", "out", "--set", "training.seed=2"});
   CHECK(changed.status == 2);
