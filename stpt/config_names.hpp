@@ -110,7 +110,7 @@ inline constexpr std::array names<ScoreMetric> = {
 template <>
 inline constexpr std::array names<ScoreWeights> = {
     Named{ScoreWeights::mean, "mean",
-          "the mean over the second half of Pre-train, without the noise that a learning rate "
+          "the mean over the second half of Pre-train, with less of the noise that a learning rate "
           "keeps up and that falls with it in the end"},
     Named{ScoreWeights::last, "last",
           "those after the last iteration, as in the paper; favours small learning rates"},

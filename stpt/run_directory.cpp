@@ -166,10 +166,15 @@ void check_unlocked(const fs::path& directory) {
   if (known && range.l_type != F_UNLCK) refuse_second_writer(directory);
 }
 
-/// What a process that was killed as it wrote the file has left behind.
+/// What a process that was killed as it wrote one of a run's files has left behind; no other
+/// file's, as an export may be writing there.
 bool is_temporary(const fs::path& file) {
   const std::string name = file.filename().string();
-  return name.starts_with('.') && name.ends_with(temporary_end);
+  constexpr std::array files = {config_name, metrics_name, summary_name, report_name,
+                                checkpoint_name};
+  return name.ends_with(temporary_end) && std::ranges::any_of(files, [&](std::string_view of) {
+           return name.starts_with("." + std::string(of) + ".");
+         });
 }
 
 /// But for what a killed process leaves behind.

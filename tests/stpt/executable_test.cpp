@@ -674,9 +674,11 @@ TEST_CASE("A run that was killed after its last epoch is brought to its end", "[
     fs::remove(run / "summary.json");
     write_file(run / ".summary.json.4711.stpt.tmp", summary.substr(0, 100));
   }
+  write_file(run / ".model.safetensors.4711.stpt.tmp", "of an export that is under way");
   const Outcome outcome = program.run({"--resume", "out"});
   INFO(outcome.err);
   CHECK(outcome.status == 0);
+  CHECK(fs::exists(run / ".model.safetensors.4711.stpt.tmp"));
   for (const char* key : {"status", "model_digest", "epochs", "test_top1", "samples_total"}) {
     INFO(key);
     CHECK(text_of(summary_of(run), key) == text_of(read_json(summary).as_object(), key));
