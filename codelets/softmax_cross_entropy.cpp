@@ -16,7 +16,8 @@ class Loss final : public Kernel {
       : samples_(op.logits.shape.n),
         classes_(op.logits.shape.c),
         gradient_(op.gradient),
-        gradient_scale_(static_cast<double>(op.gradient_scale)) {
+        gradient_scale_(static_cast<double>(op.gradient_scale)),
+        label_smoothing_(static_cast<double>(op.label_smoothing)) {
     const auto fail = [&](const std::string& what) {
       throw std::invalid_argument("SoftmaxCrossEntropy " + op.logits.to_string() + ": " + what);
     };
@@ -24,6 +25,8 @@ class Loss final : public Kernel {
     if (op.logits.layout != runtime::Layout::nchw) fail("the layout must be nchw");
     if (op.logits.shape.spatial() != 1) fail("the shape must be n x classes x 1 x 1");
     if (samples_ < 1 || classes_ < 1) fail("at least one sample and one class are needed");
+    if (!(op.label_smoothing >= 0 && op.label_smoothing < 1))
+      fail("label_smoothing must be at least 0 and below 1");
   }
 
   void run(std::span<void* const> args, void*, Stream) const override {
@@ -55,26 +58,32 @@ class Loss final : public Kernel {
     // In double, and with the label's share as minus the sum of the others, so that neither a small
     // loss nor a small gradient drowns in the rounding of 1.
     const auto largest = static_cast<double>(*std::max_element(logits, logits + classes_));
-    double others = 0;
-    for (std::int64_t c = 0; c < classes_; ++c)
+    double others = 0, below_own = 0;
+    for (std::int64_t c = 0; c < classes_; ++c) {
       if (c != label) others += std::exp(static_cast<double>(logits[c]) - largest);
+      below_own += static_cast<double>(own) - static_cast<double>(logits[c]);
+    }
     const double distance = largest - static_cast<double>(own), mine = std::exp(-distance);
     // With the label on top mine is 1, and log1p keeps what a tiny sum of the others adds.
     const double loss = mine == 1 ? std::log1p(others) : std::log(mine + others) + distance;
+    // Smoothing moves this share of the target from the label to each class.
+    const double moved = label_smoothing_ / static_cast<double>(classes_);
 
     if (d_logits) {
       const double factor = gradient_scale_ / ((mine + others) * static_cast<double>(samples_));
-      for (std::int64_t c = 0; c < classes_; ++c)
-        d_logits[c] =
-            static_cast<float>(std::exp(static_cast<double>(logits[c]) - largest) * factor);
-      d_logits[label] = static_cast<float>(-others * factor);
+      const double scale = gradient_scale_ / static_cast<double>(samples_);
+      for (std::int64_t c = 0; c < classes_; ++c) {
+        const double exponential = std::exp(static_cast<double>(logits[c]) - largest);
+        d_logits[c] = static_cast<float>(exponential * factor - moved * scale);
+      }
+      d_logits[label] = static_cast<float>((label_smoothing_ - moved) * scale - others * factor);
     }
-    return {static_cast<float>(loss), rank};
+    return {static_cast<float>(loss + moved * below_own), rank};
   }
 
   std::int64_t samples_, classes_;
   bool gradient_;
-  double gradient_scale_;
+  double gradient_scale_, label_smoothing_;
 };
 
 }  // namespace

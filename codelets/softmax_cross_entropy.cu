@@ -36,7 +36,8 @@ __device__ Value reduce_sum(Value value) {
 
 __global__ void softmax_cross_entropy(const float* __restrict__ all_logits,
                                       const std::int32_t* __restrict__ labels, int classes,
-                                      double gradient_scale, SampleScore* __restrict__ scores,
+                                      double gradient_scale, double label_smoothing,
+                                      SampleScore* __restrict__ scores,
                                       float* __restrict__ all_d_logits) {
   const std::int64_t offset = std::int64_t{blockIdx.x} * classes;
   const float* logits = all_logits + offset;
@@ -65,21 +66,27 @@ __global__ void softmax_cross_entropy(const float* __restrict__ all_logits,
 
   // The label's share as minus the sum of the others, so that neither a small loss nor a small
   // gradient drowns in the rounding of 1.
-  double my_others = 0;
-  for (int c = first; c < classes; c += step)
+  double my_others = 0, my_below_own = 0;
+  for (int c = first; c < classes; c += step) {
     if (c != label) my_others += exp(static_cast<double>(logits[c]) - largest);
-  const double others = reduce_sum(my_others);
+    my_below_own += static_cast<double>(own) - static_cast<double>(logits[c]);
+  }
+  const double others = reduce_sum(my_others), below_own = reduce_sum(my_below_own);
   const double distance = largest - static_cast<double>(own), mine = exp(-distance);
+  // Smoothing moves this share of the target from the label to each class.
+  const double moved = label_smoothing / classes;
   if (first == 0) {
     // With the label on top mine is 1, and log1p keeps what a tiny sum of the others adds.
     const double loss = mine == 1 ? log1p(others) : log(mine + others) + distance;
-    scores[blockIdx.x] = {static_cast<float>(loss), above};
+    scores[blockIdx.x] = {static_cast<float>(loss + moved * below_own), above};
   }
   if (!d_logits) return;
   const double factor = gradient_scale / ((mine + others) * gridDim.x);
+  const double scale = gradient_scale / gridDim.x;
   for (int c = first; c < classes; c += step) {
     d_logits[c] = static_cast<float>(
-        (c == label ? -others : exp(static_cast<double>(logits[c]) - largest)) * factor);
+        c == label ? (label_smoothing - moved) * scale - others * factor
+                   : exp(static_cast<double>(logits[c]) - largest) * factor - moved * scale);
   }
 }
 
@@ -95,17 +102,19 @@ class Loss final : public Kernel {
     if (op.logits.layout != runtime::Layout::nchw) fail("the layout must be nchw");
     if (shape.spatial() != 1) fail("the shape must be n x classes x 1 x 1");
     if (shape.n < 1 || shape.c < 1) fail("at least one sample and one class are needed");
+    if (!(op.label_smoothing >= 0 && op.label_smoothing < 1))
+      fail("label_smoothing must be at least 0 and below 1");
     if (shape.n > 0x7fffffff || shape.c > 0x7fffffff) fail("n and classes must be below 2^31");
   }
 
   void run(std::span<void* const> args, void*, Stream stream) const override {
     const auto classes = static_cast<int>(op_.logits.shape.c);
     const unsigned threads = classes <= 128 ? warp : most_warps * warp;
-    cuda::launch(what_, softmax_cross_entropy, static_cast<unsigned>(op_.logits.shape.n), threads,
-                 stream, static_cast<const float*>(args[0]),
-                 static_cast<const std::int32_t*>(args[1]), classes,
-                 static_cast<double>(op_.gradient_scale), static_cast<SampleScore*>(args[2]),
-                 op_.gradient ? static_cast<float*>(args[3]) : nullptr);
+    cuda::launch(
+        what_, softmax_cross_entropy, static_cast<unsigned>(op_.logits.shape.n), threads, stream,
+        static_cast<const float*>(args[0]), static_cast<const std::int32_t*>(args[1]), classes,
+        static_cast<double>(op_.gradient_scale), static_cast<double>(op_.label_smoothing),
+        static_cast<SampleScore*>(args[2]), op_.gradient ? static_cast<float*>(args[3]) : nullptr);
   }
 
  private:

@@ -1,5 +1,7 @@
 // Softmax and cross-entropy against integer labels, with what is counted per sample.
-//   loss[n] = logsumexp(logits[n,:]) - logits[n,label[n]]
+//   loss[n] = logsumexp(logits[n,:]) - sum over c of target[n,c] logits[n,c]
+//   target[n,c] = (1 - label_smoothing) [c = label[n]] + label_smoothing / classes
+// Label smoothing: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +30,7 @@ struct SoftmaxCrossEntropy {
   TensorSpec logits;
   bool gradient = true;
   float gradient_scale = 1;
+  float label_smoothing = 0;  ///< in [0, 1); of the loss and of its gradient
 };
 
 [[nodiscard]] KernelPtr plan(const SoftmaxCrossEntropy& op, Cpu);

@@ -425,7 +425,9 @@ void Lowering::emit_loss() {
     logits_gradient_ = new_buffer(spec.bytes());
     d_logits = write(logits_gradient_);
   }
-  emit(codelets::SoftmaxCrossEntropy{spec, mode_ == Mode::train, program_.loss_scale()}, "loss",
+  codelets::SoftmaxCrossEntropy loss{spec, mode_ == Mode::train, program_.loss_scale()};
+  if (mode_ == Mode::train) loss.label_smoothing = program_.options_.label_smoothing;
+  emit(loss, "loss",
        {logits,
         {Resource::labels, 0, 0, Access::read},
         {Resource::scores, 0, 0, Access::write},

@@ -37,6 +37,7 @@ struct LoweringOptions {
   codelets::Device device = codelets::Cpu{};
   /// Mode::train: gradients come out times this, which keeps small ones from vanishing in float16.
   float loss_scale = 1;
+  float label_smoothing = 0;  ///< Mode::train: of the loss (codelets::SoftmaxCrossEntropy)
 };
 
 enum class Mode {

@@ -122,6 +122,7 @@ struct TrainingConfig {
   int workers = 8;  ///< n, logical data-parallel workers
   int batch_per_worker = 64;
   GradientReduction gradient_reduction = GradientReduction::tree;
+  double label_smoothing = 0;
   double loss_scale = 0;  ///< 0: 1024 for float16, 1 for others
   std::uint64_t seed = 1;
   LearningRateConfig learning_rate;

@@ -434,6 +434,11 @@ const std::vector<Key>& schema() {
             "Images per worker and iteration; an iteration takes `workers` times as many."),
       choice("training.gradient_reduction", STPT_FIELD(training.gradient_reduction),
              "How gradients are summed over the ranks of a job (docs/cluster.md)."),
+      number(
+          "training.label_smoothing", STPT_FIELD(training.label_smoothing), {0, true, 1, false},
+          "This share of a training image's label is spread evenly over all classes, which "
+          "keeps the network from being too sure. Training losses are with it, hold-out and test "
+          "without."),
       number("training.loss_scale", STPT_FIELD(training.loss_scale), at_least(0),
              "What the loss is multiplied by before backward, and gradients divided by before the "
              "update, so that small ones do not vanish. 0: 1024 for float16, 1 for other types."),

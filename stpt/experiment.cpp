@@ -233,6 +233,7 @@ models::LoweringOptions Experiment::lowering() const {
       static_cast<float>(config.training.loss_scale > 0 ? config.training.loss_scale
                          : half                         ? 1024.0
                                                         : 1.0);
+  options.label_smoothing = static_cast<float>(config.training.label_smoothing);
   return options;
 }
 

@@ -81,10 +81,15 @@ TEST_CASE("Softmax cross-entropy on a GPU agrees with the CPU", "[cuda][softmax_
       if (i == 1) row[labels.back()] = 40;
     }
     INFO(classes << " classes");
-    for (const float gradient_scale : {1.0f, 1024.0f}) {
-      const SoftmaxCrossEntropy op{spec, true, gradient_scale};
+    struct Case {
+      float gradient_scale, label_smoothing;
+    };
+    for (const auto& [gradient_scale, label_smoothing] :
+         {Case{1, 0}, Case{1024, 0}, Case{1024, 0.1f}}) {
+      const SoftmaxCrossEntropy op{spec, true, gradient_scale, label_smoothing};
       const Result expected = on_cpu(op, logits, labels), actual = on_gpu(op, logits, labels);
       require_same(actual, expected);
+      if (label_smoothing > 0) continue;
       // The second sample's are far below the others, so look at them apart.
       for (std::int64_t c = 0; c < classes; ++c) {
         const auto i = static_cast<std::size_t>(classes + c);
@@ -111,7 +116,8 @@ TEST_CASE("Softmax cross-entropy on a GPU matches PyTorch", "[cuda][softmax_cros
     for (const float label : golden.at(name + "/labels").values)
       labels.push_back(static_cast<std::int32_t>(label));
     const TensorSpec spec = spec_of({logits.dims[0], logits.dims[1], 1, 1});
-    require_same(on_gpu({spec}, logits.values, labels),
+    const float label_smoothing = golden.at(name + "/settings").values[0];
+    require_same(on_gpu({spec, true, 1, label_smoothing}, logits.values, labels),
                  {golden.at(name + "/loss").values, golden.at(name + "/rank").values,
                   golden.at(name + "/d_logits").values});
   }
@@ -157,4 +163,9 @@ TEST_CASE("Softmax cross-entropy on a GPU says what it cannot plan",
   complain(spec_of({2, 3, 1, 1}, Layout::nchw8c), {"must be nchw"});
   complain(spec_of({2, 3, 2, 1}), {"n x classes x 1 x 1"});
   complain(spec_of({0, 3, 1, 1}), {"at least one sample"});
+  require_complaint(
+      [] {
+        (void)plan(SoftmaxCrossEntropy{spec_of({2, 3, 1, 1}), true, 1, 1.0f}, Cuda{});
+      },
+      {"label_smoothing must be"});
 }

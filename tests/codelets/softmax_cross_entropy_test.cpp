@@ -28,13 +28,14 @@ struct Result {
 };
 
 Result run(std::int64_t n, std::int64_t classes, const std::vector<float>& logits,
-           const std::vector<std::int32_t>& labels, bool gradient = true) {
+           const std::vector<std::int32_t>& labels, bool gradient = true,
+           float label_smoothing = 0) {
   const TensorSpec spec = spec_of({n, classes, 1, 1});
   Tensor src(spec, logits), d_logits(spec);
   AlignedBuffer label_memory(labels.size() * sizeof(std::int32_t));
   std::memcpy(label_memory.pointer(), labels.data(), label_memory.bytes());
   AlignedBuffer scores(labels.size() * sizeof(SampleScore));
-  run_kernel(*plan(SoftmaxCrossEntropy{spec, gradient}, Cpu{}),
+  run_kernel(*plan(SoftmaxCrossEntropy{spec, gradient, 1, label_smoothing}, Cpu{}),
              {src.pointer(), label_memory.pointer(), scores.pointer(),
               gradient ? d_logits.pointer() : nullptr});
   REQUIRE(scores.guard_intact());
@@ -59,18 +60,26 @@ TEST_CASE("Softmax cross-entropy matches PyTorch", "[softmax_cross_entropy]") {
     std::vector<std::int32_t> labels;
     for (const float label : golden.at(name + "/labels").values)
       labels.push_back(static_cast<std::int32_t>(label));
-    const Result result = run(logits.dims[0], logits.dims[1], logits.values, labels);
+    const float label_smoothing = golden.at(name + "/settings").values[0];
+    const Result result =
+        run(logits.dims[0], logits.dims[1], logits.values, labels, true, label_smoothing);
     require_close("loss", result.loss, golden.at(name + "/loss").values, rounded_once);
     require_close("rank", result.rank, golden.at(name + "/rank").values, {0, 0});
     require_close("d_logits", result.d_logits, golden.at(name + "/d_logits").values, rounded_once);
-    const Result score_only = run(logits.dims[0], logits.dims[1], logits.values, labels, false);
+    const Result score_only =
+        run(logits.dims[0], logits.dims[1], logits.values, labels, false, label_smoothing);
     REQUIRE(score_only.loss == result.loss);
     REQUIRE(score_only.rank == result.rank);
   }
 }
 
 TEST_CASE("Softmax cross-entropy's gradient is that of the mean loss", "[softmax_cross_entropy]") {
-  for (const std::int64_t n : {std::int64_t{1}, std::int64_t{5}}) {
+  struct Case {
+    std::int64_t n;
+    float label_smoothing;
+  };
+  for (const auto& [n, label_smoothing] : {Case{1, 0}, Case{5, 0}, Case{5, 0.25f}}) {
+    INFO(n << " samples, label smoothing " << label_smoothing);
     const std::int64_t classes = 7;
     const std::vector<float> logits = random_values(n * classes, 1, -2, 2);
     std::vector<std::int32_t> labels;
@@ -80,15 +89,21 @@ TEST_CASE("Softmax cross-entropy's gradient is that of the mean loss", "[softmax
       double sum = 0;
       for (std::int64_t i = 0; i < n; ++i) {
         const auto row = point.subspan(static_cast<std::size_t>(i * classes), 7);
-        double exps = 0;
-        for (const float value : row) exps += std::exp(static_cast<double>(value));
+        double exps = 0, all = 0;
+        for (const float value : row) {
+          exps += std::exp(static_cast<double>(value));
+          all += static_cast<double>(value);
+        }
         const auto label = static_cast<std::size_t>(labels[static_cast<std::size_t>(i)]);
-        sum += std::log(exps) - static_cast<double>(row[label]);
+        const auto smoothing = static_cast<double>(label_smoothing);
+        sum += std::log(exps) - (1 - smoothing) * static_cast<double>(row[label]) -
+               smoothing / static_cast<double>(classes) * all;
       }
       return sum / static_cast<double>(n);
     };
     // The definition in double; curvature of at most 0.1 times the squared step remains, 1e-7.
-    require_gradient("logits", loss, logits, run(n, classes, logits, labels).d_logits, 1e-3f,
+    require_gradient("logits", loss, logits,
+                     run(n, classes, logits, labels, true, label_smoothing).d_logits, 1e-3f,
                      {1e-6, 2e-7});
   }
 }
@@ -133,9 +148,9 @@ TEST_CASE("Softmax cross-entropy marks labels that are no class", "[softmax_cros
 }
 
 TEST_CASE("Softmax cross-entropy says what it cannot plan", "[softmax_cross_entropy]") {
-  const auto message_of = [](const TensorSpec& spec) -> std::string {
+  const auto message_of = [](const TensorSpec& spec, float label_smoothing = 0) -> std::string {
     try {
-      (void)plan(SoftmaxCrossEntropy{spec}, Cpu{});
+      (void)plan(SoftmaxCrossEntropy{spec, true, 1, label_smoothing}, Cpu{});
     } catch (const std::invalid_argument& error) {
       return error.what();
     }
@@ -150,4 +165,6 @@ TEST_CASE("Softmax cross-entropy says what it cannot plan", "[softmax_cross_entr
   contains(message_of(spec_of({2, 3, 1, 1}, Layout::nchw8c)), "must be nchw");
   contains(message_of(spec_of({2, 3, 2, 1})), "n x classes x 1 x 1");
   contains(message_of(spec_of({0, 3, 1, 1})), "at least one sample");
+  for (const float label_smoothing : {-0.1f, 1.0f, not_a_number})
+    contains(message_of(spec_of({2, 3, 1, 1}), label_smoothing), "label_smoothing must be");
 }

@@ -206,21 +206,24 @@ def batch_norm():
 
 def softmax_cross_entropy():
     cases = {
-        # name: n, classes, scale of the logits
-        "small": (5, 3, 1.0),
-        "ten": (7, 10, 3.0),
-        "batch1": (1, 17, 1.0),
-        "large_logits": (4, 33, 200.0),
-        "two": (6, 2, 10.0),
+        # name: n, classes, scale of the logits, label smoothing
+        "small": (5, 3, 1.0, 0.0),
+        "ten": (7, 10, 3.0, 0.0),
+        "batch1": (1, 17, 1.0, 0.0),
+        "large_logits": (4, 33, 200.0, 0.0),
+        "two": (6, 2, 10.0, 0.0),
+        "smoothed": (7, 10, 3.0, 0.1),
+        "smoothed_large_logits": (4, 33, 200.0, 0.25),
     }
     out = {}
     random = Random(5)
-    for name, (n, classes, stddev) in cases.items():
+    for name, (n, classes, stddev, smoothing) in cases.items():
         logits = random.normal(n, classes, stddev=stddev).requires_grad_()
         labels = torch.randint(0, classes, (n,), generator=random.generator)
-        loss = F.cross_entropy(logits, labels, reduction="none")
+        loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
         loss.mean().backward()
         own = logits.detach().gather(1, labels[:, None])
+        out[f"{name}/settings"] = np.array([smoothing])
         out[f"{name}/logits"] = logits
         out[f"{name}/labels"] = labels
         out[f"{name}/loss"] = loss

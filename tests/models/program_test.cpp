@@ -267,14 +267,15 @@ Reference reference_of(const Problem& problem) {
 /// Losses and running statistics of all modes, and some of all gradients, against the reference in
 /// double. Rounding to float32 (6e-8) grows with the depth and where batch norm divides by a small
 /// deviation; what goes wrong in a lowering is wrong in the first digit.
-void check_against_reference(const Problem& problem, Grain grain) {
-  INFO(problem.network.name << ", grain " << static_cast<int>(grain));
+void check_against_reference(const Problem& problem, const LoweringOptions& options) {
+  INFO(problem.network.name << ", grain " << static_cast<int>(options.grain));
   const Tolerance forward{1e-4, 1e-5};
   for (const Mode mode :
        {Mode::train, Mode::batch_statistics, Mode::inference, Mode::calibration}) {
     INFO("mode " << static_cast<int>(mode));
-    const Outcome outcome = execute(problem, mode, grain);
+    const Outcome outcome = execute(problem, mode, options);
     Reference reference = reference_of(problem);
+    reference.label_smoothing = static_cast<double>(options.label_smoothing);
     const auto losses = reference.losses(mode);
     if (mode != Mode::calibration) {
       std::vector<float> actual;
@@ -340,16 +341,25 @@ TEST_CASE("networks of all forms compute what they say", "[program]") {
   for (const Form& form : forms()) {
     SECTION(form.name) {
       for (const Grain grain : grains)
-        check_against_reference(Problem(form.network(), 3, 7), grain);
+        check_against_reference(Problem(form.network(), 3, 7), {grain});
     }
   }
 }
 
 TEST_CASE("the models of the zoo compute what they say", "[program]") {
   Runtime runtime({.cpu_workers = 2, .scheduler = {}});
-  check_against_reference(Problem(make_network("lenet5", {1, 1, 28, 28}, 10), 2, 3), Grain::block);
-  check_against_reference(Problem(make_network("mlp", {1, 1, 6, 6}, 10), 3, 4), Grain::op);
-  check_against_reference(Problem(make_network("resnet8", {1, 3, 12, 12}, 10), 2, 5), Grain::step);
+  check_against_reference(Problem(make_network("lenet5", {1, 1, 28, 28}, 10), 2, 3),
+                          {Grain::block});
+  check_against_reference(Problem(make_network("mlp", {1, 1, 6, 6}, 10), 3, 4), {Grain::op});
+  check_against_reference(Problem(make_network("resnet8", {1, 3, 12, 12}, 10), 2, 5),
+                          {Grain::step});
+}
+
+TEST_CASE("labels are smoothed for training alone", "[program]") {
+  Runtime runtime({.cpu_workers = 2, .scheduler = {}});
+  LoweringOptions options;
+  options.label_smoothing = 0.2f;
+  check_against_reference(Problem(make_network("mlp", {1, 1, 6, 6}, 10), 3, 4), options);
 }
 
 TEST_CASE("every model of the zoo can be lowered", "[program]") {
@@ -366,7 +376,7 @@ TEST_CASE("every model of the zoo can be lowered", "[program]") {
 TEST_CASE("random networks compute what they say", "[program]") {
   Runtime runtime({.cpu_workers = 2, .scheduler = {}});
   for (unsigned seed = 1; seed <= 40; ++seed) {
-    check_against_reference(Problem(random_network(seed), 3, seed), grains[seed % 3]);
+    check_against_reference(Problem(random_network(seed), 3, seed), {grains[seed % 3]});
   }
 }
 

@@ -25,6 +25,7 @@ class Reference {
  public:
   std::vector<std::vector<double>> parameters;  ///< by bucket
   std::vector<double> running;
+  double label_smoothing = 0;  ///< while training
 
   Reference(const Network& network, int batch, std::span<const float> images,
             std::span<const std::int32_t> labels)
@@ -43,7 +44,11 @@ class Reference {
       const double largest = *std::max_element(row.begin(), row.end());
       double sum = 0;
       for (const double logit : row) sum += std::exp(logit - largest);
-      result.push_back(largest + std::log(sum) - row[static_cast<std::size_t>(labels_[n])]);
+      const double smoothing = mode == models::Mode::train ? label_smoothing : 0;
+      const double mean =
+          std::accumulate(row.begin(), row.end(), 0.0) / static_cast<double>(classes);
+      result.push_back(largest + std::log(sum) - smoothing * mean -
+                       (1 - smoothing) * row[static_cast<std::size_t>(labels_[n])]);
     }
     return result;
   }

@@ -207,7 +207,7 @@ TEST_CASE("keys that do not exist", "[config]") {
   CHECK(error_of(R"({"training": {"qqq": 1}})") ==
         "run.json: training.qqq: unknown key; training has epochs, workers, batch_per_worker, "
         "gradient_reduction, "
-        "loss_scale, seed, learning_rate, optimizer");
+        "label_smoothing, loss_scale, seed, learning_rate, optimizer");
   CHECK(error_of(R"({"qqq": 1})") ==
         "run.json: qqq: unknown key; a run file has name, model, data, training, stpt, runtime");
   CHECK(error_of(R"({"training.epochs": 3})") ==

@@ -139,6 +139,18 @@ TEST_CASE("a loss that explodes ends a candidate where a factor says so") {
   CHECK(winner(outcome.record.epochs[0]).factor == 1.0);
 }
 
+TEST_CASE("smoothed labels weigh on training alone") {
+  // The loss against labels of 0.7, 0.1, 0.1, 0.1 is nowhere below their entropy.
+  const double entropy = -0.7 * std::log(0.7) - 0.3 * std::log(0.1);
+  const std::string smoothed = "training.label_smoothing=0.4";
+  const EpochRecord plain = train(small + longer).record.epochs.back();
+  const EpochRecord epoch = train(small + longer + Overrides{smoothed}).record.epochs.back();
+  CHECK(plain.train_loss < entropy);
+  CHECK(epoch.train_loss > entropy);
+  CHECK(winner(epoch).score_loss < entropy);
+  CHECK(epoch.test_loss < entropy);
+}
+
 TEST_CASE("when all candidates diverge the base is halved until one lives") {
   const Outcome outcome =
       train(small + Overrides{"stpt.candidates=[1]", "training.learning_rate.initial=1e12",
