@@ -159,6 +159,15 @@ void drop_older_schedule(Config& config, const std::set<std::string>& given) {
   }
 }
 
+/// Where nothing is said about candidates: the default schedule from the first Pre-train on.
+void place_default_schedule(Config& config) {
+  const int epochs = config.training.epochs;
+  const int warmup = std::min(config.training.learning_rate.warmup.epochs, epochs);
+  config.stpt.schedule = default_schedule(config.stpt.pretrain_during_warmup ? 1 : warmup + 1);
+  std::erase_if(config.stpt.schedule,
+                [epochs](const ScheduleEntry& entry) { return entry.from_epoch > epochs; });
+}
+
 /// A network takes the place of the model that was named below, and the other way round.
 void drop_older_model(ModelConfig& model, const std::set<std::string>& given) {
   const bool name = given.contains("model.name"), network = given.contains("model.network");
@@ -169,8 +178,10 @@ void drop_older_model(ModelConfig& model, const std::set<std::string>& given) {
 /// Of files that extend one another; more is a circle.
 constexpr int most_files = 8;
 
-/// A run file's keys over those of the file that it extends. `depth`: files above it.
-void apply_file(Config& config, std::string_view text, const std::string& name, int depth) {
+/// A run file's keys over those of the file that it extends. `depth`: files above it. Adds the
+/// keys of both to `given`.
+void apply_file(Config& config, std::string_view text, const std::string& name, int depth,
+                std::set<std::string>& given) {
   try {
     json::value root = read_json(text);
     if (!root.is_object()) refuse("", root, "an object, {...}");
@@ -185,13 +196,15 @@ void apply_file(Config& config, std::string_view text, const std::string& name, 
       }
       const std::filesystem::path path =
           std::filesystem::path(name).parent_path() / std::string(base->as_string());
-      apply_file(config, read_run_file(path, name + " extends it"), path.string(), depth + 1);
+      apply_file(config, read_run_file(path, name + " extends it"), path.string(), depth + 1,
+                 given);
       members.erase("extends");
     }
-    std::set<std::string> given;
-    apply_members(config, "", members, given);
-    drop_older_schedule(config, given);
-    drop_older_model(config.model, given);
+    std::set<std::string> here;
+    apply_members(config, "", members, here);
+    drop_older_schedule(config, here);
+    drop_older_model(config.model, here);
+    given.merge(here);
   } catch (const JsonError& error) {
     throw ConfigError(
         name + ":" + std::to_string(error.line()) + ":" + std::to_string(error.column()), "",
@@ -223,8 +236,8 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
                     const std::vector<std::string>& overrides) {
   const std::string override_source = "--set";
   Config config;
-  apply_file(config, json_text, source_name, 0);
-  std::set<std::string> overridden;
+  std::set<std::string> given, overridden;
+  apply_file(config, json_text, source_name, 0, given);
   try {
     for (const std::string& override : overrides) apply_override(config, override, overridden);
   } catch (const Problem& problem) {
@@ -232,6 +245,10 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
   }
   drop_older_schedule(config, overridden);
   drop_older_model(config.model, overridden);
+  given.insert(overridden.begin(), overridden.end());
+  if (!given.contains("stpt.candidates") && !given.contains("stpt.schedule")) {
+    place_default_schedule(config);
+  }
   try {
     check_rules(config);
   } catch (const Problem& problem) {

@@ -146,10 +146,14 @@ struct ScheduleEntry {
   friend bool operator==(const ScheduleEntry&, const ScheduleEntry&) = default;
 };
 
+/// The set named "search" from the epoch `first` on, which finds the scale from any initial LR, and
+/// default_candidates() from the next one on.
+[[nodiscard]] std::vector<ScheduleEntry> default_schedule(int first = 1);
+
 struct StptConfig {
   int alpha = 12;                                  ///< Pre-train iterations
   CandidateSet candidates = default_candidates();  ///< used where the schedule says nothing
-  std::vector<ScheduleEntry> schedule;
+  std::vector<ScheduleEntry> schedule = default_schedule();
   PretrainBatch pretrain_batch = PretrainBatch::global;
   LrScaling lr_scaling = LrScaling::none;
   ScoreSource score = ScoreSource::hold_out;
@@ -204,6 +208,9 @@ class ConfigError : public std::runtime_error {
   ConfigError(const std::string& source, const std::string& path, const std::string& problem);
 };
 
+/// Where neither candidates nor a schedule are given, the default schedule begins behind the
+/// warm-up, and ends with the run.
+///
 /// Reads a run file over the one that it extends, if it does (its path is taken from the folder of
 /// `source_name`), then applies the overrides ("key=value", the value JSON or else a plain
 /// string; errors in them name the source "--set") and validates the result. Throws ConfigError.

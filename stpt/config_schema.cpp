@@ -488,8 +488,8 @@ const std::vector<Key>& schema() {
                      "The factors to try (below), where the schedule says nothing else."),
       schedule_key("stpt.schedule",
                    "Other sets from certain epochs on, counted from 1, up to the next entry's. A "
-                   "wide set first finds the scale, a narrow one then follows it. `--set "
-                   "stpt.candidates=...` empties it."),
+                   "wide set first finds the scale, a narrow one then follows it. Begins behind a "
+                   "warm-up where it is not given. Setting `candidates` alone empties it."),
       choice("stpt.pretrain_batch", STPT_FIELD(stpt.pretrain_batch),
              "What a candidate trains on in an iteration of Pre-train."),
       choice("stpt.lr_scaling", STPT_FIELD(stpt.lr_scaling),

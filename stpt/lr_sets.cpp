@@ -45,6 +45,10 @@ CandidateSet named_candidate_set(std::string_view name) {
 
 CandidateSet default_candidates() { return named_candidate_set("refine"); }
 
+std::vector<ScheduleEntry> default_schedule(int first) {
+  return {{first, named_candidate_set("search")}, {first + 1, default_candidates()}};
+}
+
 const CandidateSet& candidates_at(const StptConfig& config, int epoch) {
   const CandidateSet* current = &config.candidates;
   for (const ScheduleEntry& entry : config.schedule) {

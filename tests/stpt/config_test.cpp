@@ -404,6 +404,8 @@ TEST_CASE("a run file extends another", "[config]") {
   SECTION("its candidates hold for all epochs, but for those of its own schedule") {
     CHECK(parse_config(R"({"extends": "base.json", "stpt": {"candidates": [1]}})", top)
               .stpt.schedule.empty());
+    write("plain.json", R"({"stpt": {"candidates": [1]}})");
+    CHECK(parse_config(R"({"extends": "plain.json"})", top).stpt.schedule.empty());
     CHECK(parse_config(R"({"extends": "base.json", "stpt": {"candidates": [1], "schedule":
                            [{"from_epoch": 3, "candidates": "narrow"}]}})",
                        top)
@@ -456,6 +458,25 @@ TEST_CASE("candidates on the command line hold for all epochs", "[config]") {
   const std::string schedule = "stpt.schedule=[{\"from_epoch\": 3, \"candidates\": [2, 1]}]";
   CHECK(parse_config(text, "run.json", {schedule, "stpt.candidates=[1]"}).stpt.schedule.size() ==
         1);
+}
+
+TEST_CASE("where nothing is said about candidates the first Pre-train searches", "[config]") {
+  const auto schedule_of = [](const char* text, const std::vector<std::string>& overrides = {}) {
+    return parse_config(text, "run.json", overrides).stpt.schedule;
+  };
+  const ScheduleEntry search{1, named_candidate_set("search")};
+  CHECK(schedule_of("{}") == std::vector{search, {2, named_candidate_set("refine")}});
+  CHECK(schedule_of("{}", {"training.epochs=1"}) == std::vector{search});
+
+  const char* warmup = R"({"training": {"learning_rate": {"warmup": {"epochs": 3}}}})";
+  CHECK(schedule_of(warmup) == default_schedule(4));
+  CHECK(schedule_of(warmup, {"stpt.pretrain_during_warmup=true"}) == default_schedule(1));
+  CHECK(schedule_of(warmup, {"training.epochs=4"}) ==
+        std::vector{ScheduleEntry{4, search.candidates}});
+
+  CHECK(schedule_of(R"({"stpt": {"candidates": "refine"}})").empty());
+  CHECK(schedule_of("{}", {"stpt.candidates=refine"}).empty());
+  CHECK(schedule_of("{}", {"stpt.schedule=[]"}).empty());
 }
 
 TEST_CASE("overrides that are wrong", "[config]") {

@@ -51,6 +51,7 @@ TEST_CASE("a schedule's entry holds from its epoch to the next entry's", "[lr_se
   // The paper's Mix (Table 4): 1 to 4 warm-up, 5 to 19 Narrow, 20 to 29 Middle, 30 to 40 Wide.
   StptConfig config;
   config.candidates = named_candidate_set("unchanged");
+  config.schedule.clear();
   CHECK(candidates_at(config, 1).name == "unchanged");
   config.schedule = {{5, named_candidate_set("narrow")},
                      {20, named_candidate_set("middle")},

@@ -33,6 +33,20 @@ TEST_CASE("Pre-train finds the learning rate that learns") {
   CHECK(epoch.test_top1 > 0.8);
 }
 
+TEST_CASE("the first Pre-train finds the scale where nothing is said about candidates") {
+  Overrides unsaid = small + longer;
+  REQUIRE(std::erase(unsaid, "stpt.candidates=refine") == 1);
+  for (const char* initial : {"0.0005", "0.05", "5"}) {
+    INFO(initial);
+    const Outcome outcome =
+        train(unsaid + Overrides{std::string("training.learning_rate.initial=") + initial});
+    const EpochRecord& first = outcome.record.epochs.at(0);
+    CHECK(first.candidate_set == "search");
+    CHECK(winner(first).learning_rate == Approx(0.05));
+    CHECK(outcome.record.epochs.at(1).candidate_set == "refine");
+  }
+}
+
 TEST_CASE("the base learning rate moves by the chosen factor from epoch to epoch") {
   const Outcome outcome =
       train(small + longer +

@@ -14,7 +14,7 @@ namespace stpt::testing {
 
 using Overrides = std::vector<std::string>;
 
-/// 4 classes of 1x12x12 images, 8 workers x 8 images: 6 iterations an epoch.
+/// 4 classes of 1x12x12 images, 8 workers x 8 images: 6 iterations an epoch, 3 candidates.
 inline const Overrides small = {"data.format=synthetic",
                                 "data.synthetic.channels=1",
                                 "data.synthetic.height=12",
@@ -27,6 +27,7 @@ inline const Overrides small = {"data.format=synthetic",
                                 "training.epochs=2",
                                 "training.optimizer.momentum=0.9",
                                 "stpt.alpha=3",
+                                "stpt.candidates=refine",
                                 "model.name=mlp",
                                 "training.learning_rate.initial=0.05"};
 
