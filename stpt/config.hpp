@@ -167,8 +167,9 @@ struct StptConfig {
   int recalibration_batches = 10;
   MomentumAtChoice momentum = MomentumAtChoice::winner;
   Progress winner_progress = Progress::kept;
-  double divergence_factor =
-      0;  ///< a candidate whose loss exceeds this times the start's is out; 0 = only NaN/Inf
+  /// A candidate is out whose loss exceeds this times the larger of the start's and log(classes);
+  /// 0 = only NaN/Inf.
+  double divergence_factor = 4;
   int max_retries = 3;  ///< when every candidate diverged: halve the base LR and retry
   DriftLimit drift_limit = DriftLimit::clamp;
   double clamp_low = 1e-4, clamp_high = 1e2;  ///< times the initial LR (clamp)

@@ -9,10 +9,9 @@ namespace stpt {
 std::span<const NamedSet> named_sets() {
   static const std::array<NamedSet, 7> sets = {{
       {"search",
-       {1000, 100, 10, 1, 0.1, 0.01, 0.001},
-       "Decades, the same upwards as downwards: finds the scale from an unknown start. For the "
-       "first "
-       "epoch alone: repeated, it follows what pays at once, a too small LR."},
+       {1000, 320, 100, 32, 10, 3.2, 1, 0.3125, 0.1, 0.03125, 0.01, 0.003125, 0.001},
+       "Half decades, the same upwards as downwards: finds the scale from an unknown start. For "
+       "the first epoch alone: repeated, it follows what pays at once, a too small LR."},
       {"refine",
        {1.25, 1, 0.8},
        "The ends and the middle of narrow: for a learning rate of the right scale, at a third of "

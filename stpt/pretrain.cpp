@@ -15,6 +15,11 @@ namespace {
 /// Replica k's messages; 0 is the current model's.
 int channel_of(std::size_t k) { return static_cast<int>(k) + 1; }
 
+LossLimit loss_limit(const Experiment& experiment) {
+  return {experiment.config.stpt.divergence_factor,
+          std::log(static_cast<double>(experiment.network.classes))};
+}
+
 class Stopwatch {
  public:
   /// Seconds since construction or the last call.
@@ -32,22 +37,21 @@ class Stopwatch {
 Replica::Replica(const models::Network& network, const models::Team& team, const std::string& name)
     : state(network, team, name), log(name) {}
 
-void CandidateSteps::add(const StepResult& step, double divergence_factor) {
+void CandidateSteps::add(const StepResult& step, const LossLimit& limit) {
   if (diverged) return;
   steps.push_back(step);
-  const bool exploded = divergence_factor > 0 && step.loss > divergence_factor * steps.front().loss;
-  diverged = !step.finite() || exploded;
+  diverged = !step.finite() || limit.exceeded_by(step.loss, steps.front().loss);
 }
 
-void Replica::watch(double divergence_factor) {
+void Replica::watch(const LossLimit& limit) {
   results.clear();
   diverged = false;
   const bool sees_all = state.placement.team.ranks == 1;
-  log.on_step = [this, sees_all, divergence_factor,
+  log.on_step = [this, sees_all, limit,
                  seen = CandidateSteps()](std::span<const WorkerResult> workers) mutable {
     results.insert(results.end(), workers.begin(), workers.end());
     if (!sees_all) return;
-    seen.add(step_result(workers), divergence_factor);
+    seen.add(step_result(workers), limit);
     if (seen.diverged) diverged = true;
   };
 }
@@ -122,7 +126,7 @@ void Pretrain::take_snapshot(std::size_t candidates) {
   std::vector<std::pair<models::Team, Replica*>> first;  // of each team
   for (std::size_t k = 0; k < candidates; ++k) {
     Replica* replica = replicas_[k].get();
-    if (replica != nullptr) replica->watch(experiment.config.stpt.divergence_factor);
+    if (replica != nullptr) replica->watch(loss_limit(experiment));
     const models::Team team = experiment.replica_team(k, candidates);
     const auto known = std::ranges::find(first, team, &decltype(first)::value_type::first);
     if (known != first.end()) {
@@ -235,8 +239,7 @@ void Pretrain::collect_steps(PretrainResult& result) const {
       taken[index] += count;
     }
     CandidateSteps seen;
-    for (const StepResult& step : join_steps(ranks, team))
-      seen.add(step, experiment.config.stpt.divergence_factor);
+    for (const StepResult& step : join_steps(ranks, team)) seen.add(step, loss_limit(experiment));
     result.scores[k].diverged = seen.diverged;
     result.steps.push_back(std::move(seen.steps));
   }

@@ -3,6 +3,7 @@
 // meet on all ranks, so that all come to the same choice.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -14,6 +15,16 @@
 #include "stpt/session.hpp"
 
 namespace stpt {
+
+/// The loss that ends a candidate.
+struct LossLimit {
+  double factor = 0;    ///< of the larger of the first step's loss and `guessing`; 0: no limit
+  double guessing = 0;  ///< loss of a network that takes all classes for equally likely
+
+  [[nodiscard]] bool exceeded_by(double loss, double first) const {
+    return factor > 0 && loss > factor * std::max(first, guessing);
+  }
+};
 
 /// One candidate's model and how it went.
 struct Replica {
@@ -27,17 +38,17 @@ struct Replica {
   std::atomic<bool> diverged = false;  ///< set by the task that sees it
 
   /// Collects results, and notices divergence where all workers are on this rank.
-  void watch(double divergence_factor);
+  void watch(const LossLimit& limit);
 };
 
-/// Steps up to the first, if there is one, that is no longer finite, or whose loss exceeds
-/// `divergence_factor` (0: no limit) times the first one's: it ends the candidate.
+/// Steps up to the first, if there is one, that is no longer finite, or whose loss exceeds the
+/// limit: it ends the candidate.
 struct CandidateSteps {
   std::vector<StepResult> steps;
   bool diverged = false;
 
   /// Does nothing after the candidate's end.
-  void add(const StepResult& step, double divergence_factor);
+  void add(const StepResult& step, const LossLimit& limit);
 };
 
 /// Everything that Pre-train spent and found out; the same on all ranks but for the times.
