@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes README's table: a config from four initial learning rates, with STPT and with the LR fixed.
+# Makes README's table: a config from six initial learning rates, with STPT and with the LR fixed.
 #   scripts/robustness.sh [config] [folder for the runs]
 # Runs that have a summary are not repeated, so it can be stopped and started again.
 set -euo pipefail
@@ -24,6 +24,6 @@ accuracy() {
 
 echo "| initial LR | STPT | fixed LR |"
 echo "|---|---|---|"
-for rate in 0.001 0.01 0.1 1.0; do
+for rate in 0.001 0.01 0.03 0.1 0.3 1.0; do
   echo "| $rate | $(accuracy stpt "$rate") | $(accuracy fixed "$rate") |"
 done

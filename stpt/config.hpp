@@ -172,7 +172,7 @@ struct StptConfig {
   double divergence_factor = 4;
   int max_retries = 3;  ///< when every candidate diverged: halve the base LR and retry
   DriftLimit drift_limit = DriftLimit::clamp;
-  double clamp_low = 1e-4, clamp_high = 1e2;  ///< times the initial LR (clamp)
+  double clamp_low = 1e-4, clamp_high = 1e4;  ///< times the initial LR (clamp)
   double ratio_cap = 10;                      ///< largest change per epoch (ratio_cap)
   bool pretrain_during_warmup = false;
   ManyCandidates many_candidates = ManyCandidates::waves;

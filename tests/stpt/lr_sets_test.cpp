@@ -39,6 +39,10 @@ TEST_CASE("the search set reaches as far up as down", "[lr_sets]") {
   for (std::size_t i = 0; i < factors.size(); ++i) {
     CHECK(std::abs(factors[i] * factors[factors.size() - 1 - i] - 1) < 1e-12);
   }
+  // What it finds is not clamped away.
+  const StptConfig config;
+  CHECK(config.clamp_high >= factors.front());
+  CHECK(config.clamp_low <= factors.back());
   CHECK(default_candidates() == named_candidate_set("refine"));
 }
 
