@@ -209,12 +209,11 @@ class ConfigError : public std::runtime_error {
   ConfigError(const std::string& source, const std::string& path, const std::string& problem);
 };
 
-/// Where neither candidates nor a schedule are given, the default schedule begins behind the
-/// warm-up, and ends with the run.
-///
 /// Reads a run file over the one that it extends, if it does (its path is taken from the folder of
 /// `source_name`), then applies the overrides ("key=value", the value JSON or else a plain
-/// string; errors in them name the source "--set") and validates the result. Throws ConfigError.
+/// string; errors in them name the source "--set") and validates the result. Where neither
+/// candidates nor a schedule are given, the default schedule begins behind the warm-up and ends
+/// with the run. Throws ConfigError.
 [[nodiscard]] Config parse_config(std::string_view json_text, const std::string& source_name,
                                   const std::vector<std::string>& overrides = {});
 
