@@ -80,6 +80,8 @@ void Pretrain::prepare(std::size_t candidates) {
   const StptConfig& config = experiment.config.stpt;
   const bool running =
       config.score_statistics == ScoreStatistics::running && experiment.network.has_batch_norm();
+  // A search has many more than what follows it.
+  for (std::size_t k = candidates; k < replicas_.size(); ++k) replicas_[k].reset();
   for (std::size_t k = 0; k < candidates; ++k) {
     const models::Team team = experiment.replica_team(k, candidates);
     if (replicas_[k] && replicas_[k]->state.placement.team == team) continue;
