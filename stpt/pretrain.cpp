@@ -125,10 +125,11 @@ std::size_t Pretrain::first_piece(std::size_t replica) const {
 void Pretrain::take_snapshot(std::size_t candidates) {
   const Experiment& experiment = session_.experiment;
   const models::ModelState& current = *session_.current;
+  const LossLimit limit = loss_limit(experiment);
   std::vector<std::pair<models::Team, Replica*>> first;  // of each team
   for (std::size_t k = 0; k < candidates; ++k) {
     Replica* replica = replicas_[k].get();
-    if (replica != nullptr) replica->watch(loss_limit(experiment));
+    if (replica != nullptr) replica->watch(limit);
     const models::Team team = experiment.replica_team(k, candidates);
     const auto known = std::ranges::find(first, team, &decltype(first)::value_type::first);
     if (known != first.end()) {
@@ -231,6 +232,7 @@ void Pretrain::collect_steps(PretrainResult& result) const {
     results_of.push_back(runtime::values_of<WorkerResult>(all_results[rank]));
   }
   std::vector<std::size_t> taken(results_of.size(), 0);
+  const LossLimit limit = loss_limit(experiment);
   for (std::size_t k = 0; k < candidates; ++k) {
     const models::Team team = experiment.replica_team(k, candidates);
     std::vector<std::span<const WorkerResult>> ranks;
@@ -241,7 +243,7 @@ void Pretrain::collect_steps(PretrainResult& result) const {
       taken[index] += count;
     }
     CandidateSteps seen;
-    for (const StepResult& step : join_steps(ranks, team)) seen.add(step, loss_limit(experiment));
+    for (const StepResult& step : join_steps(ranks, team)) seen.add(step, limit);
     result.scores[k].diverged = seen.diverged;
     result.steps.push_back(std::move(seen.steps));
   }

@@ -169,6 +169,17 @@ TEST_CASE("a loss below that of guessing has not exploded, however small it was 
   CHECK_FALSE(LossLimit{}.exceeded_by(1e30, 1));
 }
 
+TEST_CASE("a network that has learnt may let its small loss grow") {
+  const Outcome outcome =
+      train(small + longer +
+            Overrides{"stpt.candidates=[1]", "stpt.max_retries=0", "stpt.divergence_factor=1.3",
+                      "training.learning_rate.initial=0.01", "training.epochs=5"});
+  const CandidateRecord& candidate = winner(outcome.record.epochs.back());
+  const auto larger = std::ranges::max(candidate.curve, {}, &CurvePoint::loss);
+  CHECK(larger.loss > 1.3 * candidate.curve.front().loss);
+  CHECK(larger.loss < std::log(4));
+}
+
 TEST_CASE("smoothed labels weigh on training alone") {
   // The loss against labels of 0.7, 0.1, 0.1, 0.1 is nowhere below their entropy.
   const double entropy = -0.7 * std::log(0.7) - 0.3 * std::log(0.1);
