@@ -168,6 +168,18 @@ void place_default_schedule(Config& config) {
                 [epochs](const ScheduleEntry& entry) { return entry.from_epoch > epochs; });
 }
 
+/// Where nothing is said about an anneal, there is one for the policies that choose a LR, which
+/// never go down by themselves; over half of what follows the warm-up, where no fraction is given.
+void place_default_anneal(TrainingConfig& training, const std::set<std::string>& given) {
+  LearningRateConfig& rate = training.learning_rate;
+  const bool form = given.contains("training.learning_rate.anneal.form");
+  const bool fraction = given.contains("training.learning_rate.anneal.fraction");
+  if (!form && !fraction && !chooses(rate.policy)) rate.anneal.form = AnnealForm::none;
+  const int after_warmup = training.epochs - rate.warmup.epochs;
+  if (!fraction && after_warmup > 0)
+    rate.anneal.fraction *= static_cast<double>(after_warmup) / training.epochs;
+}
+
 /// A network takes the place of the model that was named below, and the other way round.
 void drop_older_model(ModelConfig& model, const std::set<std::string>& given) {
   const bool name = given.contains("model.name"), network = given.contains("model.network");
@@ -249,6 +261,7 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
   if (!given.contains("stpt.candidates") && !given.contains("stpt.schedule")) {
     place_default_schedule(config);
   }
+  place_default_anneal(config.training, given);
   try {
     check_rules(config);
   } catch (const Problem& problem) {
@@ -278,6 +291,12 @@ void validate(const Config& config, const std::string& source_name) {
   } catch (const Problem& problem) {
     throw ConfigError(source_name, problem.path, problem.text);
   }
+}
+
+int pretrain_iterations(const StptConfig& config, std::int64_t iterations_per_epoch) {
+  if (config.alpha > 0) return config.alpha;
+  const std::int64_t share = (8 * iterations_per_epoch + 50) / 100;
+  return static_cast<int>(std::min(std::max<std::int64_t>(share, 12), iterations_per_epoch));
 }
 
 void validate_for_images(const Config& config, std::int64_t training_images,

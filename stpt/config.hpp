@@ -17,6 +17,10 @@ enum class Fusion { automatic, op, block, step };
 /// Over the ranks of a job.
 enum class GradientReduction { tree, redux };
 enum class Policy { stpt, fixed, step, plateau, cosine, linear, random_winner, always_one };
+/// Whether a Pre-train chooses the LR.
+[[nodiscard]] constexpr bool chooses(Policy policy) {
+  return policy == Policy::stpt || policy == Policy::random_winner || policy == Policy::always_one;
+}
 enum class WarmupForm { linear, constant };
 enum class AnnealForm { none, linear, cosine };
 enum class DataFormat { idx, cifar10, cifar100, image_folder, synthetic };
@@ -89,8 +93,8 @@ struct WarmupConfig {
 };
 
 struct AnnealConfig {
-  AnnealForm form = AnnealForm::none;
-  double fraction = 0.15;  ///< of all iterations, at the end, over which the LR goes to 0
+  AnnealForm form = AnnealForm::linear;
+  double fraction = 0.5;  ///< of all iterations, at the end, over which the LR goes to 0
   friend bool operator==(const AnnealConfig&, const AnnealConfig&) = default;
 };
 
@@ -151,7 +155,7 @@ struct ScheduleEntry {
 [[nodiscard]] std::vector<ScheduleEntry> default_schedule(int first = 1);
 
 struct StptConfig {
-  int alpha = 12;                                  ///< Pre-train iterations
+  int alpha = 0;  ///< Pre-train iterations; 0: pretrain_iterations() says how many
   CandidateSet candidates = default_candidates();  ///< used where the schedule says nothing
   std::vector<ScheduleEntry> schedule = default_schedule();
   PretrainBatch pretrain_batch = PretrainBatch::global;
@@ -201,8 +205,12 @@ struct Config {
   friend bool operator==(const Config&, const Config&) = default;
 };
 
+/// alpha, for epochs of so many iterations. Where the config has 0: 8 % of them, the least and best
+/// of what the paper tried (section 3.2: 200 of 2500), but at least 12 as far as there are so many.
+[[nodiscard]] int pretrain_iterations(const StptConfig& config, std::int64_t iterations_per_epoch);
+
 /// A run file or override that cannot be used, in one line:
-/// "run.json: stpt.alpha: is 0; must be a whole number of at least 1".
+/// "run.json: training.epochs: is 0; must be a whole number from 1 to 1000000".
 class ConfigError : public std::runtime_error {
  public:
   /// `source` and `path` are left out of the line where they are empty.
@@ -213,7 +221,8 @@ class ConfigError : public std::runtime_error {
 /// `source_name`), then applies the overrides ("key=value", the value JSON or else a plain
 /// string; errors in them name the source "--set") and validates the result. Where neither
 /// candidates nor a schedule are given, the default schedule begins behind the warm-up and ends
-/// with the run. Throws ConfigError.
+/// with the run; where nothing is said about the anneal, only policies that choose the LR have one,
+/// over half of what follows the warm-up. Throws ConfigError.
 [[nodiscard]] Config parse_config(std::string_view json_text, const std::string& source_name,
                                   const std::vector<std::string>& overrides = {});
 

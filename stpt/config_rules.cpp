@@ -13,10 +13,7 @@ namespace {
 
 namespace json = boost::json;
 
-bool chooses(const Config& config) {
-  const Policy policy = config.training.learning_rate.policy;
-  return policy == Policy::stpt || policy == Policy::random_winner || policy == Policy::always_one;
-}
+bool chooses(const Config& config) { return stpt::chooses(config.training.learning_rate.policy); }
 
 std::string policy_name(const Config& config) {
   return std::string(enum_name(config.training.learning_rate.policy));
@@ -71,6 +68,13 @@ MaybeProblem check_images(const Config& config, std::int64_t images) {
                                      "; must be at most the iterations of an epoch, " +
                                      std::to_string(iterations)};
   }
+  if (const int alpha = pretrain_iterations(config.stpt, iterations);
+      chooses(config) && config.stpt.score == ScoreSource::training_window &&
+      config.stpt.score_window > alpha) {
+    return Problem{"stpt.score_window", "is " + std::to_string(config.stpt.score_window) +
+                                            "; must be at most the iterations of Pre-train, " +
+                                            std::to_string(alpha)};
+  }
   return std::nullopt;
 }
 
@@ -109,9 +113,9 @@ const std::vector<Rule>& rules() {
          return Problem{"data.hold_out", "is 0, but policy " + policy_name(config) +
                                              " scores candidates on the hold-out; must be above 0"};
        }},
-      {"The hold-out leaves at least the images of one iteration to train on, and `stpt.alpha` is "
-       "at "
-       "most the iterations of an epoch.",
+      {"The hold-out leaves at least the images of one iteration to train on. `stpt.alpha` is at "
+       "most the iterations of an epoch, and `stpt.score_window` at most those of Pre-train where "
+       "`stpt.score` is training_window.",
        [](const Config& config) -> MaybeProblem {
          const std::optional<std::int64_t> images = known_images(config);
          return images ? check_images(config, *images) : std::nullopt;
@@ -179,6 +183,21 @@ const std::vector<Rule>& rules() {
                             ", but policy " + policy_name(config) +
                             " goes to 0 by itself; must be none"};
        }},
+      {"An epoch begins behind the warm-up and before the anneal, to choose a learning rate in, "
+       "for "
+       "the policies stpt, random_winner and always_one.",
+       [](const Config& config) -> MaybeProblem {
+         const LearningRateConfig& rate = config.training.learning_rate;
+         if (!chooses(config) || rate.anneal.form == AnnealForm::none) return std::nullopt;
+         const int warmup = config.stpt.pretrain_during_warmup ? 0 : rate.warmup.epochs;
+         const double most = static_cast<double>(config.training.epochs - warmup) /
+                             static_cast<double>(config.training.epochs);
+         if (rate.anneal.fraction < most) return std::nullopt;
+         return Problem{"training.learning_rate.anneal.fraction",
+                        "is " + number_text(rate.anneal.fraction) + "; must be below " +
+                            number_text(most) + " to leave policy " + policy_name(config) +
+                            " an epoch to choose in"};
+       }},
       {"`training.optimizer.nesterov` needs `momentum` above 0 and the `momentum_form` velocity.",
        [](const Config& config) -> MaybeProblem {
          const OptimizerConfig& optimizer = config.training.optimizer;
@@ -235,16 +254,6 @@ const std::vector<Rule>& rules() {
          if (!found) return std::nullopt;
          return Problem{found->first,
                         "has no candidate 1, which policy always_one goes on with; add it"};
-       }},
-      {"`stpt.score_window` is at most `stpt.alpha` where `stpt.score` is training_window.",
-       [](const Config& config) -> MaybeProblem {
-         if (!chooses(config) || config.stpt.score != ScoreSource::training_window ||
-             config.stpt.score_window <= config.stpt.alpha) {
-           return std::nullopt;
-         }
-         return Problem{"stpt.score_window", "is " + std::to_string(config.stpt.score_window) +
-                                                 "; must be at most stpt.alpha, " +
-                                                 std::to_string(config.stpt.alpha)};
        }},
       {"`stpt.divergence_factor` is 0 or above 1.",
        [](const Config& config) -> MaybeProblem {

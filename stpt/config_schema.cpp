@@ -344,7 +344,8 @@ const std::vector<Section>& sections() {
       {"training.learning_rate.warmup", "Before the policy begins."},
       {"training.learning_rate.anneal",
        "Down to 0 at the end. A chooser of learning rates never goes down by itself, so this is "
-       "worth much with `stpt`; the policies cosine and linear do it already."},
+       "worth much with `stpt`, and is there unless the run file says otherwise; the policies "
+       "cosine and linear do it already."},
       {"training.optimizer", "Stochastic gradient descent with momentum."},
       {"stpt",
        "An epoch under policy `stpt` begins with Pre-train: every candidate trains for `alpha` "
@@ -435,7 +436,7 @@ const std::vector<Key>& schema() {
       choice("training.gradient_reduction", STPT_FIELD(training.gradient_reduction),
              "How gradients are summed over the ranks of a job (docs/cluster.md)."),
       number(
-          "training.label_smoothing", STPT_FIELD(training.label_smoothing), {0, true, 1, false},
+          "training.label_smoothing", STPT_FIELD(training.label_smoothing), {0, true, 0.9, true},
           "This share of a training image's label is spread evenly over all classes, which "
           "keeps the network from being too sure. Training losses are with it, hold-out and test "
           "without."),
@@ -466,10 +467,13 @@ const std::vector<Key>& schema() {
       choice("training.learning_rate.warmup.form", STPT_FIELD(training.learning_rate.warmup.form),
              "How it goes on from there."),
       choice("training.learning_rate.anneal.form", STPT_FIELD(training.learning_rate.anneal.form),
-             "How it falls."),
-      number("training.learning_rate.anneal.fraction",
-             STPT_FIELD(training.learning_rate.anneal.fraction), {0, false, 1, true},
-             "Over the last part of all iterations. No epoch that begins in it has a Pre-train."),
+             "How it falls. Where nothing is said about the anneal: linear for the policies stpt, "
+             "random_winner and always_one, none for the others."),
+      number(
+          "training.learning_rate.anneal.fraction",
+          STPT_FIELD(training.learning_rate.anneal.fraction), {0, false, 1, true},
+          "Over the last part of all iterations; where it is not given, half of what follows the "
+          "warm-up. No epoch that begins in it has a Pre-train."),
 
       number("training.optimizer.momentum", STPT_FIELD(training.optimizer.momentum),
              {0, true, 1, false}, "0 is plain gradient descent."),
@@ -482,8 +486,9 @@ const std::vector<Key>& schema() {
       flag("training.optimizer.decay_all", STPT_FIELD(training.optimizer.decay_all),
            "Weight decay on batch normalisation's parameters and on biases, too."),
 
-      whole("stpt.alpha", STPT_FIELD(stpt.alpha), {1},
-            "Iterations of Pre-train. At most as many as an epoch has."),
+      whole("stpt.alpha", STPT_FIELD(stpt.alpha), {0},
+            "Iterations of Pre-train, at most as many as an epoch has. 0: 8 % of an epoch, as did "
+            "best in the paper, but at least 12 or all of it."),
       candidates_key("stpt.candidates",
                      "The factors to try (below), where the schedule says nothing else."),
       schedule_key("stpt.schedule",

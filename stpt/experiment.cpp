@@ -136,6 +136,7 @@ Experiment::Experiment(const Config& run_config, const std::string& source)
       iterations_per_epoch(checked_iterations(config, data, sampler, source)),
       schedule(made(source, "training",
                     [&] {
+                      config.stpt.alpha = pretrain_iterations(config.stpt, iterations_per_epoch);
                       return LearningRateSchedule(config.training, config.stpt,
                                                   iterations_per_epoch);
                     })),

@@ -29,7 +29,7 @@ struct Experiment {
   /// names), data::DataError.
   Experiment(const Config& run_config, const std::string& source);
 
-  Config config;
+  Config config;  ///< stpt.alpha resolved
   data::DatasetPair data;
   data::Split split;
   data::Normalization normalization;

@@ -25,10 +25,6 @@ double cosine_to_zero(double elapsed) {
   return root * root;
 }
 
-bool chooses(Policy policy) {
-  return policy == Policy::stpt || policy == Policy::random_winner || policy == Policy::always_one;
-}
-
 }  // namespace
 
 double next_base(double chosen_learning_rate, double previous_base, double initial,

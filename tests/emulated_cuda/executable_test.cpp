@@ -13,7 +13,7 @@ constexpr const char* small_run = R"({
            "synthetic": {"classes": 4, "channels": 1, "height": 8, "width": 8,
                          "train_images": 640, "test_images": 128}},
   "training": {"epochs": 3, "workers": 2, "batch_per_worker": 16,
-               "learning_rate": {"initial": 0.05}},
+               "learning_rate": {"initial": 0.05, "anneal": {"form": "none"}}},
   "stpt": {"alpha": 3, "candidates": [2, 1, 0.5]}
 })";
 

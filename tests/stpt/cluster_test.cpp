@@ -37,7 +37,7 @@ constexpr const char* small_run = R"({
            "synthetic": {"classes": 4, "channels": 1, "height": 12, "width": 12,
                          "train_images": 300, "test_images": 101}},
   "training": {"epochs": 2, "workers": 5, "batch_per_worker": 8,
-               "learning_rate": {"initial": 0.05}},
+               "learning_rate": {"initial": 0.05, "anneal": {"form": "none"}}},
   "stpt": {"alpha": 2, "candidates": [2, 1, 0.5]},
   "runtime": {"cpu_workers": 1}
 })";

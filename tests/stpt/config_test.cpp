@@ -240,10 +240,10 @@ TEST_CASE("values of the wrong type", "[config]") {
 }
 
 TEST_CASE("values out of range", "[config]") {
-  CHECK(error_of(R"({"stpt": {"alpha": 0}})") ==
-        "run.json: stpt.alpha: is 0; must be a whole number of at least 1");
+  CHECK(error_of(R"({"stpt": {"alpha": -1}})") ==
+        "run.json: stpt.alpha: is -1; must be a whole number of at least 0");
   CHECK(error_of(R"({"stpt": {"alpha": 3000000000}})") ==
-        "run.json: stpt.alpha: is 3000000000; must be a whole number of at least 1");
+        "run.json: stpt.alpha: is 3000000000; must be a whole number of at least 0");
   CHECK(error_of(R"({"training": {"seed": -1}})") ==
         "run.json: training.seed: is -1; must be a whole number of at least 0");
   CHECK(error_of(R"({"training": {"workers": 0}})") ==
@@ -318,10 +318,12 @@ TEST_CASE("rules between keys", "[config]") {
         "run.json: training.batch_per_worker: is 64, with 8 workers 512 images an iteration; must "
         "leave an iteration to the 100 training images");
   // 2000 + 12 * 512 = 8144
-  CHECK(error_of(R"({"data": {"limit": 8143}})") ==
+  CHECK(error_of(R"({"data": {"limit": 8143}, "stpt": {"alpha": 12}})") ==
         "run.json: stpt.alpha: is 12; must be at most the iterations of an epoch, 11");
-  CHECK(error_of(R"({"data": {"limit": 8144}})") == "no error");
-  CHECK(error_of(R"({"data": {"format": "synthetic", "synthetic": {"train_images": 8143}}})") ==
+  CHECK(error_of(R"({"data": {"limit": 8144}, "stpt": {"alpha": 12}})") == "no error");
+  CHECK(error_of(R"({"data": {"limit": 8143}})") == "no error");
+  CHECK(error_of(R"({"data": {"format": "synthetic", "synthetic": {"train_images": 8143}},
+                     "stpt": {"alpha": 12}})") ==
         "run.json: stpt.alpha: is 12; must be at most the iterations of an epoch, 11");
   CHECK(error_of(R"({"data": {"format": "synthetic"}})") == "no error");
   CHECK(error_of(R"({"training": {"epochs": 2, "learning_rate": {"warmup": {"epochs": 2}}}})") ==
@@ -342,6 +344,18 @@ TEST_CASE("rules between keys", "[config]") {
                      {"policy": "cosine", "anneal": {"form": "linear"}}}})") ==
         "run.json: training.learning_rate.anneal.form: is \"linear\", but policy cosine goes to 0 "
         "by itself; must be none");
+  CHECK(error_of(R"({"training": {"epochs": 4, "learning_rate":
+                     {"warmup": {"epochs": 3}, "anneal": {"fraction": 0.25}}}})") ==
+        "run.json: training.learning_rate.anneal.fraction: is 0.25; must be below 0.25 to leave "
+        "policy stpt an epoch to choose in");
+  CHECK(error_of(R"({"training": {"epochs": 4, "learning_rate":
+                     {"warmup": {"epochs": 3}, "anneal": {"fraction": 0.25}}},
+                     "stpt": {"pretrain_during_warmup": true}})") == "no error");
+  CHECK(error_of(R"({"training": {"learning_rate": {"anneal": {"fraction": 1}}}})") ==
+        "run.json: training.learning_rate.anneal.fraction: is 1; must be below 1 to leave policy "
+        "stpt an epoch to choose in");
+  CHECK(error_of(R"({"training": {"learning_rate": {"policy": "fixed",
+                     "anneal": {"fraction": 1}}}})") == "no error");
   CHECK(error_of(R"({"training": {"optimizer":
                      {"nesterov": true, "momentum_form": "lr_in_velocity"}}})") ==
         "run.json: training.optimizer.nesterov: is true with momentum_form lr_in_velocity; must be "
@@ -366,8 +380,12 @@ TEST_CASE("rules between keys", "[config]") {
                      "training": {"learning_rate": {"policy": "always_one"}}})") ==
         "run.json: stpt.candidates: has no candidate 1, which policy always_one goes on with; add "
         "it");
-  CHECK(error_of(R"({"stpt": {"score": "training_window", "score_window": 13}})") ==
-        "run.json: stpt.score_window: is 13; must be at most stpt.alpha, 12");
+  for (const char* alpha : {"0", "12"}) {
+    CHECK(error_of(R"({"data": {"limit": 8144}, "stpt": {"score": "training_window",
+                       "score_window": 13, "alpha": )" +
+                   std::string(alpha) + "}}") ==
+          "run.json: stpt.score_window: is 13; must be at most the iterations of Pre-train, 12");
+  }
   CHECK(error_of(R"({"stpt": {"divergence_factor": 0.5}})") ==
         "run.json: stpt.divergence_factor: is 0.5; must be 0 or above 1");
 }
@@ -458,6 +476,42 @@ TEST_CASE("candidates on the command line hold for all epochs", "[config]") {
   const std::string schedule = "stpt.schedule=[{\"from_epoch\": 3, \"candidates\": [2, 1]}]";
   CHECK(parse_config(text, "run.json", {schedule, "stpt.candidates=[1]"}).stpt.schedule.size() ==
         1);
+}
+
+TEST_CASE("without an alpha Pre-train takes 8 % of an epoch", "[config]") {
+  StptConfig config;
+  CHECK(pretrain_iterations(config, 2500) == 200);
+  CHECK(pretrain_iterations(config, 5000) == 400);
+  CHECK(pretrain_iterations(config, 156) == 12);
+  CHECK(pretrain_iterations(config, 157) == 13);  // 12.56
+  CHECK(pretrain_iterations(config, 20) == 12);
+  CHECK(pretrain_iterations(config, 7) == 7);
+  CHECK(pretrain_iterations(config, 1) == 1);
+  config.alpha = 3;
+  CHECK(pretrain_iterations(config, 2500) == 3);
+}
+
+TEST_CASE("where nothing is said about the anneal there is one if the LR is chosen", "[config]") {
+  const auto anneal_of = [](const std::vector<std::string>& overrides) {
+    return parse_config("{}", "run.json", overrides).training.learning_rate.anneal;
+  };
+  const AnnealConfig half{AnnealForm::linear, 0.5}, none{AnnealForm::none, 0.5};
+  const std::string policy = "training.learning_rate.policy=";
+  const std::string anneal = "training.learning_rate.anneal.";
+  for (const char* chooses : {"stpt", "random_winner", "always_one"})
+    CHECK(anneal_of({policy + chooses}) == half);
+  for (const char* other : {"fixed", "plateau", "cosine", "linear"})
+    CHECK(anneal_of({policy + other}) == none);
+  CHECK(anneal_of({anneal + "form=none"}) == none);
+  CHECK(anneal_of({anneal + "fraction=0.2"}) == AnnealConfig{AnnealForm::linear, 0.2});
+  CHECK(anneal_of({policy + "fixed", anneal + "fraction=0.2"}) ==
+        AnnealConfig{AnnealForm::linear, 0.2});
+  CHECK(anneal_of({policy + "fixed", anneal + "form=cosine"}) ==
+        AnnealConfig{AnnealForm::cosine, 0.5});
+  // Of four epochs one is left.
+  const std::vector<std::string> warmup = {"training.epochs=4",
+                                           "training.learning_rate.warmup.epochs=3"};
+  CHECK(anneal_of(warmup) == AnnealConfig{AnnealForm::linear, 0.125});
 }
 
 TEST_CASE("where nothing is said about candidates the first Pre-train searches", "[config]") {
@@ -578,7 +632,8 @@ TEST_CASE("a network's file is read once and kept", "[config]") {
 }
 
 TEST_CASE("what depends on the data set", "[config]") {
-  const Config config;
+  Config config;
+  config.stpt.alpha = 12;
   CHECK_NOTHROW(validate_for_images(config, 60000));
   CHECK_NOTHROW(validate_for_images(config, 8144));
   CHECK_THROWS_WITH(validate_for_images(config, 8143, "run.json"),
@@ -588,6 +643,7 @@ TEST_CASE("what depends on the data set", "[config]") {
                     "on");
   Config limited;
   limited.data.limit = 8143;
+  limited.stpt.alpha = 12;
   CHECK_THROWS_AS(validate_for_images(limited, 60000), ConfigError);
 }
 

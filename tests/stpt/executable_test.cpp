@@ -60,7 +60,7 @@ constexpr const char* small_run = R"({
            "synthetic": {"classes": 4, "channels": 1, "height": 12, "width": 12,
                          "train_images": 640, "test_images": 128}},
   "training": {"epochs": 2, "workers": 2, "batch_per_worker": 16,
-               "learning_rate": {"initial": 0.05}},
+               "learning_rate": {"initial": 0.05, "anneal": {"form": "none"}}},
   "stpt": {"alpha": 3, "candidates": [2, 1, 0.5]}
 })";
 
@@ -152,8 +152,8 @@ TEST_CASE("Bad input ends with status 2, one line and nothing written", "[execut
     expected = "run.json: training.epochs: is \"three\"; must be a whole number ";
   }
   SECTION("out of range") {
-    set("stpt.alpha=0");
-    expected = "--set: stpt.alpha: is 0; must be ";
+    set("stpt.alpha=-1");
+    expected = "--set: stpt.alpha: is -1; must be ";
   }
   SECTION("unknown model") {
     set("model.name=resnet9");

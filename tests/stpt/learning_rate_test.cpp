@@ -21,6 +21,7 @@ TrainingConfig training(Policy policy) {
   config.epochs = 10;
   config.learning_rate.initial = 0.1;
   config.learning_rate.policy = policy;
+  config.learning_rate.anneal.form = AnnealForm::none;
   return config;
 }
 
