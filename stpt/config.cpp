@@ -293,6 +293,13 @@ void validate(const Config& config, const std::string& source_name) {
   }
 }
 
+std::int64_t hold_out_images(const DataConfig& config, std::int64_t training_images) {
+  if (config.hold_out >= 0) return config.hold_out;
+  const std::int64_t images =
+      config.limit > 0 ? std::min(config.limit, training_images) : training_images;
+  return std::clamp<std::int64_t>(images / 10, 1, 2000);
+}
+
 int pretrain_iterations(const StptConfig& config, std::int64_t iterations_per_epoch) {
   if (config.alpha > 0) return config.alpha;
   const std::int64_t share = (8 * iterations_per_epoch + 50) / 100;

@@ -70,9 +70,10 @@ struct DataConfig {
   DataFormat format = DataFormat::idx;
   /// Folder with the data set; empty for idx: Debian's dataset-fashion-mnist.
   std::string path;
-  std::int64_t limit = 0;        ///< first so many training images, hold-out included; 0 = all
-  std::int64_t hold_out = 2000;  ///< training images set apart to score the candidates
-  int image_size = 256;          ///< image_folder: side of the square images are resized to
+  std::int64_t limit = 0;  ///< first so many training images, hold-out included; 0 = all
+  /// Training images set apart to score the candidates; -1: hold_out_images() says how many.
+  std::int64_t hold_out = -1;
+  int image_size = 256;  ///< image_folder: side of the square images are resized to
   data::ResizeMode resize = data::ResizeMode::stretch;  ///< image_folder
   int crop_size = 0;                 ///< side of what is cut out of the images; 0 = all
   double bad_image_limit = 0.001;    ///< image_folder: share of images that may be unreadable
@@ -204,6 +205,10 @@ struct Config {
   RuntimeConfig runtime;
   friend bool operator==(const Config&, const Config&) = default;
 };
+
+/// data.hold_out, for a data set of so many training images. Where the config has -1: 2000, but at
+/// most a tenth of those within data.limit.
+[[nodiscard]] std::int64_t hold_out_images(const DataConfig& config, std::int64_t training_images);
 
 /// alpha, for epochs of so many iterations. Where the config has 0: 8 % of them, the least and best
 /// of what the paper tried (section 3.2: 200 of 2500), but at least 12 as far as there are so many.

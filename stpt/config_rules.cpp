@@ -48,11 +48,12 @@ std::optional<std::int64_t> known_images(const Config& config) {
 }  // namespace
 
 MaybeProblem check_images(const Config& config, std::int64_t images) {
-  const std::int64_t training = images - config.data.hold_out;
+  const std::int64_t hold_out = hold_out_images(config.data, images);
+  const std::int64_t training = images - hold_out;
   const auto among = " of the " + std::to_string(images) + " training images";
   if (training < 1) {
-    return Problem{"data.hold_out", "is " + std::to_string(config.data.hold_out) + among +
-                                        "; must leave some to train on"};
+    return Problem{"data.hold_out",
+                   "is " + std::to_string(hold_out) + among + "; must leave some to train on"};
   }
   const std::int64_t iterations = training / images_per_iteration(config);
   if (iterations < 1) {
@@ -103,11 +104,11 @@ const std::vector<Rule>& rules() {
                         "is true; must be false with model.network, whose batch_norm layers have "
                         "\"gamma\": 0 instead"};
        }},
-      {"`data.hold_out` is above 0 where `stpt.score` is hold_out and the policy stpt, "
+      {"`data.hold_out` is not 0 where `stpt.score` is hold_out and the policy stpt, "
        "random_winner or always_one.",
        [](const Config& config) -> MaybeProblem {
          if (!chooses(config) || config.stpt.score != ScoreSource::hold_out ||
-             config.data.hold_out > 0) {
+             config.data.hold_out != 0) {
            return std::nullopt;
          }
          return Problem{"data.hold_out", "is 0, but policy " + policy_name(config) +

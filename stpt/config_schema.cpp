@@ -388,9 +388,9 @@ const std::vector<Key>& schema() {
            "Debian's package dataset-fashion-mnist puts Fashion-MNIST."),
       whole("data.limit", STPT_FIELD(data.limit), {0},
             "Takes only the first so many training images, hold-out included; 0 takes all."),
-      whole("data.hold_out", STPT_FIELD(data.hold_out), {0},
+      whole("data.hold_out", STPT_FIELD(data.hold_out), {-1},
             "So many training images are set apart to score candidates, under every policy, so "
-            "that runs compare."),
+            "that runs compare. -1: 2000, but at most a tenth of them."),
       flag("data.normalize", STPT_FIELD(data.normalize),
            "To mean 0 and variance 1 per channel over the training images; those of image_folder "
            "are sampled, 4096 evenly spaced ones."),

@@ -78,9 +78,7 @@ auto made(const std::string& source, const char* key, Make make) {
 
 int checked_iterations(const Config& config, const data::DatasetPair& data,
                        const data::Sampler& sampler, const std::string& source) {
-  const auto images = static_cast<std::int64_t>(data.train->size());
-  validate_for_images(config, config.data.limit > 0 ? std::min(config.data.limit, images) : images,
-                      source);
+  validate_for_images(config, static_cast<std::int64_t>(data.train->size()), source);
   return static_cast<int>(
       sampler.iterations(static_cast<std::size_t>(config.training.workers),
                          static_cast<std::size_t>(config.training.batch_per_worker)));
@@ -127,8 +125,10 @@ models::Network build_network(const ModelConfig& config, const runtime::Shape& i
 Experiment::Experiment(const Config& run_config, const std::string& source)
     : config(run_config),
       data(load(config)),
-      split(data::make_split(*data.train, config.data.limit, config.data.hold_out,
-                             config.training.seed)),
+      split(data::make_split(
+          *data.train, config.data.limit,
+          hold_out_images(config.data, static_cast<std::int64_t>(data.train->size())),
+          config.training.seed)),
       normalization(normalization_of(config, *data.train, split.training)),
       sampler(split.training, config.training.seed),
       network(build_network(config.model, input_shape(config, *data.train, source),

@@ -311,19 +311,20 @@ TEST_CASE("rules between keys", "[config]") {
         "no error");
   CHECK(error_of(R"({"data": {"hold_out": 0}, "stpt": {"score": "training_window"}})") ==
         "no error");
-  CHECK(error_of(R"({"data": {"limit": 2000}})") ==
+  CHECK(error_of(R"({"data": {"limit": 2000, "hold_out": 2000}})") ==
         "run.json: data.hold_out: is 2000 of the 2000 training images; must leave some to train "
         "on");
-  CHECK(error_of(R"({"data": {"limit": 2100}})") ==
+  CHECK(error_of(R"({"data": {"limit": 2100, "hold_out": 2000}})") ==
         "run.json: training.batch_per_worker: is 64, with 8 workers 512 images an iteration; must "
         "leave an iteration to the 100 training images");
   // 2000 + 12 * 512 = 8144
-  CHECK(error_of(R"({"data": {"limit": 8143}, "stpt": {"alpha": 12}})") ==
+  CHECK(error_of(R"({"data": {"limit": 8143, "hold_out": 2000}, "stpt": {"alpha": 12}})") ==
         "run.json: stpt.alpha: is 12; must be at most the iterations of an epoch, 11");
-  CHECK(error_of(R"({"data": {"limit": 8144}, "stpt": {"alpha": 12}})") == "no error");
+  CHECK(error_of(R"({"data": {"limit": 8144, "hold_out": 2000}, "stpt": {"alpha": 12}})") ==
+        "no error");
   CHECK(error_of(R"({"data": {"limit": 8143}})") == "no error");
-  CHECK(error_of(R"({"data": {"format": "synthetic", "synthetic": {"train_images": 8143}},
-                     "stpt": {"alpha": 12}})") ==
+  CHECK(error_of(R"({"data": {"format": "synthetic", "hold_out": 2000,
+                     "synthetic": {"train_images": 8143}}, "stpt": {"alpha": 12}})") ==
         "run.json: stpt.alpha: is 12; must be at most the iterations of an epoch, 11");
   CHECK(error_of(R"({"data": {"format": "synthetic"}})") == "no error");
   CHECK(error_of(R"({"training": {"epochs": 2, "learning_rate": {"warmup": {"epochs": 2}}}})") ==
@@ -476,6 +477,21 @@ TEST_CASE("candidates on the command line hold for all epochs", "[config]") {
   const std::string schedule = "stpt.schedule=[{\"from_epoch\": 3, \"candidates\": [2, 1]}]";
   CHECK(parse_config(text, "run.json", {schedule, "stpt.candidates=[1]"}).stpt.schedule.size() ==
         1);
+}
+
+TEST_CASE("without a hold-out in the run file it is 2000 images, a tenth at most", "[config]") {
+  DataConfig config;
+  CHECK(hold_out_images(config, 60000) == 2000);
+  CHECK(hold_out_images(config, 20000) == 2000);
+  CHECK(hold_out_images(config, 9469) == 946);
+  CHECK(hold_out_images(config, 3) == 1);
+  config.limit = 500;
+  CHECK(hold_out_images(config, 60000) == 50);
+  CHECK(hold_out_images(config, 400) == 40);
+  for (const std::int64_t given : {0, 5, 70000}) {
+    config.hold_out = given;
+    CHECK(hold_out_images(config, 60000) == given);
+  }
 }
 
 TEST_CASE("without an alpha Pre-train takes 8 % of an epoch", "[config]") {
@@ -634,6 +650,7 @@ TEST_CASE("a network's file is read once and kept", "[config]") {
 TEST_CASE("what depends on the data set", "[config]") {
   Config config;
   config.stpt.alpha = 12;
+  config.data.hold_out = 2000;
   CHECK_NOTHROW(validate_for_images(config, 60000));
   CHECK_NOTHROW(validate_for_images(config, 8144));
   CHECK_THROWS_WITH(validate_for_images(config, 8143, "run.json"),
@@ -641,9 +658,8 @@ TEST_CASE("what depends on the data set", "[config]") {
   CHECK_THROWS_WITH(validate_for_images(config, 1999),
                     "data.hold_out: is 2000 of the 1999 training images; must leave some to train "
                     "on");
-  Config limited;
+  Config limited = config;
   limited.data.limit = 8143;
-  limited.stpt.alpha = 12;
   CHECK_THROWS_AS(validate_for_images(limited, 60000), ConfigError);
 }
 
