@@ -22,6 +22,13 @@ struct Extent {
   int channels, height, width;
 };
 
+/// Where pixel `i` of an image with reflecting borders lies in it.
+__device__ int reflect(int i, int side) {
+  if (side == 1) return 0;
+  const int place = abs(i) % (2 * (side - 1));
+  return place < side ? place : 2 * (side - 1) - place;
+}
+
 /// Block (part, i) writes a part of image i.
 __global__ void cut_images(const Cuts cuts, const Scales scales, const Extent stored,
                            const Extent shape, const std::uint8_t* __restrict__ pixels,
@@ -35,8 +42,12 @@ __global__ void cut_images(const Cuts cuts, const Scales scales, const Extent st
   for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < elements;
        i += static_cast<int>(gridDim.x * blockDim.x)) {
     const int c = i / area, y = i % area / shape.width, x = i % shape.width;
-    const int from_y = y + cut.dy;
-    const int from_x = (cut.mirrored ? shape.width - 1 - x : x) + cut.dx;
+    int from_y = y + cut.dy;
+    int from_x = (cut.mirrored ? shape.width - 1 - x : x) + cut.dx;
+    if (cut.reflected) {
+      from_y = reflect(from_y, stored.height);
+      from_x = reflect(from_x, stored.width);
+    }
     const bool inside =
         from_y >= 0 && from_y < stored.height && from_x >= 0 && from_x < stored.width;
     const float pixel =

@@ -12,11 +12,13 @@
 namespace stpt::codelets {
 
 /// Which part of an image becomes one of the batch, and how. Pixel (x, y) of the result is pixel
-/// (x + dx, y + dy) of the image, black where that lies outside; mirrored left to right after.
+/// (x + dx, y + dy) of the image; where that lies outside it is black, or the pixel that stands
+/// there once the image is mirrored at its outermost pixels. Mirrored left to right after.
 struct ImageCut {
   std::uint32_t index = 0;  ///< in the data set
   std::int16_t dy = 0, dx = 0;
   bool mirrored = false;
+  bool reflected = false;  ///< what lies outside
 };
 
 /// value = (pixel - shift) * scale, of one channel. A subtraction and a multiplication cannot be

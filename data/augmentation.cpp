@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -34,11 +35,17 @@ struct Extent {
 
 /// `image` is cut to `result`.
 ImageCut choose(const Augmentation& augmentation, Extent image, Extent result, std::uint64_t seed,
-                std::uint64_t stream, std::uint32_t index) {
-  runtime::Random random(seed, stream, index);
+                std::uint64_t epoch, std::uint32_t index) {
+  runtime::Random random(seed, runtime::stream_id("augmentation", epoch), index);
   ImageCut cut{index};
+  cut.reflected = augmentation.padding == Padding::reflect;
   // The coin first, drawn even where it is not used: each option alone decides what it does.
-  cut.mirrored = (random.next() & 1U) != 0 && augmentation.flip;
+  bool coin = (random.next() & 1U) != 0;
+  if (augmentation.alternate_flip) {
+    runtime::Random first(seed, runtime::stream_id("flip"), index);
+    coin = ((first.next() + epoch) & 1U) != 0;
+  }
+  cut.mirrored = coin && augmentation.flip;
   if (augmentation.random_resized_crop) return cut;
   const int padding = augmentation.crop_padding;
   const auto position = [&](std::size_t from, std::size_t to) {
@@ -73,6 +80,14 @@ void reverse_bytes(const std::uint8_t* from, std::size_t count, std::uint8_t* to
   std::reverse_copy(from + i, from + count, to);
 }
 
+/// Where pixel `i` of an image with reflecting borders lies in it.
+std::size_t reflect(std::ptrdiff_t i, std::size_t side) {
+  if (side == 1) return 0;
+  const auto last = static_cast<std::ptrdiff_t>(side) - 1;
+  const std::ptrdiff_t place = std::abs(i) % (2 * last);
+  return static_cast<std::size_t>(place <= last ? place : 2 * last - place);
+}
+
 /// Crops and mirrors bytes: a quarter of the traffic of doing it with floats, and the conversion
 /// that follows runs over whole channels.
 void augment(const std::uint8_t* image, Extent extent, ImageCut choice, std::uint8_t* result,
@@ -88,25 +103,34 @@ void augment(const std::uint8_t* image, Extent extent, ImageCut choice, std::uin
   const auto [x_first, x_last] = inside(choice.dx, extent.width, cut.width);
   const auto [y_first, y_last] = inside(choice.dy, extent.height, cut.height);
   const std::size_t count = x_last - x_first;
-  if (count < cut.width || y_last - y_first < cut.height) {
-    std::fill_n(result, cut.elements(), std::uint8_t{0});
-  }
-  if (count == 0) {
-    return;
-  }
+  const bool padded = count < cut.width || y_last - y_first < cut.height;
+  if (padded && !choice.reflected) std::fill_n(result, cut.elements(), std::uint8_t{0});
+  const bool all_rows = padded && choice.reflected;
   for (std::size_t c = 0; c < extent.channels; ++c) {
-    for (std::size_t y = y_first; y < y_last; ++y) {
+    for (std::size_t y = all_rows ? 0 : y_first; y < (all_rows ? cut.height : y_last); ++y) {
       // Within the image, though the offsets may be negative.
-      const auto row = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(y) + choice.dy);
-      const auto column =
-          static_cast<std::size_t>(static_cast<std::ptrdiff_t>(x_first) + choice.dx);
-      const std::uint8_t* from = image + (c * extent.height + row) * extent.width + column;
+      const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(y) + choice.dy;
+      const std::size_t row =
+          all_rows ? reflect(place, extent.height) : static_cast<std::size_t>(place);
+      const std::uint8_t* from = image + (c * extent.height + row) * extent.width;
       std::uint8_t* to = result + (c * cut.height + y) * cut.width;
-      if (choice.mirrored) {
-        reverse_bytes(from, count, to + (cut.width - x_last));
-      } else {
-        std::copy_n(from, count, to + x_first);
+      if (count > 0) {
+        const auto column = static_cast<std::ptrdiff_t>(x_first) + choice.dx;
+        if (choice.mirrored) {
+          reverse_bytes(from + column, count, to + (cut.width - x_last));
+        } else {
+          std::copy_n(from + column, count, to + x_first);
+        }
       }
+      if (!all_rows) continue;
+      const auto fill = [&](std::size_t first, std::size_t last) {
+        for (std::size_t x = first; x < last; ++x) {
+          to[choice.mirrored ? cut.width - 1 - x : x] =
+              from[reflect(static_cast<std::ptrdiff_t>(x) + choice.dx, extent.width)];
+        }
+      };
+      fill(0, x_first);
+      fill(x_last, cut.width);
     }
   }
 }
@@ -192,8 +216,7 @@ ImageCut image_cut(const runtime::Shape& stored, const runtime::Shape& shape,
                    const Augmentation* augmentation, std::uint64_t seed, std::uint64_t epoch,
                    std::uint32_t index) {
   const Extent from = extent_of(stored), to = extent_of(shape);
-  return augmentation != nullptr ? choose(*augmentation, from, to, seed,
-                                          runtime::stream_id("augmentation", epoch), index)
+  return augmentation != nullptr ? choose(*augmentation, from, to, seed, epoch, index)
                                  : centred(from, to, index);
 }
 
@@ -224,7 +247,6 @@ void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices,
     throw std::invalid_argument("load_images: crop_padding " +
                                 std::to_string(augmentation->crop_padding));
   }
-  const std::uint64_t stream = runtime::stream_id("augmentation", epoch);
   const bool resized = augmentation != nullptr && augmentation->random_resized_crop;
   const bool same_size = cut.height == stored.height && cut.width == stored.width;
   // Kept by the thread: batches must not allocate.
@@ -248,7 +270,7 @@ void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices,
     if (augmentation != nullptr || !same_size) {
       const Extent source = resized ? cut : stored;
       const ImageCut choice = augmentation != nullptr
-                                  ? choose(*augmentation, source, cut, seed, stream, index)
+                                  ? choose(*augmentation, source, cut, seed, epoch, index)
                                   : centred(source, cut, index);
       augment(pixels, source, choice, changed.data(), cut);
       pixels = changed.data();

@@ -377,6 +377,7 @@ template std::string_view enum_name(Policy);
 template std::string_view enum_name(WarmupForm);
 template std::string_view enum_name(AnnealForm);
 template std::string_view enum_name(DataFormat);
+template std::string_view enum_name(data::Padding);
 template std::string_view enum_name(data::ResizeMode);
 template std::string_view enum_name(PretrainBatch);
 template std::string_view enum_name(LrScaling);

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "data/augmentation.hpp"
 #include "data/image_folder.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -75,11 +76,13 @@ struct DataConfig {
   std::int64_t hold_out = -1;
   int image_size = 256;  ///< image_folder: side of the square images are resized to
   data::ResizeMode resize = data::ResizeMode::stretch;  ///< image_folder
-  int crop_size = 0;                 ///< side of what is cut out of the images; 0 = all
-  double bad_image_limit = 0.001;    ///< image_folder: share of images that may be unreadable
-  double cache = 2;                  ///< image_folder: GiB of decoded images kept in memory
-  int crop_padding = 2;              ///< pad by so many zero pixels and crop at random; 0 = off
+  int crop_size = 0;               ///< side of what is cut out of the images; 0 = all
+  double bad_image_limit = 0.001;  ///< image_folder: share of images that may be unreadable
+  double cache = 2;                ///< image_folder: GiB of decoded images kept in memory
+  int crop_padding = 2;            ///< pad by so many pixels and crop at random; 0 = off
+  data::Padding padding = data::Padding::black;
   bool flip = true;                  ///< mirror every other image at random
+  bool alternate_flip = false;       ///< mirror an image in every other epoch instead
   bool random_resized_crop = false;  ///< instead of padding and a crop of fixed size
   bool normalize = true;  ///< to mean 0 and variance 1 per channel over the training images
   SyntheticConfig synthetic;

@@ -76,6 +76,12 @@ inline constexpr std::array names<DataFormat> = {
     Named{DataFormat::synthetic, "synthetic", "learnable images made from the seed"},
 };
 template <>
+inline constexpr std::array names<data::Padding> = {
+    Named{data::Padding::black, "black", ""},
+    Named{data::Padding::reflect, "reflect",
+          "the image mirrored at its outermost pixels, which are not repeated"},
+};
+template <>
 inline constexpr std::array names<data::ResizeMode> = {
     Named{data::ResizeMode::stretch, "stretch", "both sides to that, as in the paper"},
     Named{data::ResizeMode::crop, "crop", "the shorter side, and the middle of the longer one"},

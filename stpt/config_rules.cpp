@@ -121,6 +121,12 @@ const std::vector<Rule>& rules() {
          const std::optional<std::int64_t> images = known_images(config);
          return images ? check_images(config, *images) : std::nullopt;
        }},
+      {"`data.augment.flip` is true with `data.augment.alternate_flip`.",
+       [](const Config& config) -> MaybeProblem {
+         if (!config.data.alternate_flip || config.data.flip) return std::nullopt;
+         return Problem{"data.augment.alternate_flip",
+                        "is true, but data.augment.flip is false; set that to true, too"};
+       }},
       {"`data.path` is there for the formats cifar10, cifar100 and image_folder.",
        [](const Config& config) -> MaybeProblem {
          const DataFormat format = config.data.format;

@@ -409,8 +409,13 @@ const std::vector<Key>& schema() {
              "`random_resized_crop`."),
 
       whole("data.augment.crop_padding", STPT_FIELD(data.crop_padding), {0, 64},
-            "Pads by so many black pixels on each side and crops at random; 0 does not."),
+            "Pads by so many pixels on each side and crops at random; 0 does not."),
+      choice("data.augment.padding", STPT_FIELD(data.padding), "What the padding shows."),
       flag("data.augment.flip", STPT_FIELD(data.flip), "Mirrors half of the images, at random."),
+      flag(
+          "data.augment.alternate_flip", STPT_FIELD(data.alternate_flip),
+          "With `flip`: an image that one epoch mirrors the next one does not, which shows more of "
+          "each in few epochs."),
       flag("data.augment.random_resized_crop", STPT_FIELD(data.random_resized_crop),
            "Instead of `crop_padding` and the random crop: a part of 8 % to 100 % of the stored "
            "image's area and of aspect ratio 3/4 to 4/3, resized."),

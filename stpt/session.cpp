@@ -22,7 +22,11 @@ std::optional<data::Augmentation> augmentation(const DataConfig& config) {
       config.crop_size == 0) {
     return std::nullopt;
   }
-  return data::Augmentation{config.crop_padding, config.flip, config.random_resized_crop};
+  return data::Augmentation{.crop_padding = config.crop_padding,
+                            .padding = config.padding,
+                            .flip = config.flip,
+                            .alternate_flip = config.alternate_flip,
+                            .random_resized_crop = config.random_resized_crop};
 }
 
 std::vector<std::uint32_t> all_of(const data::Dataset& dataset) {

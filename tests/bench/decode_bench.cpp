@@ -158,8 +158,8 @@ int main(int argc, char** argv) {
       }
     };
   };
-  const data::Augmentation crop{0, true};
-  const data::Augmentation resized{0, true, true};
+  const data::Augmentation crop{.flip = true};
+  const data::Augmentation resized{.flip = true, .random_resized_crop = true};
   constexpr int rounds = 9;
   std::vector<double> eighths, halves, whole, random, kept, ratios, half_ratios;
   for (int round = 0; round < rounds; ++round) {

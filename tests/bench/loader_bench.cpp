@@ -46,7 +46,7 @@ void report(int channels, int side) {
   options.train_images = 20000;
   options.test_images = 1;
   const data::DatasetPair pair = data::make_synthetic(options, 1);
-  const data::Augmentation augmentation{side / 8, true};
+  const data::Augmentation augmentation{.crop_padding = side / 8, .flip = true};
   const double plain = images_per_second(*pair.train, nullptr);
   const double augmented = images_per_second(*pair.train, &augmentation);
   std::printf("%dx%dx%d  normalised %9.0f images/s  cropped and flipped %9.0f images/s\n", side,

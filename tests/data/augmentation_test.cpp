@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 #include <thread>
 
 #include "runtime/random.hpp"
@@ -120,19 +121,117 @@ TEST_CASE("Without augmentation the pixels are scaled and nothing else", "[augme
     CHECK(std::equal(image.begin(), image.end(),
                      batch.images.begin() + static_cast<std::ptrdiff_t>(i * elements)));
   }
-  const Augmentation nothing{0, false};
+  const Augmentation nothing{};
   CHECK(load(dataset, indices, &nothing, no_normalization(channels)) == batch);
 }
 
 TEST_CASE("Padding is black before normalisation", "[augmentation]") {
   const MemoryDataset dataset = noise(1);
   const Normalization normalization{{0.25F, 0.5F}, {0.5F, 0.125F}};
-  const Augmentation far{4096, false};  // nearly always beside the image
+  const Augmentation far{.crop_padding = 4096};  // nearly always beside the image
   const Batch batch = load(dataset, all_indices(1), &far, normalization);
   for (std::size_t j = 0; j < height * width; ++j) {
     REQUIRE(batch.images[j] == -0.5F);
     REQUIRE(batch.images[height * width + j] == -4.0F);
   }
+}
+
+TEST_CASE("Reflecting padding shows the image mirrored at its outermost pixels", "[augmentation]") {
+  // As numpy.pad has it in mode "reflect".
+  const MemoryDataset row("row", 2, stpt::runtime::Shape{1, 1, 1, 4}, {1, 2, 3, 4}, {0});
+  const std::vector<long> around = {2, 3, 4, 3, 2, 1, 2, 3, 4, 3, 2, 1, 2, 3};
+  for (const bool flip : {false, true}) {
+    const Augmentation augmentation{.crop_padding = 5, .padding = Padding::reflect, .flip = flip};
+    std::set<std::vector<long>> expected_rows, rows;
+    for (auto from = around.begin(); from + 4 <= around.end(); ++from) {
+      expected_rows.emplace(from, from + 4);
+      if (flip) expected_rows.emplace(std::reverse_iterator(from + 4), std::reverse_iterator(from));
+    }
+    for (std::uint64_t epoch = 0; epoch < 500; ++epoch) {
+      std::vector<float> out(4);
+      load_images(row, all_indices(1), row.image_shape(), &augmentation, {{0.0F}, {1.0F / 255.0F}},
+                  1, epoch, out.data());
+      std::vector<long> pixels;
+      for (const float value : out) pixels.push_back(std::lround(value));
+      rows.insert(pixels);
+    }
+    CHECK(rows == expected_rows);
+  }
+}
+
+TEST_CASE("Reflecting is right in both directions, cropped or not", "[augmentation]") {
+  const MemoryDataset dataset = noise(20);
+  const Normalization normalization = no_normalization(channels);
+  // Padding within the image, and far beyond it.
+  for (const int padding : {3, 40}) {
+    for (const auto& [cut_height, cut_width] :
+         {std::pair{std::size_t{5}, std::size_t{19}}, std::pair{std::size_t{3}, std::size_t{8}}}) {
+      const stpt::runtime::Shape shape{1, channels, static_cast<std::int64_t>(cut_height),
+                                       static_cast<std::int64_t>(cut_width)};
+      const Augmentation black{.crop_padding = padding, .flip = true};
+      Augmentation reflecting = black;
+      reflecting.padding = Padding::reflect;
+      for (std::uint32_t index = 0; index < 20; ++index) {
+        const auto cut = image_cut(dataset.image_shape(), shape, &reflecting, 1, 2, index);
+        const auto black_cut = image_cut(dataset.image_shape(), shape, &black, 1, 2, index);
+        CHECK((cut.dy == black_cut.dy && cut.dx == black_cut.dx &&
+               cut.mirrored == black_cut.mirrored));
+        std::vector<float> out(channels * cut_height * cut_width);
+        load_images(dataset, std::vector{index}, shape, &reflecting, normalization, 1, 2,
+                    out.data());
+        std::vector<std::uint8_t> image(elements);
+        dataset.read(index, image);
+        // Walks towards the pixel and turns around at each border.
+        const auto walk = [](int to, int side) {
+          int place = 0, direction = to < 0 ? -1 : 1;
+          for (int step = 0; step != to; step += to < 0 ? -1 : 1) {
+            if (place + direction < 0 || place + direction >= side) direction = -direction;
+            place += direction;
+          }
+          return static_cast<std::size_t>(place);
+        };
+        std::vector<float> right;
+        for (std::size_t c = 0; c < channels; ++c) {
+          for (std::size_t y = 0; y < cut_height; ++y) {
+            for (std::size_t x = 0; x < cut_width; ++x) {
+              const int column = static_cast<int>(cut.mirrored ? cut_width - 1 - x : x);
+              const std::size_t from_y = walk(static_cast<int>(y) + cut.dy, height);
+              const std::size_t from_x = walk(column + cut.dx, width);
+              right.push_back(static_cast<float>(image[(c * height + from_y) * width + from_x]) *
+                              (1.0F / 255.0F));
+            }
+          }
+        }
+        CHECK(out == right);
+      }
+    }
+  }
+}
+
+TEST_CASE("Alternating flips mirror an image in every other epoch", "[augmentation]") {
+  const MemoryDataset dataset = noise(1);
+  const Augmentation at_random{.crop_padding = 2, .flip = true};
+  Augmentation alternating = at_random;
+  alternating.alternate_flip = true;
+  Augmentation never = alternating;
+  never.flip = false;
+  constexpr std::uint32_t images = 1000;
+  int mirrored = 0;
+  const auto cut = [&](const Augmentation& augmentation, std::uint64_t epoch, std::uint32_t index) {
+    return image_cut(dataset.image_shape(), dataset.image_shape(), &augmentation, 1, epoch, index);
+  };
+  for (std::uint32_t index = 0; index < images; ++index) {
+    const bool first = cut(alternating, 1, index).mirrored;
+    mirrored += first ? 1 : 0;
+    for (std::uint64_t epoch = 1; epoch < 8; ++epoch) {
+      const auto now = cut(alternating, epoch, index);
+      REQUIRE(now.mirrored == (epoch % 2 == 1 ? first : !first));
+      REQUIRE_FALSE(cut(never, epoch, index).mirrored);
+      const auto random = cut(at_random, epoch, index);
+      REQUIRE((now.dx == random.dx && now.dy == random.dy));
+    }
+  }
+  CHECK(std::abs(mirrored - 500) < 5 * std::sqrt(images / 4.0));
 }
 
 TEST_CASE("Images are cropped at uniform offsets and half of them mirrored", "[augmentation]") {
@@ -141,7 +240,7 @@ TEST_CASE("Images are cropped at uniform offsets and half of them mirrored", "[a
   constexpr int padding = 3;
   constexpr int positions = 2 * padding + 1;
   constexpr int draws = 9800;
-  const Augmentation augmentation{padding, true};
+  const Augmentation augmentation{.crop_padding = padding, .flip = true};
   const Normalization normalization = no_normalization(channels);
   std::map<std::vector<float>, int> counts;  // by content
   for (std::uint64_t epoch = 0; epoch < draws; ++epoch) {
@@ -172,7 +271,7 @@ TEST_CASE("Mirroring is exact at any width", "[augmentation]") {
     }
     const MemoryDataset dataset(
         "row", 2, stpt::runtime::Shape{1, 1, 1, static_cast<std::int64_t>(w)}, pixels, {0});
-    const Augmentation augmentation{0, true};
+    const Augmentation augmentation{.flip = true};
     int flipped = 0;
     for (std::uint64_t epoch = 0; epoch < 64; ++epoch) {
       std::vector<float> out(w);
@@ -193,9 +292,9 @@ TEST_CASE("Mirroring is exact at any width", "[augmentation]") {
 TEST_CASE("Each option leaves the other's choices alone", "[augmentation]") {
   const MemoryDataset dataset = noise(1);
   const Normalization normalization = no_normalization(channels);
-  const Augmentation both{1, true};
-  const Augmentation crop{1, false};
-  const Augmentation flip{0, true};
+  const Augmentation both{.crop_padding = 1, .flip = true};
+  const Augmentation crop{.crop_padding = 1};
+  const Augmentation flip{.flip = true};
   for (std::uint64_t epoch = 0; epoch < 40; ++epoch) {
     const auto indices = all_indices(1);
     const bool mirrored = load(dataset, indices, &flip, normalization, 1, epoch).images ==
@@ -217,7 +316,7 @@ TEST_CASE("An image is the same at any place, in any batch, on any thread", "[au
   constexpr std::size_t images = 64;
   const MemoryDataset dataset = noise(images);
   const auto indices = all_indices(images);
-  const Augmentation augmentation{2, true};
+  const Augmentation augmentation{.crop_padding = 2, .flip = true};
   const Normalization normalization = compute_normalization(dataset, indices);
   const Batch whole = load(dataset, indices, &augmentation, normalization, 5, 3);
   CHECK(whole == load(dataset, indices, &augmentation, normalization, 5, 3));
@@ -259,7 +358,7 @@ TEST_CASE("Misuse of load_images is caught", "[augmentation]") {
   const MemoryDataset dataset = noise(1);
   CHECK_THROWS_AS(load(dataset, all_indices(1), nullptr, no_normalization(3)),
                   std::invalid_argument);
-  const Augmentation negative{-1, false};
+  const Augmentation negative{.crop_padding = -1};
   CHECK_THROWS_AS(load(dataset, all_indices(1), &negative, no_normalization(channels)),
                   std::invalid_argument);
   CHECK_THROWS_AS(load(dataset, all_indices(2), nullptr, no_normalization(channels)),
@@ -302,7 +401,7 @@ TEST_CASE("A crop is cut out of the middle without augmentation", "[augmentation
 
 TEST_CASE("Random crops are uniform, half of them mirrored", "[augmentation]") {
   const MemoryDataset dataset = ramp(9);
-  const Augmentation augmentation{0, true};
+  const Augmentation augmentation{.flip = true};
   constexpr int expected_count = 400;
   constexpr int epochs = expected_count * 5 * 5;  // a crop of 5 has 5 x 5 places
   std::map<int, int> counts;
@@ -379,9 +478,9 @@ TEST_CASE("A random resized crop shows its window, mirrored as without it", "[au
   std::vector<std::uint8_t> pixels;
   for (int i = 0; i < 2 * 64 * 64; ++i) pixels.push_back(i % 64 < 32 ? 0 : 200);
   const MemoryDataset dataset("test", 2, stpt::runtime::Shape{1, 2, 64, 64}, pixels, {0});
-  const Augmentation resized{0, false, true};
-  const Augmentation both{0, true, true};
-  const Augmentation flip{0, true, false};
+  const Augmentation resized{.random_resized_crop = true};
+  const Augmentation both{.flip = true, .random_resized_crop = true};
+  const Augmentation flip{.flip = true};
   int differ = 0;
   for (std::uint64_t epoch = 1; epoch <= 40; ++epoch) {
     const Window window = random_resized_window({64, 64}, 1, epoch, 0);

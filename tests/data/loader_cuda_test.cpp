@@ -34,8 +34,15 @@ TEST_CASE("A GPU makes the same batches as cores, bit for bit", "[cuda]") {
     const data::Normalization normalization = data::compute_normalization(*pair.train, indices);
     const auto pixels = data::gather_pixels(*pair.train);
     const std::optional<data::Augmentation> augmentations[] = {
-        std::nullopt, data::Augmentation{0, true}, data::Augmentation{3, false},
-        data::Augmentation{20, true}};
+        std::nullopt,
+        data::Augmentation{.flip = true},
+        data::Augmentation{.crop_padding = 3},
+        data::Augmentation{.crop_padding = 20, .flip = true},
+        data::Augmentation{.crop_padding = 3,
+                           .padding = data::Padding::reflect,
+                           .flip = true,
+                           .alternate_flip = true},
+        data::Augmentation{.crop_padding = 40, .padding = data::Padding::reflect}};
     for (const auto& augmentation : augmentations) {
       for (const runtime::Shape& shape :
            {runtime::Shape{1, channels, 13, 17}, runtime::Shape{1, channels, 8, 8}}) {

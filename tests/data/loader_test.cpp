@@ -27,7 +27,8 @@ TEST_CASE("A batch in parts holds the same images and labels", "[loader]") {
   options.train_images = 50;
   options.test_images = 1;
   const data::DatasetPair pair = data::make_synthetic(options, 1);
-  const data::Loader loader(pair.train, data::no_normalization(3), data::Augmentation{2, true}, 1);
+  const data::Loader loader(pair.train, data::no_normalization(3),
+                            data::Augmentation{.crop_padding = 2, .flip = true}, 1);
   std::vector<std::uint32_t> indices(48);
   std::iota(indices.rbegin(), indices.rend(), 2U);
   std::vector<float> whole;

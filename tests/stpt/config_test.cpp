@@ -54,7 +54,7 @@ TEST_CASE("values arrive where they belong", "[config]") {
       R"({
         "name": "a-1",
         "model": {"name": "resnet20"},
-        "data": {"format": "synthetic", "limit": 9000, "augment": {"crop_padding": 4, "flip": false},
+        "data": {"format": "synthetic", "limit": 9000, "augment": {"crop_padding": 4, "padding": "reflect", "flip": false},
                  "synthetic": {"classes": 7}},
         "training": {
           "epochs": 12, "workers": 3, "batch_per_worker": 1e2, "seed": 18446744073709551615,
@@ -75,6 +75,7 @@ TEST_CASE("values arrive where they belong", "[config]") {
   CHECK(config.data.format == DataFormat::synthetic);
   CHECK(config.data.limit == 9000);
   CHECK(config.data.crop_padding == 4);
+  CHECK(config.data.padding == data::Padding::reflect);
   CHECK_FALSE(config.data.flip);
   CHECK(config.data.synthetic.classes == 7);
   CHECK(config.training.epochs == 12);
@@ -327,6 +328,9 @@ TEST_CASE("rules between keys", "[config]") {
                      "synthetic": {"train_images": 8143}}, "stpt": {"alpha": 12}})") ==
         "run.json: stpt.alpha: is 12; must be at most the iterations of an epoch, 11");
   CHECK(error_of(R"({"data": {"format": "synthetic"}})") == "no error");
+  CHECK(error_of(R"({"data": {"augment": {"flip": false, "alternate_flip": true}}})") ==
+        "run.json: data.augment.alternate_flip: is true, but data.augment.flip is false; set that "
+        "to true, too");
   CHECK(error_of(R"({"training": {"epochs": 2, "learning_rate": {"warmup": {"epochs": 2}}}})") ==
         "run.json: training.learning_rate.warmup.epochs: is 2; must be below training.epochs, 2");
   CHECK(error_of(R"({"training": {"learning_rate":
