@@ -190,9 +190,8 @@ const std::vector<Rule>& rules() {
                             ", but policy " + policy_name(config) +
                             " goes to 0 by itself; must be none"};
        }},
-      {"An epoch begins behind the warm-up and before the anneal, to choose a learning rate in, "
-       "for "
-       "the policies stpt, random_winner and always_one.",
+      {"For the policies stpt, random_winner and always_one an epoch begins behind the warm-up and "
+       "before the anneal, to choose a learning rate in.",
        [](const Config& config) -> MaybeProblem {
          const LearningRateConfig& rate = config.training.learning_rate;
          if (!chooses(config) || rate.anneal.form == AnnealForm::none) return std::nullopt;
