@@ -64,6 +64,11 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
   std::vector<std::size_t> ties = running;
   std::erase_if(ties,
                 [&](std::size_t i) { return !tied(candidates[best], candidates[i], metric); });
+  if (tie_rule == TieRule::larger) {
+    std::erase_if(ties, [&](std::size_t i) {
+      return candidates[i].learning_rate > 4 * candidates[best].learning_rate;
+    });
+  }
   if (tie_rule == TieRule::none || ties.size() == 1) {
     return {best, by_loss ? "lowest loss" : "highest accuracy"};
   }

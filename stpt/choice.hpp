@@ -38,7 +38,8 @@ struct Choice {
 /// is sum(d)^2 <= sum(d^2) (McNemar's statistic, at most 1): whole numbers, so no rounding. Without
 /// per-image results, and for the loss, only equal scores are tied. Among the tied,
 ///   prefer_unchanged  takes factor 1, else the lowest loss;
-///   larger            takes the largest LR;
+///   larger            takes the largest LR of those up to four times the best's: steps wider than
+///                     half a decade are not taken on weak evidence;
 ///   none              knows no near-ties: the first of equal scores.
 /// What is still equal goes to the lowest index.
 /// Throws std::invalid_argument if candidates were scored on different numbers of images.

@@ -133,7 +133,7 @@ TEST_CASE("the tie rules", "[choice]") {
 
   CHECK(pick(TieRule::none).winner == 1U);
   CHECK(pick(TieRule::none).reason == "highest accuracy");
-  CHECK(pick(TieRule::larger).winner == 0U);
+  CHECK(pick(TieRule::larger).winner == 3U);  // the first is too far from the best
   CHECK(pick(TieRule::larger).reason == "tie within 1 points: largest LR");
   CHECK(pick(TieRule::prefer_unchanged).winner == 2U);
   CHECK(pick(TieRule::prefer_unchanged).reason == "tie within 1 points: unchanged LR kept");
@@ -144,6 +144,16 @@ TEST_CASE("the tie rules", "[choice]") {
 
   candidates[3].loss = candidates[0].loss;
   CHECK(pick(TieRule::prefer_unchanged).winner == 0U);  // equal in all: the lowest index
+}
+
+TEST_CASE("the larger of near-ties is at most four times the best", "[choice]") {
+  const auto pick = [](double factor) {
+    return choose(Candidates{paired(factor, 1, 100, {{1, 70}}), paired(1, 1, 100, {{0, 70}})},
+                  TieRule::larger, ScoreMetric::accuracy);
+  };
+  CHECK(pick(4).winner == 0U);
+  CHECK(pick(4.01).winner == 1U);
+  CHECK(pick(4.01).reason == "highest accuracy");
 }
 
 TEST_CASE("without per-image results only equal scores are tied", "[choice]") {
