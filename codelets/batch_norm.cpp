@@ -9,6 +9,10 @@
 #include <string>
 #include <type_traits>
 
+#ifdef __FMA__
+#include <immintrin.h>
+#endif
+
 // The CPU implementation. Batch norm is bound by memory traffic, so all work is done one block of
 // channels at a time: what the first pass (sums) has read is still in the cache when the second
 // (results) reads it again, in reverse order where the block is larger than the cache.
@@ -22,24 +26,75 @@ namespace {
 using runtime::Layout;
 using Index = std::int64_t;
 
-// Vectors of the compiler (GCC, Clang), cut to what the machine has. The number of lanes, and so
-// the order of every sum, is the same on every machine. Passed by reference only: by value the
-// calling convention would depend on the instruction set.
+/// How many values the machine computes at once.
+#if defined(__AVX512F__)
+constexpr int machine_lanes = 16;
+#elif defined(__AVX__)
+constexpr int machine_lanes = 8;
+#else
+constexpr int machine_lanes = 4;
+#endif
+
+/// A value for each lane of a row. The number of lanes, and so the order of every sum, is the same
+/// on every machine.
 template <int W>
-struct VectorOf {
-  using Type [[gnu::vector_size(W * sizeof(float))]] = float;
+using Lanes = std::array<float, W>;
+
+/// Where the machine has narrower vectors than a row has lanes, rows are computed in parts, one
+/// after the other.
+template <int W>
+constexpr int part_lanes = std::min(W, machine_lanes);
+
+/// Of the compiler (GCC, Clang). Passed by reference only: by value the calling convention would
+/// depend on the instruction set.
+template <int W>
+struct PartOf {
+  using Type [[gnu::vector_size(part_lanes<W> * sizeof(float))]] = float;
 };
 template <int W>
-using Vector = typename VectorOf<W>::Type;
+using Part = typename PartOf<W>::Type;
 
-/// Reads a row; lanes from `lanes` on, which are not there, keep the value that `v` has.
-template <int W, bool Partial>
-inline void load(Vector<W>& v, const float* from, Index lanes) {
+/// result = a * b + c, rounded once where the machine can. Left to the compiler, that would depend
+/// on the code around it, and passes that must agree to the bit would not.
+template <class V>
+inline void multiply_add(V& result, const V& a, const V& b, const V& c) {
+#ifdef __FMA__
+  if constexpr (sizeof(V) == 32) {
+    result = reinterpret_cast<V>(_mm256_fmadd_ps(
+        reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+    return;
+  }
+#ifdef __AVX512F__
+  if constexpr (sizeof(V) == 64) {
+    result = reinterpret_cast<V>(_mm512_fmadd_ps(
+        reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+    return;
+  }
+#endif
+#endif
+  result = a * b + c;
+}
+
+/// visit(first lane, lanes that are there) for the parts of a row.
+template <int W, typename Visit>
+inline void for_each_part(Index lanes, Visit visit) {
+  for (int first = 0; first < W && first < lanes; first += part_lanes<W>)
+    visit(first, std::min<Index>(lanes - first, part_lanes<W>));
+}
+
+template <class V>
+inline void load(V& v, const float* from) {
+  std::memcpy(&v, from, sizeof v);
+}
+
+/// Reads a part; lanes from `lanes` on, which are not there, keep the value that `v` has.
+template <bool Partial, class V>
+inline void load(V& v, const float* from, Index lanes) {
   std::memcpy(&v, from, Partial ? static_cast<std::size_t>(lanes) * sizeof(float) : sizeof v);
 }
 
-template <int W, bool Partial>
-inline void store(float* to, const Vector<W>& v, Index lanes) {
+template <bool Partial, class V>
+inline void store(float* to, const V& v, Index lanes) {
   std::memcpy(to, &v, Partial ? static_cast<std::size_t>(lanes) * sizeof(float) : sizeof v);
 }
 
@@ -141,11 +196,13 @@ struct Geometry {
     }
   }
 
-  /// The same for the whole block, last image first.
+  /// The same for the whole block, last image first, a few rows at a time.
   template <typename Visit>
   void for_each_run_backwards(Index block, Visit visit) const {
+    constexpr Index step = chunk_rows / 4;
     for (Index image = images - 1; image >= 0; --image)
-      for_each_run(block, Chunk{image, image + 1, 0, rows}, visit);
+      for (Index row = 0; row < rows; row += step)
+        for_each_run(block, Chunk{image, image + 1, row, std::min(row + step, rows)}, visit);
   }
 };
 
@@ -166,7 +223,7 @@ void with_flags(F f, bool flag, Flags... flags) {
 /// Two sums for each lane.
 template <int W>
 struct Sums {
-  std::array<Vector<W>, ways> first{}, second{};
+  std::array<Lanes<W>, ways> first{}, second{};
 
   /// Sum over the ways, and over the lanes unless they are channels.
   void total(bool lanes_are_channels, std::array<double, W>& a, std::array<double, W>& b) const {
@@ -175,11 +232,12 @@ struct Sums {
   }
 
  private:
-  static void total_of(const std::array<Vector<W>, ways>& sums, bool lanes_are_channels,
+  static void total_of(const std::array<Lanes<W>, ways>& sums, bool lanes_are_channels,
                        std::array<double, W>& result) {
     static_assert(ways == 4);
-    const Vector<W> sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    for (int lane = 0; lane < W; ++lane) result[lane] = static_cast<double>(sum[lane]);
+    for (int lane = 0; lane < W; ++lane)
+      result[lane] =
+          static_cast<double>((sums[0][lane] + sums[1][lane]) + (sums[2][lane] + sums[3][lane]));
     if (lanes_are_channels) return;
     for (int half = W / 2; half > 0; half /= 2)
       for (int lane = 0; lane < half; ++lane) result[lane] += result[lane + half];
@@ -187,29 +245,61 @@ struct Sums {
   }
 };
 
+/// One part of them, while rows are added.
+template <int W>
+class PartSums {
+ public:
+  PartSums(Sums<W>& sums, int lane) : sums_(sums), lane_(lane) {
+    for (int way = 0; way < ways; ++way) {
+      load(first[way], &sums.first[way][lane]);
+      load(second[way], &sums.second[way][lane]);
+    }
+  }
+  ~PartSums() {
+    for (int way = 0; way < ways; ++way) {
+      store<false>(&sums_.first[way][lane_], first[way], W);
+      store<false>(&sums_.second[way][lane_], second[way], W);
+    }
+  }
+  PartSums(const PartSums&) = delete;
+  PartSums& operator=(const PartSums&) = delete;
+
+  std::array<Part<W>, ways> first, second;
+
+ private:
+  Sums<W>& sums_;
+  int lane_;
+};
+
+/// add(way, row) for all rows.
+template <typename Add>
+[[gnu::always_inline]] inline void for_each_row(Index rows, Add add) {
+  Index row = 0;
+  for (; row + ways <= rows; row += ways) {
+    add(0, row);
+    add(1, row + 1);
+    add(2, row + 2);
+    add(3, row + 3);
+  }
+  for (; row < rows; ++row) add(0, row);
+}
+
 /// first += x - pivot, second += (x - pivot)^2
 template <int W, bool Partial>
-void add_moments(const float* x, Index rows, Index stride, Index lanes, const Vector<W>& pivot_in,
+void add_moments(const float* x, Index rows, Index stride, Index lanes, const Lanes<W>& pivots,
                  Sums<W>& sums) {
-  const Vector<W> pivot = pivot_in;
-  std::array<Vector<W>, ways> first = sums.first, second = sums.second;
-  const auto add = [&](int way, const float* from) {
-    Vector<W> v = pivot;
-    load<W, Partial>(v, from, lanes);
-    v -= pivot;
-    first[way] += v;
-    second[way] += v * v;
-  };
-  Index row = 0;
-  for (; row + ways <= rows; row += ways, x += ways * stride) {
-    add(0, x);
-    add(1, x + stride);
-    add(2, x + 2 * stride);
-    add(3, x + 3 * stride);
-  }
-  for (; row < rows; ++row, x += stride) add(0, x);
-  sums.first = first;
-  sums.second = second;
+  for_each_part<W>(lanes, [&](int lane, Index present) {
+    Part<W> pivot;
+    load(pivot, &pivots[lane]);
+    PartSums<W> part(sums, lane);
+    for_each_row(rows, [&](int way, Index row) {
+      Part<W> v = pivot;
+      load<Partial>(v, x + row * stride + lane, present);
+      v -= pivot;
+      part.first[way] += v;
+      multiply_add(part.second[way], v, v, part.second[way]);
+    });
+  });
 }
 
 /// Mean and sum of squared deviations for each lane of a block.
@@ -224,7 +314,7 @@ struct Statistics {
 template <int W>
 void compute_statistics(const Geometry& geometry, Index block, const float* x,
                         Statistics<W>& result) {
-  Vector<W> pivot{};
+  Lanes<W> pivot{};
   double count = 0;
   const auto sum = [&](const Chunk& chunk, Sums<W>& sums) {
     geometry.for_each_run(block, chunk, [&](auto partial, Index offset, Index rows, Index lanes) {
@@ -257,14 +347,25 @@ void compute_statistics(const Geometry& geometry, Index block, const float* x,
   for (double& squares : result.squares) squares = squares < 0 ? 0 : squares;  // rounding
 }
 
-/// What the normalisation does to a block: (x - mean) * scale + shift. Forward and backward share
-/// it, so that the mask that backward recomputes is the one of forward. Lanes without a channel
-/// give 0.
+/// What the normalisation does to a block: (x - mean) * scale + shift. Lanes without a channel give
+/// 0.
 template <int W>
 struct Affine {
-  Vector<W> mean{}, scale{}, shift{};
+  Lanes<W> mean{}, scale{}, shift{};
+};
 
-  void apply(Vector<W>& centred) const { centred = centred * scale + shift; }
+/// A part of it. Forward and backward share it, so that the mask that backward recomputes is the
+/// one of forward.
+template <int W>
+struct PartAffine {
+  Part<W> mean, scale, shift;
+
+  PartAffine(const Affine<W>& affine, int lane) {
+    load(mean, &affine.mean[lane]);
+    load(scale, &affine.scale[lane]);
+    load(shift, &affine.shift[lane]);
+  }
+  void apply(Part<W>& centred) const { multiply_add(centred, centred, scale, shift); }
 };
 
 /// set(lane, channel) for the lanes of a block that have a channel.
@@ -300,22 +401,24 @@ void check_batch(const std::string& op, const BatchNorm& norm) {
 
 template <int W, bool Partial, bool Relu, bool Residual>
 void normalise(const float* x, const float* residual, float* y, Index rows, Index stride,
-               Index lanes, const Affine<W>& affine_in) {
-  const Affine<W> affine = affine_in;
-  for (Index row = 0; row < rows; ++row) {
-    const Index at = row * stride;
-    Vector<W> v{};
-    load<W, Partial>(v, x + at, lanes);
-    v -= affine.mean;
-    affine.apply(v);
-    if constexpr (Residual) {
-      Vector<W> r{};
-      load<W, Partial>(r, residual + at, lanes);
-      v += r;
+               Index lanes, const Affine<W>& affines) {
+  for_each_part<W>(lanes, [&](int lane, Index present) {
+    const PartAffine<W> affine(affines, lane);
+    for (Index row = 0; row < rows; ++row) {
+      const Index at = row * stride + lane;
+      Part<W> v{};
+      load<Partial>(v, x + at, present);
+      v -= affine.mean;
+      affine.apply(v);
+      if constexpr (Residual) {
+        Part<W> r{};
+        load<Partial>(r, residual + at, present);
+        v += r;
+      }
+      if constexpr (Relu) v = v < 0.0f ? Part<W>{} : v;  // keeps NaN
+      store<Partial>(y + at, v, present);
     }
-    if constexpr (Relu) v = v < 0.0f ? Vector<W>{} : v;  // keeps NaN
-    store<W, Partial>(y + at, v, lanes);
-  }
+  });
 }
 
 class Forward final : public Kernel {
@@ -414,75 +517,75 @@ struct Inputs {
 /// g = gradient after the mask, centred = x - mean
 template <int W, bool Partial, Mask From, bool Two>
 [[gnu::always_inline]] inline void load_gradient(const Inputs& in, Index at, Index lanes,
-                                                 const Affine<W>& affine, Vector<W>& g,
-                                                 Vector<W>& centred) {
+                                                 const PartAffine<W>& affine, Part<W>& g,
+                                                 Part<W>& centred) {
   centred = affine.mean;
-  load<W, Partial>(centred, in.x + at, lanes);
+  load<Partial>(centred, in.x + at, lanes);
   centred -= affine.mean;
-  g = Vector<W>{};
-  load<W, Partial>(g, in.d_y + at, lanes);
+  g = Part<W>{};
+  load<Partial>(g, in.d_y + at, lanes);
   if constexpr (Two) {
-    Vector<W> g2{};
-    load<W, Partial>(g2, in.d_y2 + at, lanes);
+    Part<W> g2{};
+    load<Partial>(g2, in.d_y2 + at, lanes);
     g += g2;
   }
   if constexpr (From != Mask::none) {
-    Vector<W> y{};
+    Part<W> y{};
     if constexpr (From == Mask::from_x) {
       y = centred;
       affine.apply(y);
     } else {
-      load<W, Partial>(y, in.y + at, lanes);
+      load<Partial>(y, in.y + at, lanes);
     }
-    g = y > 0.0f ? g : Vector<W>{};
+    g = y > 0.0f ? g : Part<W>{};
   }
 }
 
 /// first += g, second += g * (x - mean); g is written if `Write`.
 template <int W, bool Partial, Mask From, bool Two, bool Write>
 void add_gradients(const Inputs& in_in, Index offset, float* written, Index rows, Index stride,
-                   Index lanes, const Affine<W>& affine_in, Sums<W>& sums) {
-  const Affine<W> affine = affine_in;
+                   Index lanes, const Affine<W>& affines, Sums<W>& sums) {
   const Inputs in = in_in;
-  std::array<Vector<W>, ways> first = sums.first, second = sums.second;
-  const auto add = [&](int way, Index at) {
-    Vector<W> g, centred;
-    load_gradient<W, Partial, From, Two>(in, at, lanes, affine, g, centred);
-    first[way] += g;
-    second[way] += g * centred;
-    if constexpr (Write) store<W, Partial>(written + at, g, lanes);
-  };
-  Index row = 0, at = offset;
-  for (; row + ways <= rows; row += ways, at += ways * stride) {
-    add(0, at);
-    add(1, at + stride);
-    add(2, at + 2 * stride);
-    add(3, at + 3 * stride);
-  }
-  for (; row < rows; ++row, at += stride) add(0, at);
-  sums.first = first;
-  sums.second = second;
+  for_each_part<W>(lanes, [&](int lane, Index present) {
+    const PartAffine<W> affine(affines, lane);
+    PartSums<W> part(sums, lane);
+    for_each_row(rows, [&](int way, Index row) {
+      const Index at = offset + row * stride + lane;
+      Part<W> g, centred;
+      load_gradient<W, Partial, From, Two>(in, at, present, affine, g, centred);
+      part.first[way] += g;
+      multiply_add(part.second[way], g, centred, part.second[way]);
+      if constexpr (Write) store<Partial>(written + at, g, present);
+    });
+  });
 }
 
 /// d_x = on_gradient * g + on_centred * (x - mean) + constant
 template <int W>
 struct Combination {
-  Vector<W> on_gradient{}, on_centred{}, constant{};
+  Lanes<W> on_gradient{}, on_centred{}, constant{};
 };
 
 template <int W, bool Partial, Mask From, bool Two>
 void write_d_x(const Inputs& in_in, Index offset, float* d_x, Index rows, Index stride, Index lanes,
-               const Affine<W>& affine_in, const Combination<W>& combination_in) {
-  const Affine<W> affine = affine_in;
-  const Combination<W> combination = combination_in;
+               const Affine<W>& affines, const Combination<W>& combination) {
   const Inputs in = in_in;
-  for (Index row = 0, at = offset; row < rows; ++row, at += stride) {
-    Vector<W> g, centred;
-    load_gradient<W, Partial, From, Two>(in, at, lanes, affine, g, centred);
-    const Vector<W> result =
-        g * combination.on_gradient + (centred * combination.on_centred + combination.constant);
-    store<W, Partial>(d_x + at, result, lanes);
-  }
+  for_each_part<W>(lanes, [&](int lane, Index present) {
+    const PartAffine<W> affine(affines, lane);
+    Part<W> on_gradient, on_centred, constant;
+    load(on_gradient, &combination.on_gradient[lane]);
+    load(on_centred, &combination.on_centred[lane]);
+    load(constant, &combination.constant[lane]);
+    for (Index row = 0; row < rows; ++row) {
+      const Index at = offset + row * stride + lane;
+      Part<W> g, centred;
+      load_gradient<W, Partial, From, Two>(in, at, present, affine, g, centred);
+      Part<W> result;
+      multiply_add(result, centred, on_centred, constant);
+      multiply_add(result, g, on_gradient, result);
+      store<Partial>(d_x + at, result, present);
+    }
+  });
 }
 
 class Backward final : public Kernel {
