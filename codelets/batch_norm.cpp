@@ -196,7 +196,8 @@ struct Geometry {
     }
   }
 
-  /// The same for the whole block, last image first, a few rows at a time.
+  /// The same for the whole block, last image first; few rows at a time, so that the second part of
+  /// a row is still in the cache.
   template <typename Visit>
   void for_each_run_backwards(Index block, Visit visit) const {
     constexpr Index step = chunk_rows / 4;
