@@ -27,8 +27,9 @@ std::vector<std::size_t> survivors(std::span<const CandidateScore> candidates) {
 
 Choice all_diverged() { return {std::nullopt, "every candidate diverged"}; }
 
-/// Within one paired standard error (see the header).
-bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric metric) {
+/// Within so many paired standard errors (see the header).
+bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric metric,
+          std::int64_t errors) {
   if (metric == ScoreMetric::loss) return other.loss == best.loss;
   if (best.correct.empty() || other.correct.empty()) return other.accuracy == best.accuracy;
   if (best.correct.size() != other.correct.size()) {
@@ -41,7 +42,7 @@ bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric m
     sum += difference;
     squares += difference * difference;
   }
-  return sum * sum <= squares;
+  return sum * sum <= errors * errors * squares;
 }
 
 }  // namespace
@@ -61,9 +62,10 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
 
   const bool by_loss = metric == ScoreMetric::loss;
   const std::size_t best = by_loss ? first(running, lower_loss) : first(running, higher_accuracy);
+  const int errors = tie_rule == TieRule::larger ? 2 : 1;
   std::vector<std::size_t> ties = running;
-  std::erase_if(ties,
-                [&](std::size_t i) { return !tied(candidates[best], candidates[i], metric); });
+  std::erase_if(
+      ties, [&](std::size_t i) { return !tied(candidates[best], candidates[i], metric, errors); });
   if (tie_rule == TieRule::larger) {
     std::erase_if(ties, [&](std::size_t i) {
       return candidates[i].learning_rate > 4 * candidates[best].learning_rate;

@@ -33,13 +33,15 @@ struct Choice {
 /// The best candidate by `metric`. A candidate that diverged, or whose accuracy or loss is not
 /// finite, never wins.
 ///
-/// Tied with the best are those whose accuracy lies within one paired standard error of it. With d
-/// the image-by-image differences of correctness that is |mean(d)| <= sqrt(var(d) / images), which
-/// is sum(d)^2 <= sum(d^2) (McNemar's statistic, at most 1): whole numbers, so no rounding. Without
-/// per-image results, and for the loss, only equal scores are tied. Among the tied,
+/// Tied with the best are those whose accuracy lies within one paired standard error of it, for
+/// `larger` two. With d the image-by-image differences of correctness one error is
+/// |mean(d)| <= sqrt(var(d) / images), which is sum(d)^2 <= sum(d^2) (McNemar's statistic, at most
+/// 1): whole numbers, so no rounding. Without per-image results, and for the loss, only equal
+/// scores are tied. Among the tied,
 ///   prefer_unchanged  takes factor 1, else the lowest loss;
-///   larger            takes the largest LR of those up to four times the best's: steps wider than
-///                     half a decade are not taken on weak evidence;
+///   larger            takes the largest LR of those up to four times the best's: a short Pre-train
+///                     prefers too small ones, so that against a larger one clear evidence is
+///                     asked for, but steps wider than half a decade are not taken on weak one;
 ///   none              knows no near-ties: the first of equal scores.
 /// What is still equal goes to the lowest index.
 /// Throws std::invalid_argument if candidates were scored on different numbers of images.

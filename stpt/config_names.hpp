@@ -131,9 +131,10 @@ inline constexpr std::array names<TieRule> = {
     Named{TieRule::prefer_unchanged, "prefer_unchanged",
           "within one paired standard error of the best prefer candidate 1.0, then the lower loss"},
     Named{TieRule::none, "none", "plain best"},
-    Named{TieRule::larger, "larger",
-          "within one paired standard error prefer the largest, up to four times the best: a short "
-          "Pre-train prefers learning rates that are too small in the end"},
+    Named{
+        TieRule::larger, "larger",
+        "within two paired standard errors prefer the largest, up to four times the best: a short "
+        "Pre-train prefers learning rates that are too small in the end"},
 };
 template <>
 inline constexpr std::array names<ReplicaData> = {

@@ -156,6 +156,19 @@ TEST_CASE("the larger of near-ties is at most four times the best", "[choice]") 
   CHECK(pick(4.01).reason == "highest accuracy");
 }
 
+TEST_CASE("a larger LR is refused beyond two paired standard errors", "[choice]") {
+  // Right where the best is not on c images, wrong where it is right on b.
+  const auto winner = [](std::size_t b, std::size_t c) {
+    return choose(Candidates{paired(2, 1, 100, {{b, 70 + c}}), paired(1, 1, 100, {{0, 70}})},
+                  TieRule::larger, ScoreMetric::accuracy)
+        .winner;
+  };
+  CHECK(winner(6, 2) == 0U);  // 4^2 <= 4 * 8
+  CHECK(winner(4, 0) == 0U);  // on the limit
+  CHECK(winner(5, 0) == 1U);
+  CHECK(winner(9, 1) == 1U);  // 8^2 > 4 * 10
+}
+
 TEST_CASE("without per-image results only equal scores are tied", "[choice]") {
   const Candidates near{means(2, 0.7000001, 1), means(1, 0.7, 1)};
   CHECK(choose(near, TieRule::prefer_unchanged, ScoreMetric::accuracy).winner == 0U);
