@@ -260,6 +260,8 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
   given.insert(overridden.begin(), overridden.end());
   if (!given.contains("stpt.candidates") && !given.contains("stpt.schedule")) {
     place_default_schedule(config);
+  } else if (!given.contains("stpt.tie_rule")) {
+    config.stpt.tie_rule = TieRule::prefer_unchanged;
   }
   place_default_anneal(config.training, given);
   try {

@@ -154,8 +154,8 @@ struct ScheduleEntry {
   friend bool operator==(const ScheduleEntry&, const ScheduleEntry&) = default;
 };
 
-/// The set named "search" from the epoch `first` on, which finds the scale from any initial LR, and
-/// default_candidates() from the next one on.
+/// The set named "search" in the epoch `first`, which finds the scale from any initial LR, "double"
+/// in the next one, which makes up for what it finds too little, and "unchanged" from then on.
 [[nodiscard]] std::vector<ScheduleEntry> default_schedule(int first = 1);
 
 struct StptConfig {
@@ -168,8 +168,8 @@ struct StptConfig {
   ScoreMetric score_metric = ScoreMetric::accuracy;
   ScoreWeights score_weights = ScoreWeights::mean;
   ScoreStatistics score_statistics = ScoreStatistics::batch;
-  int score_window = 5;  ///< last iterations averaged when score is training_window
-  TieRule tie_rule = TieRule::prefer_unchanged;
+  int score_window = 5;                ///< last iterations averaged when score is training_window
+  TieRule tie_rule = TieRule::larger;  ///< of the default schedule; prefer_unchanged of others
   ReplicaData replica_data = ReplicaData::same;
   RunningStatistics running_statistics = RunningStatistics::winner;
   int recalibration_batches = 10;
@@ -229,8 +229,10 @@ class ConfigError : public std::runtime_error {
 /// `source_name`), then applies the overrides ("key=value", the value JSON or else a plain
 /// string; errors in them name the source "--set") and validates the result. Where neither
 /// candidates nor a schedule are given, the default schedule begins behind the warm-up and ends
-/// with the run; where nothing is said about the anneal, only policies that choose the LR have one,
-/// over half of what follows the warm-up. Throws ConfigError.
+/// with the run; where they are but no tie rule, it is prefer_unchanged, since `larger` would let
+/// the LR climb in a set that is tried again and again; where nothing is said about the anneal,
+/// only policies that choose the LR have one, over half of what follows the warm-up. Throws
+/// ConfigError.
 [[nodiscard]] Config parse_config(std::string_view json_text, const std::string& source_name,
                                   const std::vector<std::string>& overrides = {});
 

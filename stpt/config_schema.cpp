@@ -498,8 +498,9 @@ const std::vector<Key>& schema() {
                      "The factors to try (below), where the schedule says nothing else."),
       schedule_key("stpt.schedule",
                    "Other sets from certain epochs on, counted from 1, up to the next entry's. A "
-                   "wide set first finds the scale, a narrow one then follows it. Begins behind a "
-                   "warm-up where it is not given. Setting `candidates` alone empties it."),
+                   "wide set finds the scale; what it finds is then kept, or followed by a narrow "
+                   "one. Begins behind a warm-up where it is not given. Setting `candidates` alone "
+                   "empties it."),
       choice("stpt.pretrain_batch", STPT_FIELD(stpt.pretrain_batch),
              "What a candidate trains on in an iteration of Pre-train."),
       choice("stpt.lr_scaling", STPT_FIELD(stpt.lr_scaling),
@@ -513,7 +514,10 @@ const std::vector<Key>& schema() {
              "What batch normalisation uses while scoring."),
       whole("stpt.score_window", STPT_FIELD(stpt.score_window), {1},
             "Score training_window: so many last iterations are averaged."),
-      choice("stpt.tie_rule", STPT_FIELD(stpt.tie_rule), "When candidates score about the same."),
+      choice("stpt.tie_rule", STPT_FIELD(stpt.tie_rule),
+             "When candidates score about the same. Where `candidates` or `schedule` is given and "
+             "this is not: prefer_unchanged, since with larger a set that is tried in many epochs "
+             "makes the learning rate climb as soon as all score well."),
       choice("stpt.replica_data", STPT_FIELD(stpt.replica_data),
              "Which images candidates pre-train on."),
       choice("stpt.running_statistics", STPT_FIELD(stpt.running_statistics),

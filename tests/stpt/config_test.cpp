@@ -271,9 +271,8 @@ TEST_CASE("values out of range", "[config]") {
 
 TEST_CASE("candidates that cannot be", "[config]") {
   const std::string right =
-      "must be a set's name (search, refine, narrow, middle, wide, table2, unchanged) or a list of "
-      "numbers "
-      "above 0";
+      "must be a set's name (search, double, refine, narrow, middle, wide, table2, unchanged) or a "
+      "list of numbers above 0";
   CHECK(error_of(R"({"stpt": {"candidates": "narow"}})") ==
         "run.json: stpt.candidates: is \"narow\"; " + right);
   CHECK(error_of(R"({"stpt": {"candidates": 2}})") == "run.json: stpt.candidates: is 2; " + right);
@@ -539,7 +538,9 @@ TEST_CASE("where nothing is said about candidates the first Pre-train searches",
     return parse_config(text, "run.json", overrides).stpt.schedule;
   };
   const ScheduleEntry search{1, named_candidate_set("search")};
-  CHECK(schedule_of("{}") == std::vector{search, {2, named_candidate_set("refine")}});
+  CHECK(schedule_of("{}") == std::vector{search,
+                                         {2, named_candidate_set("double")},
+                                         {3, named_candidate_set("unchanged")}});
   CHECK(schedule_of("{}", {"training.epochs=1"}) == std::vector{search});
 
   const char* warmup = R"({"training": {"learning_rate": {"warmup": {"epochs": 3}}}})";
@@ -551,6 +552,19 @@ TEST_CASE("where nothing is said about candidates the first Pre-train searches",
   CHECK(schedule_of(R"({"stpt": {"candidates": "refine"}})").empty());
   CHECK(schedule_of("{}", {"stpt.candidates=refine"}).empty());
   CHECK(schedule_of("{}", {"stpt.schedule=[]"}).empty());
+}
+
+TEST_CASE("near-ties go to the larger LR in the default schedule alone", "[config]") {
+  const auto rule_of = [](const char* text, const std::vector<std::string>& overrides = {}) {
+    return parse_config(text, "run.json", overrides).stpt.tie_rule;
+  };
+  CHECK(rule_of("{}") == TieRule::larger);
+  CHECK(rule_of(R"({"stpt": {"alpha": 20}})") == TieRule::larger);
+  CHECK(rule_of("{}", {"stpt.tie_rule=none"}) == TieRule::none);
+  CHECK(rule_of(R"({"stpt": {"candidates": "refine"}})") == TieRule::prefer_unchanged);
+  CHECK(rule_of("{}", {"stpt.schedule=[]"}) == TieRule::prefer_unchanged);
+  CHECK(rule_of(R"({"stpt": {"candidates": "refine"}})", {"stpt.tie_rule=larger"}) ==
+        TieRule::larger);
 }
 
 TEST_CASE("overrides that are wrong", "[config]") {
