@@ -96,8 +96,10 @@ std::string format_epoch(const EpochRecord& record, int epochs) {
   line += "  lr " + format_learning_rate(record.learning_rate);
   const auto winner = std::ranges::find(record.candidates, true, &CandidateRecord::winner);
   if (winner != record.candidates.end()) {
-    line += " (x" + format_learning_rate(winner->factor) + ", best of " +
-            std::to_string(record.candidates.size());
+    line += record.candidates.size() == 1 && winner->factor == 1
+                ? std::string(" (unchanged")
+                : " (x" + format_learning_rate(winner->factor) + ", best of " +
+                      std::to_string(record.candidates.size());
     const auto diverged = std::ranges::count(record.candidates, true, &CandidateRecord::diverged);
     if (diverged > 0) line += ", " + std::to_string(diverged) + " diverged";
     if (record.retries > 0) {
