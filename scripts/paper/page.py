@@ -36,7 +36,7 @@ TITLES = {
     "reference": "Reference (÷ 10 at a plateau)",
     "random_winner": "Mix, winner drawn at random",
     "always_one": "Mix, candidate 1.0 always wins",
-    "recommended": "Our preset: search, double, anneal",
+    "recommended": "Our preset: search, anneal",
     "fixed_anneal": "Fixed LR, the same anneal",
     "cosine": "Cosine with warm-up",
 }
