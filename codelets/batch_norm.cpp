@@ -246,30 +246,24 @@ struct Sums {
   }
 };
 
-/// One part of them, while rows are added.
+/// One part of them, while rows are added. Not written back by a destructor: with one, GCC keeps
+/// the sums in memory.
 template <int W>
-class PartSums {
- public:
-  PartSums(Sums<W>& sums, int lane) : sums_(sums), lane_(lane) {
+struct PartSums {
+  std::array<Part<W>, ways> first, second;
+
+  PartSums(const Sums<W>& sums, int lane) {
     for (int way = 0; way < ways; ++way) {
       load(first[way], &sums.first[way][lane]);
       load(second[way], &sums.second[way][lane]);
     }
   }
-  ~PartSums() {
+  void write_to(Sums<W>& sums, int lane) const {
     for (int way = 0; way < ways; ++way) {
-      store<false>(&sums_.first[way][lane_], first[way], W);
-      store<false>(&sums_.second[way][lane_], second[way], W);
+      store<false>(&sums.first[way][lane], first[way], W);
+      store<false>(&sums.second[way][lane], second[way], W);
     }
   }
-  PartSums(const PartSums&) = delete;
-  PartSums& operator=(const PartSums&) = delete;
-
-  std::array<Part<W>, ways> first, second;
-
- private:
-  Sums<W>& sums_;
-  int lane_;
 };
 
 /// add(way, row) for all rows.
@@ -300,6 +294,7 @@ void add_moments(const float* x, Index rows, Index stride, Index lanes, const La
       part.first[way] += v;
       multiply_add(part.second[way], v, v, part.second[way]);
     });
+    part.write_to(sums, lane);
   });
 }
 
@@ -558,6 +553,7 @@ void add_gradients(const Inputs& in_in, Index offset, float* written, Index rows
       multiply_add(part.second[way], g, centred, part.second[way]);
       if constexpr (Write) store<Partial>(written + at, g, present);
     });
+    part.write_to(sums, lane);
   });
 }
 
