@@ -1,5 +1,6 @@
 #include "codelets/cuda_graph.hpp"
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -58,11 +59,9 @@ Executable capture(cudaStream_t stream, const std::function<void()>& enqueue) {
   return Executable(executable);
 }
 
-/// One worker's graphs of one piece of work; used by the worker's thread alone.
-struct Graphs {
-  bool warm = false;  ///< has run
-  std::map<std::vector<void*>, Executable> by_pointers;
-};
+/// One worker's graphs of one piece of work, by their addresses; null where these have been met
+/// once. Used by the worker's thread alone.
+using Graphs = std::map<std::vector<void*>, Executable>;
 
 }  // namespace
 
@@ -82,28 +81,29 @@ GraphCache::~GraphCache() = default;
 void GraphCache::run(int worker, std::size_t work, std::span<void* const> pointers, Stream stream,
                      const std::function<void()>& enqueue) {
   Graphs& graphs = impl_->of(worker, work);
-  if (!graphs.warm) {
-    enqueue();
-    graphs.warm = true;
-    return;
-  }
   const cudaStream_t own = native(stream);
   const std::vector<void*> key(pointers.begin(), pointers.end());
-  auto found = graphs.by_pointers.find(key);
-  if (found == graphs.by_pointers.end()) {
-    if (graphs.by_pointers.size() == most_graphs) {
+  const auto found = graphs.find(key);
+  if (found == graphs.end()) {
+    enqueue();
+    if (graphs.size() == most_sets) {
       check(cudaStreamSynchronize(own), "waiting for graphs");  // none may go while it runs
-      graphs.by_pointers.clear();
+      graphs.clear();
     }
-    found = graphs.by_pointers.emplace(key, capture(own, enqueue)).first;
+    graphs.emplace(key, nullptr);
+    return;
   }
+  if (!found->second) found->second = capture(own, enqueue);
   check(cudaGraphLaunch(found->second.get(), own), "launching a graph");
 }
 
 std::size_t GraphCache::size() const {
   const std::scoped_lock lock(impl_->mutex);
   std::size_t count = 0;
-  for (const auto& [kind, graphs] : impl_->graphs) count += graphs.by_pointers.size();
+  for (const auto& [kind, graphs] : impl_->graphs) {
+    count += static_cast<std::size_t>(
+        std::ranges::count_if(graphs, [](const auto& entry) { return entry.second != nullptr; }));
+  }
   return count;
 }
 

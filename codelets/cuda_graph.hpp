@@ -15,9 +15,9 @@ namespace stpt::codelets::cuda {
 /// A graph holds the addresses that it was captured with, so it serves one set of them.
 class GraphCache {
  public:
-  /// Most graphs kept for one worker and one piece of work. In a steady state there are a few per
-  /// replica; more means that memory moves about, and all of them go.
-  static constexpr std::size_t most_graphs = 128;
+  /// Most sets of addresses remembered for one worker and one piece of work. In a steady state
+  /// there are a few per replica; more means that memory moves about, and all of them go.
+  static constexpr std::size_t most_sets = 128;
 
   GraphCache();
   ~GraphCache();
@@ -25,10 +25,10 @@ class GraphCache {
   GraphCache& operator=(const GraphCache&) = delete;
 
   /// Runs what `enqueue` puts on the stream of `worker`. `work` tells apart what is enqueued;
-  /// `pointers` are all addresses it uses. A worker's first run is a direct one, in which whatever
-  /// libraries make on first use is made; later ones replay the graph of these pointers, captured
-  /// when they are met first. Throws what `enqueue` throws, and std::runtime_error. May be called
-  /// by several threads at once, each with workers of its own.
+  /// `pointers` are all addresses it uses. Their first run is a direct one: a graph costs more than
+  /// it saves where they never come back, and whatever libraries make on first use is made then.
+  /// The second captures the graph, which later ones replay. Throws what `enqueue` throws, and
+  /// std::runtime_error. May be called by several threads at once, each with workers of its own.
   void run(int worker, std::size_t work, std::span<void* const> pointers, Stream stream,
            const std::function<void()>& enqueue);
 
