@@ -22,11 +22,12 @@ namespace fe = cudnn_frontend;
 using runtime::DataType;
 using runtime::Shape;
 
-/// Bytes that a plan may ask for. ResNet-50 with 256 images of 224x224 needs 202 MiB for its best
-/// engines in half precision; with float32, which cuDNN computes in nchw where it is not rounded to
-/// TF32, and for the first layer's weights with TF32, up to 986 MiB.
-std::int64_t most_workspace(DataType type) {
-  return std::int64_t{type == DataType::float32 ? 1024 : 512} << 20;
+/// Bytes that a plan may ask for. Where the limit bars all others, cuDNN's reference engine is
+/// left, without a word and many times slower. In half precision ResNet-50 needs 202 MiB with 256
+/// images of 224x224, 784 MiB with 1024; in float32, which cuDNN computes in nchw where it is not
+/// rounded to TF32, 1.15 GiB with 256, VGG-16 1.53 GiB with 64.
+std::size_t most_workspace(DataType type) {
+  return std::size_t{type == DataType::float32 ? 2U : 1U} << 30;
 }
 
 /// Throws std::runtime_error unless all went well.
@@ -161,18 +162,24 @@ std::vector<fe::NumericalNote_t> unwanted(const Convolution& convolution) {
 /// Gives a graph that knows its device a plan: the first engine that the heuristics name and that
 /// is allowed. Measuring which is fastest would give other bits at another run.
 fe::error_t choose_plan(fe::graph::Graph& graph, const Convolution& convolution,
-                        std::int64_t workspace_limit) {
+                        std::size_t workspace_limit) {
   fe::error_t status = graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
   if (status.is_good()) {
     graph.deselect_numeric_notes(unwanted(convolution));
-    graph.deselect_workspace_greater_than(workspace_limit);
+    graph.deselect_workspace_greater_than(static_cast<std::int64_t>(workspace_limit));
     status = graph.check_support();
   }
   return status.is_good() ? graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE) : status;
 }
 
+std::size_t workspace_of(const fe::graph::Graph& graph, const std::string& what) {
+  std::int64_t bytes = 0;
+  check(graph.get_workspace_size(bytes), what);
+  return static_cast<std::size_t>(bytes);
+}
+
 /// A graph that can be executed on the current device.
-Graph build(const Convolution& convolution, std::int64_t workspace_limit, const std::string& what) {
+Graph build(const Convolution& convolution, std::size_t workspace_limit, const std::string& what) {
   Graph graph = make_graph(convolution, what);
   check(graph->validate(), what);
   check(graph->build_operation_graph(own_handle(what)), what);
@@ -189,20 +196,17 @@ class SharedGraphs {
  public:
   SharedGraphs(const Convolution& convolution, const std::string& what)
       : convolution_(convolution) {
-    std::int64_t bytes = 0;
-    check(own(most_workspace(convolution.type), what).graph->get_workspace_size(bytes), what);
-    workspace_bytes_ = bytes;
+    workspace_bytes_ = most_workspace(convolution.type);
+    workspace_bytes_ = own(what).workspace_bytes;  // on other devices no more
   }
 
-  [[nodiscard]] std::size_t workspace_bytes() const {
-    return static_cast<std::size_t>(workspace_bytes_);
-  }
+  [[nodiscard]] std::size_t workspace_bytes() const { return workspace_bytes_; }
 
   /// Makes what the current device needs.
-  void prepare(const std::string& what) { own(workspace_bytes_, what); }
+  void prepare(const std::string& what) { own(what); }
 
   void run(std::span<void* const> args, void* workspace, Stream stream, const std::string& what) {
-    OfDevice& device = own(workspace_bytes_, what);
+    OfDevice& device = own(what);
     const cudnnHandle_t handle = own_handle(what);
     std::unordered_map<std::int64_t, void*> pack = {
         {first_input, args[0]}, {second_input, args[1]}, {output, args[2]}};
@@ -216,19 +220,27 @@ class SharedGraphs {
  private:
   struct OfDevice {
     Graph graph;
+    std::size_t workspace_bytes = 0;
     std::mutex executing;
   };
 
-  OfDevice& own(std::int64_t workspace_limit, const std::string& what) {
+  /// Devices of one kind are asked the same, and so compute the same; another kind may want more
+  /// workspace than there is.
+  OfDevice& own(const std::string& what) {
     return *of_devices_.get([&] {
       auto made = std::make_unique<OfDevice>();
-      made->graph = build(convolution_, workspace_limit, what);
+      const auto make = [&](std::size_t workspace_limit) {
+        made->graph = build(convolution_, workspace_limit, what);
+        made->workspace_bytes = workspace_of(*made->graph, what);
+      };
+      make(most_workspace(convolution_.type));
+      if (made->workspace_bytes > workspace_bytes_) make(workspace_bytes_);
       return made;
     });
   }
 
   Convolution convolution_;
-  std::int64_t workspace_bytes_ = 0;
+  std::size_t workspace_bytes_ = 0;  ///< on the first device
   cuda::PerDevice<std::unique_ptr<OfDevice>> of_devices_;
 };
 
@@ -308,8 +320,8 @@ KernelPtr plan(const Convolution& convolution, const std::string& what) {
   return std::make_unique<ConvolutionKernel>(registry().get(convolution, what), what);
 }
 
-std::size_t workspace_on(const Convolution& convolution, const std::string& properties,
-                         int architecture, const std::string& what) {
+Choice choice_on(const Convolution& convolution, const std::string& properties, int architecture,
+                 const std::string& what) {
   const auto device = std::make_shared<fe::DeviceProperties>();
   check(device->deserialize({properties.begin(), properties.end()}), what);
   const Graph graph = make_graph(convolution, what);
@@ -318,9 +330,10 @@ std::size_t workspace_on(const Convolution& convolution, const std::string& prop
   check(graph->build_operation_graph(), what);
   fe::error_t status = choose_plan(*graph, convolution, most_workspace(convolution.type));
   if (status.is_bad()) throw std::invalid_argument(what + ": " + status.get_message());
-  std::int64_t bytes = 0;
-  check(graph->get_workspace_size(bytes), what);
-  return static_cast<std::size_t>(bytes);
+  Choice choice;
+  check(graph->get_plan_name(choice.engine), what);
+  choice.workspace_bytes = workspace_of(*graph, what);
+  return choice;
 }
 
 std::size_t planned_convolutions() { return registry().alive(); }

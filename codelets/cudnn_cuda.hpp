@@ -31,12 +31,17 @@ struct Convolution {
 /// cuDNN has no such convolution, else std::runtime_error.
 [[nodiscard]] KernelPtr plan(const Convolution& convolution, const std::string& what);
 
-/// Bytes of workspace of the plan that a GPU of these properties would get; std::invalid_argument
-/// if it would get none. Asks the installed cuDNN, and needs no GPU. `properties`: JSON, as cuDNN
-/// serializes a device's; `architecture`: 90 for Hopper.
-[[nodiscard]] std::size_t workspace_on(const Convolution& convolution,
-                                       const std::string& properties, int architecture,
-                                       const std::string& what);
+/// What a plan was made of.
+struct Choice {
+  std::string engine;  ///< cuDNN's name, as "eng0_k1=2"
+  std::size_t workspace_bytes = 0;
+};
+
+/// The choice that a GPU of these properties would get; std::invalid_argument if it would get none.
+/// Asks the installed cuDNN, and needs no GPU. `properties`: JSON, as cuDNN serializes a device's;
+/// `architecture`: 90 for Hopper.
+[[nodiscard]] Choice choice_on(const Convolution& convolution, const std::string& properties,
+                               int architecture, const std::string& what);
 
 /// How many different convolutions there are kernels of.
 [[nodiscard]] std::size_t planned_convolutions();
