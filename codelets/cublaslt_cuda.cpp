@@ -136,11 +136,12 @@ class ProductKernel final : public Kernel {
     a_ = layout(product.rows, product.depth, product.a_transposed);
     b_ = layout(product.depth, product.columns, product.b_transposed);
     d_ = row_major(product.rows, product.columns, product.result, what_);
-    workspace_bytes_ = algorithm(most_workspace).workspace_bytes;
+    workspace_bytes_ = most_workspace;
+    workspace_bytes_ = algorithm().workspace_bytes;  // on other devices no more
   }
 
   void run(std::span<void* const> args, void* workspace, Stream stream) const override {
-    const Algorithm& chosen = algorithm(workspace_bytes_);
+    const Algorithm& chosen = algorithm();
     const float one = 1, zero = 0;
     check(cublasLtMatmul(own_handle(what_), description_.get(), &one, args[1], b_.get(), args[0],
                          a_.get(), &zero, args[2], d_.get(), args[2], d_.get(), &chosen.algorithm,
@@ -149,22 +150,30 @@ class ProductKernel final : public Kernel {
   }
 
  private:
-  /// The current device's: the heuristic's first.
-  [[nodiscard]] const Algorithm& algorithm(std::uint64_t workspace_limit) const {
+  /// The current device's. Devices of one kind are asked the same, and so compute the same; another
+  /// kind may want more workspace than there is.
+  [[nodiscard]] const Algorithm& algorithm() const {
     return algorithms_.get([&] {
-      const Preference preference = prefer(workspace_limit, what_);
-      cublasLtMatmulHeuristicResult_t result{};
-      int found = 0;
-      const cublasStatus_t status =
-          cublasLtMatmulAlgoGetHeuristic(own_handle(what_), description_.get(), b_.get(), a_.get(),
-                                         d_.get(), d_.get(), preference.get(), 1, &result, &found);
-      if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && found == 0))
-        throw std::invalid_argument(what_ +
-                                    ": cuBLASLt has no algorithm for this on this GPU; "
-                                    "another model.data_type may be supported");
-      check(status, what_);
-      return Algorithm{result.algo, result.workspaceSize};
+      const Algorithm best = choose(most_workspace);
+      return best.workspace_bytes > workspace_bytes_ ? choose(workspace_bytes_) : best;
     });
+  }
+
+  /// The heuristic's first.
+  [[nodiscard]] Algorithm choose(std::uint64_t workspace_limit) const {
+    const Preference preference = prefer(workspace_limit, what_);
+    cublasLtMatmulHeuristicResult_t result{};
+    int found = 0;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(own_handle(what_), description_.get(), b_.get(), a_.get(),
+                                       d_.get(), d_.get(), preference.get(), 1, &result, &found);
+    const bool chosen = found > 0 && result.state == CUBLAS_STATUS_SUCCESS;
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && !chosen))
+      throw std::invalid_argument(what_ +
+                                  ": cuBLASLt has no algorithm for this on this GPU; "
+                                  "another model.data_type may be supported");
+    check(status, what_);
+    return Algorithm{result.algo, result.workspaceSize};
   }
 
   std::string what_;
