@@ -88,12 +88,10 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
   if (reduction == GradientReduction::redux && runtime::Cluster::current().size() > 1) {
     const models::Team all{0, runtime::Cluster::current().size(), workers};
     const std::vector<int> owners = models::bucket_owners(network, all);
-    for (std::size_t number = 0; number < slots_.size(); ++number) {
-      for (std::size_t bucket = 0; bucket < owners.size(); ++bucket) {
-        runtime::make_reducible(slots_[number].gradients.front()[bucket],
-                                models::message_tag(MessageKind::redux, number, bucket, 0),
-                                owners[bucket]);
-      }
+    for (std::size_t bucket = 0; bucket < owners.size(); ++bucket) {
+      runtime::make_reducible(rooms_.front().gradients.front()[bucket],
+                              models::message_tag(MessageKind::redux, 0, bucket, 0),
+                              owners[bucket]);
     }
   }
   // Activations in flight: enough that every core has a chain of segments and the next one is
@@ -107,34 +105,19 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
 }
 
 void DataParallel::reserve(std::size_t models, std::size_t workers) {
-  const std::size_t slots = static_cast<std::size_t>(in_flight_) * models;
-  if (slots_.size() < slots) slots_.resize(slots);
-  for (std::size_t number = 0; number < slots; ++number) {
-    Slot& slot = slots_[number];
-    slot.received.resize(network_.blocks.size());
-    for (std::size_t worker = slot.gradients.size(); worker < workers; ++worker) {
+  if (rooms_.size() < models) rooms_.resize(models);
+  for (std::size_t number = 0; number < models; ++number) {
+    Room& room = rooms_[number];
+    room.received.resize(network_.blocks.size());
+    for (std::size_t worker = room.gradients.size(); worker < workers; ++worker) {
       const std::string name = std::to_string(number) + "." + std::to_string(worker);
-      auto& buckets = slot.gradients.emplace_back();
+      auto& buckets = room.gradients.emplace_back();
       for (const models::Block& block : network_.blocks) {
         buckets.emplace_back(runtime::vector_spec(std::max<std::size_t>(block.parameters, 1)),
                              "gradient." + name + "." + block.name, Home::host);
       }
-      slot.scores.emplace_back(
-          runtime::bytes_spec(static_cast<std::size_t>(batch_) * sizeof(SampleScore)),
-          "scores." + name);
     }
   }
-}
-
-DataParallel::Slot& DataParallel::take_slot(const models::Team& team, std::size_t models) {
-  // Where StarPU-MPI sums, all ranks must take the same slot, whatever else they have trained.
-  const bool common = uses_redux(team);
-  std::size_t& next = common ? next_common_slot_ : next_slot_;
-  const std::size_t slots = static_cast<std::size_t>(in_flight_) * (common ? 1 : models);
-  next %= slots;
-  Slot& slot = slots_[next];
-  next = (next + 1) % slots;
-  return slot;
 }
 
 bool DataParallel::uses_redux(const models::Team& team) const {
@@ -199,11 +182,11 @@ const DataParallel::Plan& DataParallel::plan(const models::Placement& placement)
   return plans_.emplace_back(placement, std::move(plan)).second;
 }
 
-const Tensor* DataParallel::reduce(Slot& slot, const models::Placement& placement,
+const Tensor* DataParallel::reduce(Room& room, const models::Placement& placement,
                                    std::size_t bucket, const std::vector<ReductionStep>& steps,
                                    int channel, int worker) {
   static const Codelet codelet("sum gradients", {WorkerKind::cpu, WorkerKind::cuda});
-  const std::size_t bytes = slot.gradients[0][bucket].bytes();
+  const std::size_t bytes = room.gradients[0][bucket].bytes();
   const int priority = message_priority(network_.blocks.size(), bucket);
   // The steps of a reduction on this rank alone count its workers from 0.
   const int first = uses_redux(placement.team) ? 0 : placement.team.first_worker(here());
@@ -211,7 +194,7 @@ const Tensor* DataParallel::reduce(Slot& slot, const models::Placement& placemen
   const auto own = [&](int position) -> const Tensor* {
     const auto local = static_cast<std::size_t>(position - first);
     return position >= first && local < local_workers(placement.team)
-               ? &slot.gradients[local][bucket]
+               ? &room.gradients[local][bucket]
                : nullptr;
   };
   std::vector<std::pair<int, const Tensor*>> moved;  // what is elsewhere than in own()
@@ -231,10 +214,10 @@ const Tensor* DataParallel::reduce(Slot& slot, const models::Placement& placemen
         runtime::send(*find(step.left), step.peer, tag, priority);
         break;
       case ReductionStep::Kind::receive: {
-        auto& received = slot.received[bucket];
+        auto& received = room.received[bucket];
         if (arrivals == received.size()) {
           received.push_back(std::make_unique<Tensor>(
-              slot.gradients[0][bucket].spec(), "gradient.received." + std::to_string(bucket)));
+              room.gradients[0][bucket].spec(), "gradient.received." + std::to_string(bucket)));
         }
         const Tensor* arrival = received[arrivals++].get();
         runtime::receive(*arrival, step.peer, tag, priority);
@@ -276,11 +259,19 @@ void DataParallel::spread(const models::ModelState& state, std::size_t bucket, i
   }
 }
 
-void DataParallel::report(const Slot& slot, std::size_t workers, TrainingLog& log) const {
+std::span<const Tensor> DataParallel::scores_of(Room& room, std::span<const data::Batch> batches) {
+  std::vector<Tensor>& scores = room.scores[batches.data()];
+  while (scores.size() < batches.size()) {
+    scores.emplace_back(runtime::bytes_spec(static_cast<std::size_t>(batch_) * sizeof(SampleScore)),
+                        "scores." + std::to_string(scores.size()));
+  }
+  return std::span(scores).first(batches.size());
+}
+
+void DataParallel::report(std::span<const Tensor> scores, TrainingLog& log) const {
   static const Codelet codelet("report step", {WorkerKind::cpu});
   std::vector<runtime::Use> uses{{log.order_, Access::read_write}};
-  for (std::size_t worker = 0; worker < workers; ++worker)
-    uses.push_back({slot.scores[worker], Access::read});
+  for (const Tensor& score : scores) uses.push_back({score, Access::read});
   runtime::submit(
       codelet, uses, [&log, batch = program_.batch()](const runtime::TaskContext& task) {
         std::vector<WorkerResult> results(task.buffers.size() - 1);
@@ -303,7 +294,11 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
   const runtime::Runtime& runtime = runtime::Runtime::current();
   const models::Placement& placement = state.placement;
   const Plan& to_do = plan(placement);
-  Slot& slot = take_slot(placement.team, models);
+  // Where StarPU-MPI sums, it knows the first room's gradients.
+  const std::size_t number =
+      uses_redux(placement.team) ? 0 : static_cast<std::size_t>(channel) % models;
+  Room& room = rooms_.at(number);
+  const std::span<const Tensor> scores = scores_of(room, batches);
   const auto first = static_cast<std::size_t>(placement.team.first_worker(here()));
   const float mean = 1.0f / (static_cast<float>(placement.team.workers) * program_.loss_scale());
   const models::UpdateInStep update{optimizer_, state.velocity, mean, learning_rate};
@@ -311,9 +306,9 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     models::ProgramInputs inputs;
     inputs.images = batches[worker].images;
     inputs.labels = &batches[worker].labels;
-    inputs.scores = &slot.scores[worker];
+    inputs.scores = &scores[worker];
     inputs.parameters = &state.parameters;
-    inputs.gradients = &slot.gradients[worker];
+    inputs.gradients = &room.gradients[worker];
     if (!state.running.empty()) inputs.running = &state.running[first + worker];
     const std::size_t piece = first_piece + worker;
     const int pinned = runtime.worker_for(piece);
@@ -328,14 +323,14 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     // Buckets are spread over the GPUs, so that each moves about as many bytes.
     const int owner =
         runtime.worker_for(first_piece + bucket % std::max<std::size_t>(batches.size(), 1));
-    const Tensor* sum = reduce(slot, placement, bucket, to_do.reduction[bucket], channel, owner);
+    const Tensor* sum = reduce(room, placement, bucket, to_do.reduction[bucket], channel, owner);
     if (uses_redux(placement.team))
       runtime::reduce_to_owner(*sum, message_priority(network_.blocks.size(), bucket));
     if (placement.owners[bucket] == here())
       optimizer_.step(state, bucket, *sum, mean, learning_rate, owner, 2);
     if (placement.team.ranks > 1) spread(state, bucket, channel);
   }
-  report(slot, batches.size(), log);
+  report(scores, log);
   runtime::Runtime::current().wait_until_at_most(in_flight_ * static_cast<int>(models) *
                                                  to_do.unfinished);
 }

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -77,26 +78,31 @@ class DataParallel {
                const models::Optimizer& optimizer,
                GradientReduction reduction = GradientReduction::tree);
 
-  /// Makes room for training `models` models in turn, with `workers` of this rank's workers each.
+  /// Makes room for steps of `models` models at a time, with `workers` of this rank's workers each.
   void reserve(std::size_t models, std::size_t workers);
 
   /// Adds this rank's tasks of one step of state.placement's team, with a batch for each of its
   /// workers on this rank, then waits until at most `in_flight` steps are unfinished. Throws
-  /// runtime::TaskError. `state` and `log` must outlive the step. All ranks of the team call it, in
-  /// the same order for all models they share; `channel` is the same on all of them and another one
-  /// for models that are trained at the same time (below 2^16). On GPUs its workers are pinned to
-  /// those of the pieces from `first_piece` on (runtime::Runtime::worker_for). Of `models` models
-  /// that are trained in turn so many steps are under way; there must be room for them.
+  /// runtime::TaskError. `state` and `log` must outlive the step, and `batches` all steps on them:
+  /// sets of batches should take turns, as a step waits until the last one on the same set was
+  /// reported. All ranks of the team call it, in the same order for all models they share;
+  /// `channel` is the same on all of them and another one for models that are trained at the same
+  /// time (below 2^16). On GPUs its workers are pinned to those of the pieces from `first_piece` on
+  /// (runtime::Runtime::worker_for). Where models are trained in turn, steps of `models` of them
+  /// overlap, those whose channels differ mod `models`; there must be room for them.
   void step(models::ModelState& state, std::span<const data::Batch> batches, float learning_rate,
             TrainingLog& log, int channel = 0, std::size_t first_piece = 0, std::size_t models = 1);
 
   [[nodiscard]] const models::Program& program() const { return program_; }
 
  private:
-  /// What one step works on besides the model.
-  struct Slot {
+  /// What a model's steps work on besides it. One set of gradients is enough: the next step trains
+  /// on parameters that were updated by all of them.
+  struct Room {
     std::vector<std::vector<runtime::Tensor>> gradients;  ///< [worker on this rank][bucket]
-    std::vector<runtime::Tensor> scores;                  ///< [worker on this rank]
+    /// [worker on this rank], for each set of batches: a GPU meets few combinations of addresses.
+    /// Made when first needed.
+    std::map<const data::Batch*, std::vector<runtime::Tensor>> scores;
     /// [bucket]: partial sums from other ranks, made when first needed.
     std::vector<std::vector<std::unique_ptr<runtime::Tensor>>> received;
   };
@@ -108,13 +114,14 @@ class DataParallel {
   };
 
   const Plan& plan(const models::Placement& placement);
-  /// The slot of the next step.
-  Slot& take_slot(const models::Team& team, std::size_t models);
   /// The gradient's sum, on the bucket's owner; where StarPU-MPI sums over ranks, this rank's part.
-  const runtime::Tensor* reduce(Slot& slot, const models::Placement& placement, std::size_t bucket,
+  const runtime::Tensor* reduce(Room& room, const models::Placement& placement, std::size_t bucket,
                                 const std::vector<ReductionStep>& steps, int channel, int worker);
   void spread(const models::ModelState& state, std::size_t bucket, int channel) const;
-  void report(const Slot& slot, std::size_t workers, TrainingLog& log) const;
+  /// The scores of those batches; new ones if there are none yet.
+  [[nodiscard]] std::span<const runtime::Tensor> scores_of(Room& room,
+                                                           std::span<const data::Batch> batches);
+  void report(std::span<const runtime::Tensor> scores, TrainingLog& log) const;
   [[nodiscard]] bool uses_redux(const models::Team& team) const;
 
   int batch_;
@@ -123,10 +130,10 @@ class DataParallel {
   int in_flight_;
   GradientReduction reduction_;
   models::Network network_;
-  std::vector<Slot> slots_;
+  std::vector<Room> rooms_;
   std::vector<models::Lane> lanes_;
   std::vector<std::pair<models::Placement, Plan>> plans_;
-  std::size_t next_slot_ = 0, next_common_slot_ = 0, next_lane_ = 0;
+  std::size_t next_lane_ = 0;
 };
 
 }  // namespace stpt

@@ -48,14 +48,20 @@ Evaluator::Shape Evaluator::make_shape(const models::Network& network, models::M
   const int parts = loader_.parts(size);
   shape.program = std::make_unique<models::Program>(network, size, mode, options, parts);
   const runtime::Runtime& runtime = runtime::Runtime::current();
-  // One more than work at a time. A GPU's worker has a lane of its own.
-  const std::size_t in_flight = runtime.workers().size() + 1;
-  const std::size_t lanes =
-      codelets::on_gpu(options.device) ? runtime.computing_workers() : in_flight;
+  const bool on_gpu = codelets::on_gpu(options.device);
+  const std::size_t in_flight = batches_in_flight(runtime.computing_workers(), on_gpu);
+  // A GPU's worker has a lane of its own.
+  const std::size_t lanes = on_gpu ? runtime.computing_workers() : in_flight;
   for (std::size_t i = 0; i < in_flight; ++i)
     shape.ring.emplace_back(size, network.input(), "evaluation." + std::to_string(i), parts);
+  shape.scores.resize(in_flight);
   for (std::size_t i = 0; i < lanes; ++i) shape.lanes.push_back(shape.program->make_lane());
   return shape;
+}
+
+std::size_t Evaluator::batches_in_flight(std::size_t workers, bool on_gpu) {
+  // On GPUs a multiple of their workers, so that a batch's memory always meets the same one.
+  return on_gpu ? 2 * workers : workers + 1;
 }
 
 Evaluator::Range Evaluator::batches_of(int part, int parts) const {
@@ -80,19 +86,18 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
   const std::size_t larger = images_.size() % batches_;  // so many batches have one more
   const Range range = batches_of(part, parts);
   const std::size_t start = first_image(range.first);
-  // Declared after `results`: destruction waits for the tasks that write there.
-  std::vector<runtime::Tensor> scores;
   for (std::size_t number = range.first; number < range.last; ++number) {
     Shape& shape = shapes_[number < larger ? 1 : 0];
     const std::size_t first = first_image(number);
     const std::size_t size = first_image(number + 1) - first;
-    const data::Batch& batch = shape.ring[shape.next_batch];
-    shape.next_batch = (shape.next_batch + 1) % shape.ring.size();
+    const data::Batch& batch = shape.ring[number % shape.ring.size()];
+    auto& scores = shape.scores[number % shape.ring.size()];
+    while (scores.size() < models.size())
+      scores.emplace_back(runtime::bytes_spec(size * sizeof(SampleScore)), "scores");
     loader_.submit(batch, std::span(images_).subspan(first, size), 0,
                    runtime::Runtime::current().worker_for(number * models.size()));
     for (std::size_t model = 0; model < models.size(); ++model) {
-      const auto& score =
-          scores.emplace_back(runtime::bytes_spec(size * sizeof(SampleScore)), "scores");
+      const runtime::Tensor& score = scores[model];
       models::ProgramInputs inputs;
       inputs.images = batch.images;
       inputs.labels = &batch.labels;
@@ -100,11 +105,8 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
       inputs.parameters = models[model].parameters;
       inputs.running = models[model].running;
       const std::size_t piece = model + number * models.size();
-      const int pinned = runtime::Runtime::current().worker_for(piece);
-      if (pinned >= 0) shape.next_lane = piece % shape.lanes.size();
-      inputs.lane = &shape.lanes[shape.next_lane];
-      shape.next_lane = (shape.next_lane + 1) % shape.lanes.size();
-      shape.program->submit(inputs, pinned);
+      inputs.lane = &shape.lanes[piece % shape.lanes.size()];
+      shape.program->submit(inputs, runtime::Runtime::current().worker_for(piece));
       runtime::submit(gather, {{score, Access::read}},
                       [target = results[model].samples.data() + (first - start),
                        size](const runtime::TaskContext& task) {

@@ -43,6 +43,9 @@ class Evaluator {
   [[nodiscard]] std::vector<Evaluation> evaluate(std::span<const EvaluatedModel> models,
                                                  int part = 0, int parts = 1);
 
+  /// Batches that are loaded or scored at a time, of each size.
+  [[nodiscard]] static std::size_t batches_in_flight(std::size_t workers, bool on_gpu);
+
   [[nodiscard]] std::size_t images() const { return images_.size(); }
   /// How many of them part `part` has.
   [[nodiscard]] std::size_t images(int part, int parts) const;
@@ -51,9 +54,10 @@ class Evaluator {
   /// Batches differ in size by at most one, hence two programs at most.
   struct Shape {
     std::unique_ptr<models::Program> program;
-    std::vector<data::Batch> ring;
+    std::vector<data::Batch> ring;  ///< number i takes [i mod size]
+    /// [as in the ring][model]: used again, so that GPUs meet the same addresses.
+    std::vector<std::vector<runtime::Tensor>> scores;
     std::vector<models::Lane> lanes;
-    std::size_t next_batch = 0, next_lane = 0;
   };
   [[nodiscard]] Shape make_shape(const models::Network& network, models::Mode mode,
                                  const models::LoweringOptions& options, int size) const;

@@ -15,6 +15,7 @@
 #include "runtime/cluster.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/random.hpp"
+#include "stpt/evaluator.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
 #include "stpt/messages.hpp"
@@ -310,14 +311,29 @@ std::uint64_t Experiment::model_bytes(std::size_t candidates) const {
 }
 
 std::uint64_t Experiment::gradient_bytes(std::size_t gpus) const {
-  // On GPUs more replicas than workers may train at the same time.
+  // One model's, or those of the replicas whose steps overlap (Pretrain::make_room). On GPUs more
+  // replicas than logical workers may.
+  const auto workers = static_cast<std::size_t>(most_local_workers());
+  const auto in_flight = static_cast<std::size_t>(config.runtime.steps_in_flight);
   const std::size_t candidates = most_candidates();
-  const std::size_t replicas = candidates > 0 && workers_per_replica(candidates) == 1
-                                   ? std::min(candidates, most_workers_per_gpu * gpus)
-                                   : 0;
-  return static_cast<std::uint64_t>(config.runtime.steps_in_flight) *
-         std::max<std::uint64_t>(static_cast<std::uint64_t>(most_local_workers()), replicas) *
-         parameter_bytes();
+  std::size_t sets = workers;
+  if (candidates > 0 && workers_per_replica(candidates) == 1) {
+    const std::size_t busy = std::max(workers, most_workers_per_gpu * gpus);
+    sets = std::max(sets, std::min(candidates, in_flight * busy));
+  } else if (candidates > 0) {
+    sets = std::min(candidates, in_flight) * workers;
+  }
+  return sets * parameter_bytes();
+}
+
+std::uint64_t Experiment::evaluation_bytes(std::size_t workers) const {
+  // The test set's batches and, where candidates are scored on images, those of the hold-out; of
+  // two sizes, whose difference is one image.
+  const bool on_gpu = !gpu_choice.gpus.empty();
+  const std::uint64_t batches = Evaluator::batches_in_flight(workers, on_gpu);
+  const std::uint64_t evaluators = most_candidates() > 0 ? 2 : 1;
+  return 2 * evaluators * batches * static_cast<std::uint64_t>(evaluation_batch()) *
+         static_cast<std::uint64_t>(network.input().elements()) * sizeof(float);
 }
 
 std::uint64_t Experiment::activation_bytes() const {
@@ -341,12 +357,16 @@ std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
   const int cores = config.runtime.cpu_workers > 0 ? config.runtime.cpu_workers
                                                    : runtime::Machine::detect().cores;
   auto chains = static_cast<std::uint64_t>(grain() == models::Grain::step ? cores : 2 * cores);
-  if (!gpu_choice.gpus.empty()) chains = 0;  // theirs are in their own memory
+  auto computing = static_cast<std::size_t>(cores);
+  if (!gpu_choice.gpus.empty()) {
+    chains = 0;  // theirs are in their own memory
+    computing = gpu_choice.gpus.size() * static_cast<std::size_t>(gpu_choice.workers_per_gpu);
+  }
   const std::uint64_t cache = config.data.format == DataFormat::image_folder
                                   ? data::cache_bytes(data, cache_limit(config.data))
                                   : 0;
   return model_bytes(candidates) + gradient_bytes(gpu_choice.gpus.size()) + batches +
-         chains * activation_bytes() + cache;
+         evaluation_bytes(computing) + chains * activation_bytes() + cache;
 }
 
 std::uint64_t Experiment::memory_bytes() const { return memory_bytes(most_candidates()); }

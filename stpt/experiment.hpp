@@ -79,6 +79,8 @@ struct Experiment {
   [[nodiscard]] std::uint64_t model_bytes(std::size_t candidates) const;
   /// Of the steps under way on so many GPUs, or on cores (0).
   [[nodiscard]] std::uint64_t gradient_bytes(std::size_t gpus) const;
+  /// Of the images that are scored at a time on so many StarPU workers.
+  [[nodiscard]] std::uint64_t evaluation_bytes(std::size_t workers) const;
   [[nodiscard]] std::uint64_t pixel_bytes() const;
   /// Activations of one worker's step, about.
   [[nodiscard]] std::uint64_t activation_bytes() const;

@@ -107,7 +107,9 @@ std::size_t Pretrain::make_room(std::size_t first, std::size_t last) {
     workers = static_cast<std::size_t>(replicas_[k]->state.placement.team.workers_on(here));
   }
   const std::size_t enough = (session_.runtime.computing_workers() + workers - 1) / workers;
-  const std::size_t models = std::max<std::size_t>(std::min(enough, replicas), 1);
+  const auto in_flight =
+      static_cast<std::size_t>(session_.experiment.config.runtime.steps_in_flight);
+  const std::size_t models = std::clamp<std::size_t>(replicas, 1, enough * in_flight);
   session_.data_parallel.reserve(models, workers);
   return models;
 }

@@ -25,7 +25,8 @@ using Clock = std::chrono::steady_clock;
 /// So small that random labels do not make the model diverge.
 constexpr float learning_rate = 1e-3f;
 /// Directly, then captured for each of the buffers that take turns, then replayed.
-constexpr int warm_up_steps = 6;
+constexpr int steps_in_flight = 2;  // as runtime.steps_in_flight has by default
+constexpr int warm_up_steps = 6;    // each batch's graph has been captured then
 
 /// Some number of steps that take about as long as asked for.
 class Timer {
@@ -72,7 +73,8 @@ void fill(const runtime::Tensor& tensor, const std::vector<T>& values) {
 
 // ---- Through StarPU -----------------------------------------------------------------------------
 
-/// Models that are trained in turn on one batch, which the GPU has after the first step.
+/// Models that are trained in turn on batches that take turns, as in training, but are all alike,
+/// and which the GPU has after the first steps.
 class Replicas {
  public:
   explicit Replicas(const Options& options)
@@ -82,16 +84,19 @@ class Replicas {
                   .gpus = {0},
                   .workers_per_gpu = options.workers_per_gpu}),
         optimizer_(network_, {}, false),
-        // Every replica may have as many steps in flight as runtime.steps_in_flight has by default.
-        data_parallel_(network_, 1, options.batch, 1, options.lowering(), 2 * options.replicas,
+        data_parallel_(network_, 1, options.batch, 1, options.lowering(), steps_in_flight,
                        optimizer_),
         replicas_(static_cast<std::size_t>(options.replicas)) {
-    batches_.emplace_back(options.batch, network_.input(), "batch", program().image_parts());
-    for (std::size_t part = 0; part < batches_[0].images.size(); ++part) {
-      const runtime::Tensor& images = batches_[0].images[part];
-      fill(images, random_images(images.bytes() / sizeof(float), part));
+    data_parallel_.reserve(replicas_.size(), 1);
+    for (int turn = 0; turn <= steps_in_flight; ++turn) {
+      const data::Batch& batch =
+          batches_.emplace_back(options.batch, network_.input(), "batch", program().image_parts());
+      for (std::size_t part = 0; part < batch.images.size(); ++part) {
+        const runtime::Tensor& images = batch.images[part];
+        fill(images, random_images(images.bytes() / sizeof(float), part));
+      }
+      fill(batch.labels, random_labels(options.batch, network_.classes));
     }
-    fill(batches_[0].labels, random_labels(options.batch, network_.classes));
     for (Replica& replica : replicas_) {
       replica.state = std::make_unique<models::ModelState>(network_, 1, "replica");
       models::write(*replica.state, models::ModelValues::initial(network_, 1, 1));
@@ -106,9 +111,11 @@ class Replicas {
   /// That many of every replica.
   void steps(int count) {
     for (int i = 0; i < count; ++i) {
+      const auto batch = std::span(batches_).subspan(next_, 1);
+      next_ = (next_ + 1) % batches_.size();
       for (std::size_t k = 0; k < replicas_.size(); ++k)
-        data_parallel_.step(*replicas_[k].state, batches_, learning_rate, *replicas_[k].log,
-                            static_cast<int>(k) + 1, k);
+        data_parallel_.step(*replicas_[k].state, batch, learning_rate, *replicas_[k].log,
+                            static_cast<int>(k) + 1, k, replicas_.size());
     }
     runtime_.wait_for_all();
   }
@@ -135,6 +142,7 @@ class Replicas {
   models::Optimizer optimizer_;
   DataParallel data_parallel_;
   std::vector<data::Batch> batches_;
+  std::size_t next_ = 0;
   std::vector<Replica> replicas_;
 };
 

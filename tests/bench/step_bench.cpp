@@ -53,13 +53,21 @@ struct Bench {
         runtime({cpu_workers, ""}),
         optimizer(network, {}, false),
         state(network, models::Team{0, runtime::Cluster::current().size(), workers}, "model"),
-        data_parallel(network, local_workers(), batch, 1, {grain}, 2, optimizer, reduction()),
+        data_parallel(network, local_workers(), batch, 1, {grain}, steps_in_flight, optimizer,
+                      reduction()),
         log("bench") {
     models::write(state, models::ModelValues::initial(network, workers, 1));
-    for (int worker = 0; worker < local_workers(); ++worker) {
+    for (int i = 0; i < sets * local_workers(); ++i) {
       batches.emplace_back(batch, network.input(), "batch");
       fill(batches.back(), network.classes);
     }
+  }
+
+  /// Those of a step; the sets take turns, as in training.
+  [[nodiscard]] std::span<const data::Batch> next_batches() {
+    const auto size = static_cast<std::size_t>(local_workers());
+    next = (next + 1) % sets;
+    return std::span(batches).subspan(static_cast<std::size_t>(next) * size, size);
   }
 
   [[nodiscard]] int local_workers() const {
@@ -73,11 +81,12 @@ struct Bench {
   }
 
   void starpu_steps(int count) {
-    for (int i = 0; i < count; ++i) data_parallel.step(state, batches, 0.01f, log);
+    for (int i = 0; i < count; ++i) data_parallel.step(state, next_batches(), 0.01f, log);
     runtime.wait_for_all();
   }
 
-  int workers, batch;
+  static constexpr int steps_in_flight = 2, sets = steps_in_flight + 1;
+  int workers, batch, next = 0;
   models::Network network;
   runtime::Runtime runtime;
   models::Optimizer optimizer;

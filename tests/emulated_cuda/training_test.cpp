@@ -148,3 +148,19 @@ TEST_CASE("Replicas that share a GPU replay graphs of their own", "[cuda]") {
   CHECK(after.graph_launches - before.graph_launches == 3 * 6);
   CHECK(after.mallocs == before.mallocs);
 }
+
+TEST_CASE("Later epochs replay what the first ones captured", "[cuda]") {
+  NEEDS_GPUS(1);
+  const WithEnvironment gpus("STARPU_NCUDA", "1");
+  const auto captures_in = [](int epochs) {
+    const EmulatedCudaCounts before = counts();
+    // The largest candidate diverges, so that the others' steps move up.
+    train(small + Overrides{"training.epochs=" + std::to_string(epochs),
+                            R"(stpt.schedule=[{"from_epoch": 1, "candidates": [200, 2, 1, 0.5]},
+                                              {"from_epoch": 3, "candidates": "unchanged"}])"});
+    return counts().captures - before.captures;
+  };
+  const auto few = captures_in(6);
+  CHECK(few > 0);
+  CHECK(captures_in(12) == few);
+}
