@@ -42,13 +42,11 @@ using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroy>;
 /// The calling thread's handle on its current device. Not one of the process, which would be
 /// destroyed when CUDA may no longer be used.
 cublasLtHandle_t own_handle(const std::string& what) {
-  thread_local cuda::PerDevice<Handle> handles;
-  return handles
-      .get([&] {
-        cublasLtHandle_t handle = nullptr;
-        check(cublasLtCreate(&handle), what);
-        return Handle(handle);
-      })
+  return cuda::get_of_this_thread<Handle>([&] {
+           cublasLtHandle_t handle = nullptr;
+           check(cublasLtCreate(&handle), what);
+           return Handle(handle);
+         })
       .get();
 }
 

@@ -43,19 +43,20 @@ void check(cudnnStatus_t status, const std::string& what) {
 // ---- Handles ------------------------------------------------------------------------------------
 
 struct DestroyHandle {
-  void operator()(cudnnContext* handle) const { cudnnDestroy(handle); }
+  void operator()(cudnnContext* handle) const {
+    cudnnSetStream(handle, nullptr);  // its last one may be gone
+    cudnnDestroy(handle);
+  }
 };
 using Handle = std::unique_ptr<cudnnContext, DestroyHandle>;
 
 /// The calling thread's handle on its current device: no two threads may share one.
 cudnnHandle_t own_handle(const std::string& what) {
-  thread_local cuda::PerDevice<Handle> handles;
-  return handles
-      .get([&] {
-        cudnnHandle_t handle = nullptr;
-        check(cudnnCreate(&handle), what);
-        return Handle(handle);
-      })
+  return cuda::get_of_this_thread<Handle>([&] {
+           cudnnHandle_t handle = nullptr;
+           check(cudnnCreate(&handle), what);
+           return Handle(handle);
+         })
       .get();
 }
 

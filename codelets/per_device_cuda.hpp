@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "codelets/cuda.hpp"
+#include "runtime/runtime.hpp"
 
 namespace stpt::codelets::cuda {
 
@@ -22,9 +23,32 @@ class PerDevice {
     return found != made_.end() ? found->second : made_.emplace(device, make()).first->second;
   }
 
+  void clear() {
+    const std::scoped_lock lock(mutex_);
+    made_.clear();
+  }
+
  private:
   std::mutex mutex_;
   std::map<int, T> made_;
 };
+
+/// The calling thread's.
+template <class T>
+PerDevice<T>& of_this_thread() {
+  thread_local PerDevice<T> made;
+  return made;
+}
+
+/// The calling thread's T of its current device; make() if there is none yet. It goes before the
+/// runtime ends, or without one when the thread does.
+template <class T, class Make>
+T& get_of_this_thread(Make make) {
+  return of_this_thread<T>().get([&] {
+    if (runtime::Runtime::alive())
+      runtime::Runtime::current().at_end([] { of_this_thread<T>().clear(); });
+    return make();
+  });
+}
 
 }  // namespace stpt::codelets::cuda

@@ -193,6 +193,13 @@ Runtime::Runtime(const RuntimeOptions& options) {
 
 Runtime::~Runtime() {
   starpu_task_wait_for_all();
+  if (!failure_.failed() && !at_end_.empty()) {
+    const auto release_all = [](void* releases) {
+      for (const auto release : *static_cast<std::vector<void (*)()>*>(releases)) release();
+    };
+    starpu_execute_on_each_worker(release_all, &at_end_, STARPU_CUDA);
+    release_all(&at_end_);
+  }
   live = nullptr;
   if (has_messages_) starpu_mpi_shutdown();
   starpu_shutdown();
@@ -239,6 +246,11 @@ std::size_t Runtime::computing_workers() const {
 }
 
 std::string Runtime::scheduler() const { return starpu_sched_get_sched_policy()->policy_name; }
+
+void Runtime::at_end(void (*release)()) {
+  const std::scoped_lock lock(at_end_mutex_);
+  if (std::ranges::find(at_end_, release) == at_end_.end()) at_end_.push_back(release);
+}
 
 void Runtime::wait_for_all() {
   starpu_task_wait_for_all();

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -83,6 +84,12 @@ class Runtime {
   /// TaskError.
   void wait_until_at_most(int tasks);
 
+  /// Has `release` called before this runtime ends, by each GPU's worker and then by the thread of
+  /// the destructor: what threads keep of CUDA's libraries must go while the workers' streams are
+  /// there. Not after a failure, when a GPU may be lost. Each function once, in the order in which
+  /// they came. May be called from tasks.
+  void at_end(void (*release)());
+
   Failure& failure() { return failure_; }
 
   /// Time spent in task bodies since the start, summed over the workers.
@@ -100,6 +107,8 @@ class Runtime {
   Failure failure_;
   std::atomic<std::int64_t> busy_nanoseconds_ = 0;
   bool has_messages_ = false;  ///< StarPU-MPI runs
+  std::mutex at_end_mutex_;
+  std::vector<void (*)()> at_end_;
 };
 
 /// Marks the tasks submitted during its life as iteration `number` in StarPU's traces.

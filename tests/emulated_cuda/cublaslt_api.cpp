@@ -352,11 +352,13 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
     if (cudaGetDevice(&device) != cudaSuccess)
       fail(CUBLAS_STATUS_NOT_INITIALIZED, "there is no usable device");
     *handle = std::make_unique<cublasLtContext>(cublasLtContext{device}).release();
+    count_handles(1);
   });
 }
 
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
   const std::unique_ptr<cublasLtContext> owned(handle);
+  count_handles(-1);
   return CUBLAS_STATUS_SUCCESS;
 }
 

@@ -536,11 +536,13 @@ cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
     if (cudaGetDevice(&device) != cudaSuccess)
       fail(CUDNN_STATUS_NOT_INITIALIZED, "there is no usable device");
     *handle = std::make_unique<cudnnContext>(cudnnContext{nullptr, device}).release();
+    count_handles(1);
   });
 }
 
 cudnnStatus_t cudnnDestroy(cudnnHandle_t handle) {
   const std::unique_ptr<cudnnContext> owned(handle);
+  count_handles(-1);
   return CUDNN_STATUS_SUCCESS;
 }
 

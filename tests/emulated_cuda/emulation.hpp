@@ -41,6 +41,7 @@ struct EmulatedCudaCounts {
   std::uint64_t peer, peer_bytes;            ///< copies between two
   std::uint64_t unpinned;                    ///< asynchronous copies from or to pageable memory
   std::uint64_t bytes_in_use;                ///< device memory allocated now, of all devices
+  std::uint64_t handles;                     ///< of cuDNN and cuBLASLt that there are now
 };
 
 /// Counts since the start of the process.
@@ -75,6 +76,9 @@ cudaError_t check_access(int device, const void* pointer, std::size_t bytes,
 
 /// To be called by a library's operation when it runs.
 void count_library_call();
+
+/// So many more handles of a library; negative: fewer.
+void count_handles(int more);
 
 // ---- Kernels ----------------------------------------------------------------------------------
 

@@ -115,6 +115,8 @@ void count_kernel(int device) {
 
 void count_library_call() { ++counters().library_calls; }
 
+void count_handles(int more) { counters().handles += static_cast<std::uint64_t>(more); }
+
 // ---- Memory -----------------------------------------------------------------------------------
 
 namespace {
@@ -269,7 +271,8 @@ void emulated_cuda_counts(EmulatedCudaCounts* counts) {
              .peer = c.peer.calls,
              .peer_bytes = c.peer.bytes,
              .unpinned = c.unpinned,
-             .bytes_in_use = 0};
+             .bytes_in_use = 0,
+             .handles = c.handles};
   for (int device = 0; device < settings().devices; ++device)
     counts->bytes_in_use += Memory::instance().used(device);
 }

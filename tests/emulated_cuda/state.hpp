@@ -70,7 +70,7 @@ cudaError_t api_outside_capture(const char* function, Body body) {
 
 struct Counters {
   std::atomic<std::uint64_t> mallocs = 0, frees = 0, kernel_launches = 0, kernels_run = 0,
-                             library_calls = 0, captures = 0, instantiations = 0,
+                             library_calls = 0, handles = 0, captures = 0, instantiations = 0,
                              graph_launches = 0, synchronisations = 0, unpinned = 0;
   struct Copies {
     std::atomic<std::uint64_t> calls = 0, bytes = 0;

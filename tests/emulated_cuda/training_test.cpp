@@ -164,3 +164,17 @@ TEST_CASE("Later epochs replay what the first ones captured", "[cuda]") {
   CHECK(few > 0);
   CHECK(captures_in(12) == few);
 }
+
+TEST_CASE("What threads keep of CUDA's libraries goes before the runtime ends", "[cuda]") {
+  NEEDS_GPUS(2);
+  static std::uint64_t handles_at_end = 0;  // as the last of those who are called sees it
+  {
+    Bench bench(2, 2, 4, models::Grain::step);
+    const std::uint64_t planned = counts().handles;
+    bench.steps(2);
+    CHECK(counts().handles > planned);  // the GPUs' threads have theirs
+    handles_at_end = counts().handles;
+    bench.runtime.at_end([] { handles_at_end = counts().handles; });
+  }
+  CHECK(handles_at_end == 0);
+}

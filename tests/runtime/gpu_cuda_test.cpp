@@ -3,6 +3,7 @@
 #include <starpu.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <mutex>
@@ -51,6 +52,27 @@ TEST_CASE("GPUs get the workers that were asked for", "[cuda]") {
     }
     CHECK(distinct.size() == static_cast<std::size_t>(gpus * workers));
   }
+}
+
+TEST_CASE("What is to be done at the end is done where the streams still are", "[cuda]") {
+  NEEDS_GPUS(1);
+  static std::atomic<int> by_workers, by_others;
+  by_workers = by_others = 0;
+  const auto release = [] {
+    if (starpu_worker_get_id() < 0) {
+      ++by_others;
+    } else if (cudaStreamQuery(starpu_cuda_get_local_stream()) == cudaSuccess) {
+      ++by_workers;
+    }
+  };
+  for (const bool fails : {false, true}) {
+    Runtime runtime(options(1, 2));
+    runtime.at_end(release);
+    runtime.at_end(release);
+    if (fails) runtime.failure().record("lost");
+  }
+  CHECK(by_workers == 2);
+  CHECK(by_others == 1);
 }
 
 TEST_CASE("The main thread and the cores are on the first of the runtime's GPUs", "[cuda]") {

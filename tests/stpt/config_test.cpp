@@ -271,7 +271,7 @@ TEST_CASE("values out of range", "[config]") {
 
 TEST_CASE("candidates that cannot be", "[config]") {
   const std::string right =
-      "must be a set's name (search, double, refine, narrow, middle, wide, table2, unchanged) or a "
+      "must be a set's name (search, raise, refine, narrow, middle, wide, table2, unchanged) or a "
       "list of numbers above 0";
   CHECK(error_of(R"({"stpt": {"candidates": "narow"}})") ==
         "run.json: stpt.candidates: is \"narow\"; " + right);
@@ -539,7 +539,7 @@ TEST_CASE("where nothing is said about candidates the first Pre-train searches",
   };
   const ScheduleEntry search{1, named_candidate_set("search")};
   CHECK(schedule_of("{}") == std::vector{search,
-                                         {2, named_candidate_set("double")},
+                                         {2, named_candidate_set("raise")},
                                          {3, named_candidate_set("unchanged")}});
   CHECK(schedule_of("{}", {"training.epochs=1"}) == std::vector{search});
 

@@ -46,7 +46,7 @@ TEST_CASE("the first Pre-train finds the scale where nothing is said about candi
     // Half a decade to either side.
     CHECK(winner(first).learning_rate > 0.015);
     CHECK(winner(first).learning_rate < 0.17);
-    CHECK(outcome.record.epochs.at(1).candidate_set == "double");
+    CHECK(outcome.record.epochs.at(1).candidate_set == "raise");
   }
 }
 
