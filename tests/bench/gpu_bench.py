@@ -41,8 +41,10 @@ PEAKS = [
 ]
 
 
-# start.sh of a bundle looks for libraries in the wheels of this Python.
-OWN_PYTHON = {**os.environ, "PYTHON": sys.executable}
+# start.sh of a bundle looks for libraries in the wheels of this Python. One GPU is measured: of each
+# that is visible, StarPU would measure the buses first.
+ENVIRONMENT = {**os.environ, "PYTHON": sys.executable,
+              "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
 
 
 def peaks_of(device):
@@ -90,7 +92,7 @@ class Process:
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                             stderr=self.errors, text=True, start_new_session=True,
-                                            env=OWN_PYTHON)
+                                            env=ENVIRONMENT)
         except OSError as error:
             raise Failed(str(error)) from None
         self.lines = queue.Queue()
@@ -217,7 +219,7 @@ class Bench:
     def output_of(self, command, limit):
         try:
             return subprocess.run(command, check=True, capture_output=True, text=True,
-                                  timeout=limit.left(), env=OWN_PYTHON).stdout.strip()
+                                  timeout=limit.left(), env=ENVIRONMENT).stdout.strip()
         except (OSError, subprocess.SubprocessError) as error:
             raise Failed(str(error)) from None
 
@@ -238,7 +240,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 done = subprocess.run([*self.program(program), "[cuda]"], cwd=ROOT, timeout=limit.left(),
-                                      env={**OWN_PYTHON, "STARPU_HOME": scratch}, text=True,
+                                      env={**ENVIRONMENT, "STARPU_HOME": scratch}, text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             except subprocess.TimeoutExpired:
                 raise Failed(f"not done within {limit.seconds:.0f} s") from None
