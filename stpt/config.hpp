@@ -154,7 +154,7 @@ struct ScheduleEntry {
   friend bool operator==(const ScheduleEntry&, const ScheduleEntry&) = default;
 };
 
-/// The set named "search" in the epoch `first`, which finds the scale from any initial LR, "double"
+/// The set named "search" in the epoch `first`, which finds the scale from any initial LR, "raise"
 /// in the next one, which makes up for what it finds too little, and "unchanged" from then on.
 [[nodiscard]] std::vector<ScheduleEntry> default_schedule(int first = 1);
 

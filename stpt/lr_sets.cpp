@@ -12,10 +12,10 @@ std::span<const NamedSet> named_sets() {
        {1000, 320, 100, 32, 10, 3.2, 1, 0.3125, 0.1, 0.03125, 0.01, 0.003125, 0.001},
        "Half decades, the same upwards as downwards: finds the scale from an unknown start. For "
        "the first epoch alone: repeated, it follows what pays at once, a too small LR."},
-      {"double",
-       {2, 1},
-       "For the epoch behind a search, which finds too little on an untrained network: twice the "
-       "learning rate where, with `tie_rule` larger, it does as well."},
+      {"raise",
+       {4, 2, 1},
+       "For the epoch behind a search, which finds too little on an untrained network: up to four "
+       "times the learning rate where, with `tie_rule` larger, it does as well."},
       {"refine",
        {1.25, 1, 0.8},
        "The ends and the middle of narrow: for a learning rate of the right scale, at a third of "
@@ -50,7 +50,7 @@ CandidateSet default_candidates() { return named_candidate_set("refine"); }
 
 std::vector<ScheduleEntry> default_schedule(int first) {
   return {{first, named_candidate_set("search")},
-          {first + 1, named_candidate_set("double")},
+          {first + 1, named_candidate_set("raise")},
           {first + 2, named_candidate_set("unchanged")}};
 }
 
