@@ -243,6 +243,9 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 
 cudaError_t cudaDeviceSynchronize() {
   return api_outside_capture(__func__, [] {
+    if (const cudaError_t error = check_none_captures_on_device("cudaDeviceSynchronize");
+        error != cudaSuccess)
+      return error;
     ++counters().synchronisations;
     return cudaSuccess;  // what other threads enqueue at this moment may come before or after
   });

@@ -207,7 +207,7 @@ TEST_CASE("a capture forks into other streams and joins them", "[emulation]") {
 }
 
 TEST_CASE("calls that a capture forbids are refused, and spoil it", "[emulation]") {
-  const Stream stream;
+  const Stream stream, other;
   const Event event;
   void* memory = nullptr;
   const DeviceFloats values(1);
@@ -227,7 +227,7 @@ TEST_CASE("calls that a capture forbids are refused, and spoil it", "[emulation]
   CAPTURE(which);
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
   cudaError_t elsewhere = cudaErrorUnknown;
-  std::thread([&] { elsewhere = cudaDeviceSynchronize(); }).join();
+  std::thread([&] { elsewhere = cudaStreamSynchronize(other); }).join();
   CHECK(elsewhere == cudaSuccess);  // another thread may
   CHECK(calls[which]() == cudaErrorStreamCaptureUnsupported);
   cudaGraph_t graph{};
@@ -236,11 +236,23 @@ TEST_CASE("calls that a capture forbids are refused, and spoil it", "[emulation]
   CHECK(cudaStreamSynchronize(stream) == cudaSuccess);
 }
 
-TEST_CASE("a global capture forbids such calls to other threads, too", "[emulation]") {
+TEST_CASE("nobody waits for a device whose streams capture", "[emulation]") {
   const Stream stream;
+  for (const auto mode : {cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed}) {
+    check(cudaStreamBeginCapture(stream, mode));
+    cudaError_t elsewhere = cudaSuccess;
+    std::thread([&] { elsewhere = cudaDeviceSynchronize(); }).join();
+    CHECK(elsewhere == cudaErrorStreamCaptureUnsupported);
+    cudaGraph_t graph{};
+    CHECK(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+  }
+}
+
+TEST_CASE("a global capture forbids such calls to other threads, too", "[emulation]") {
+  const Stream stream, other;
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   cudaError_t elsewhere = cudaSuccess;
-  std::thread([&] { elsewhere = cudaDeviceSynchronize(); }).join();
+  std::thread([&] { elsewhere = cudaStreamSynchronize(other); }).join();
   CHECK(elsewhere == cudaErrorStreamCaptureUnsupported);
   cudaGraph_t graph{};
   CHECK(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);

@@ -100,6 +100,18 @@ cudaError_t check_not_capturing(const char* function) {
                   std::string(function) + " must not be called during a capture");
 }
 
+cudaError_t check_none_captures_on_device(const char* function) {
+  const auto lock = lock_captures();
+  bool forbidden = false;
+  for (const auto& capture : objects().captures) {
+    if (capture->origin->device == current_device()) capture->invalid = forbidden = true;
+  }
+  if (!forbidden) return cudaSuccess;
+  return complain(
+      cudaErrorStreamCaptureUnsupported,
+      std::string(function) + " must not be called while a stream of the device captures");
+}
+
 }  // namespace emulated_cuda
 
 using namespace emulated_cuda;

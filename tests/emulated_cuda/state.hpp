@@ -49,6 +49,9 @@ cudaError_t check_device(int device);
 /// Complains, and spoils the captures concerned, where the calling thread must not make such a call
 /// while something is captured (CUDA's "potentially unsafe calls").
 cudaError_t check_not_capturing(const char* function);
+/// cudaErrorStreamCaptureUnsupported, and a spoilt capture, while a stream of the current device
+/// captures: in whatever mode, and for whichever thread.
+[[nodiscard]] cudaError_t check_none_captures_on_device(const char* function);
 
 /// The frame of the runtime's functions.
 template <typename Body>
