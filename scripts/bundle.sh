@@ -41,7 +41,7 @@ cmake --build "$build" --target "${programs[@]}" >&2
 # ---- Programs and their libraries ----------------------------------------------------------
 
 rm -rf "$folder"
-mkdir -p "$folder"/{bin,lib/mpi}
+mkdir -p "$folder"/{bin,lib/cxx,lib/mpi}
 for program in "${programs[@]}"; do
   install --strip "$build/$program" "$folder/bin/$program"
 done
@@ -53,6 +53,8 @@ export LD_LIBRARY_PATH=$build:${starpu:+$starpu/lib:}${cuda:+$cuda/lib64:}${LD_L
 of_the_host='^(linux-vdso|ld-linux-x86-64|libc|libm|libmvec|libdl|libpthread|librt|libresolv|libutil|libanl)\.so'
 of_nvidia='^lib(cuda|cudart|cublas|cublasLt|cusparse|cusolver|nvJitLink|nvrtc|cudnn[a-z_]*)\.so'
 # Open MPI brings its plugins, which are not here: the host's own is taken where there is a job.
+# Debian's need a newer C library than all the rest: the host's own are taken where they will do.
+of_cxx='^lib(stdc\+\+|gcc_s)\.so'
 of_mpi='^lib(mpi|open-rte|open-pal|event_core-2.1|event_pthreads-2.1)\.so'
 while read -r name path; do
   [[ $path == /* ]] || die "$name was not found"
@@ -60,6 +62,8 @@ while read -r name path; do
     continue
   elif [[ $name =~ $of_mpi ]]; then
     install --mode 644 --strip "$path" "$folder/lib/mpi/$name"
+  elif [[ $name =~ $of_cxx ]]; then
+    install --mode 644 --strip "$path" "$folder/lib/cxx/$name"
   else
     install --mode 644 --strip "$path" "$folder/lib/$name"
   fi
@@ -67,18 +71,22 @@ done < <(ldd "$folder"/bin/* | awk '$2 == "=>" { print $1, $3 }' | sort -u)
 
 # ---- The rest ------------------------------------------------------------------------------
 
-# The newest symbols of the C library that anything here asks for.
-glibc=$(objdump -T "$folder"/bin/* "$folder"/lib/*.so* "$folder"/lib/mpi/*.so* |
-  grep -o 'GLIBC_2\.[0-9]*' | sort -uV | tail -n 1)
-glibc=${glibc#GLIBC_}
+# newest_glibc FILES...: the version of the C library whose symbols they ask for.
+newest_glibc() {
+  objdump -T "$@" | grep -o 'GLIBC_2\.[0-9]*' | sort -uV | tail -n 1 | sed 's/GLIBC_//'
+}
+glibc=$(newest_glibc "$folder"/bin/* "$folder"/lib/*.so*)
+glibc_of_cxx=$(newest_glibc "$folder"/lib/cxx/*.so*)
+glibc_of_mpi=$(newest_glibc "$folder"/lib/mpi/*.so*)
 nvidia=$(objdump -p "$folder"/bin/* "$folder"/lib/*.so* |
   awk '$1 == "NEEDED" { print $2 }' | grep -E "$of_nvidia" | sort -u | tr '\n' ' ' || true)
-version=$(LD_LIBRARY_PATH="$folder/lib:$folder/lib/mpi:$LD_LIBRARY_PATH" \
+version=$(LD_LIBRARY_PATH="$folder/lib:$folder/lib/cxx:$folder/lib/mpi:$LD_LIBRARY_PATH" \
   "$folder/bin/stpt_starpu" --version)
 
 # fill_in FILE TARGET: with what this bundle needs.
 fill_in() {
-  sed -e "s/@GLIBC@/$glibc/g" -e "s/@VERSION@/$version/g" -e "s/@NVIDIA@/${nvidia% }/g" "$1" >"$2"
+  sed -e "s/@GLIBC@/$glibc/g" -e "s/@GLIBC_OF_CXX@/$glibc_of_cxx/g" \
+    -e "s/@GLIBC_OF_MPI@/$glibc_of_mpi/g" -e "s/@VERSION@/$version/g" -e "s/@NVIDIA@/${nvidia% }/g" "$1" >"$2"
 }
 fill_in "$root/scripts/bundle/start.sh" "$folder/lib/start.sh"
 fill_in "$root/scripts/bundle/README.txt" "$folder/README.txt"
@@ -96,7 +104,7 @@ chmod +x "$folder/lib/start.sh"
 # ---- Checks --------------------------------------------------------------------------------
 
 # Everything but NVIDIA's must be found here or be the C library's.
-missing=$(env -i LD_LIBRARY_PATH="$folder/lib:$folder/lib/mpi" ldd "$folder"/bin/* |
+missing=$(env -i LD_LIBRARY_PATH="$folder/lib:$folder/lib/cxx:$folder/lib/mpi" ldd "$folder"/bin/* |
   awk -v own="$folder/" '$2 == "=>" && index($3, own) != 1 { print $1 }' | sort -u |
   grep -vE "$of_the_host|$of_nvidia" || true)
 [[ -z $missing ]] || die "not in the folder: ${missing//$'\n'/ }"

@@ -8,15 +8,24 @@ shift
 
 die() { printf '%s: %s\n' "$name" "$*" >&2; exit 2; }
 
-needed=@GLIBC@
-found=$(getconf GNU_LIBC_VERSION 2>/dev/null || true)
-found=${found#glibc }
-[[ -n $found ]] || die "this host has no glibc; this folder needs $needed or newer"
-[[ $(printf '%s\n' "$needed" "$found" | sort -V | head -n 1) == "$needed" ]] ||
-  die "this host has glibc $found; this folder needs $needed or newer"
+glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null || true)
+glibc=${glibc#glibc }
+[[ -n $glibc ]] || die "this host has no glibc; this folder needs @GLIBC@ or newer"
+# need_glibc VERSION WHAT
+need_glibc() {
+  [[ $(printf '%s\n' "$1" "$glibc" | sort -V | head -n 1) == "$1" ]] ||
+    die "this host has glibc $glibc; $2 needs $1 or newer"
+}
+need_glibc @GLIBC@ "this folder"
 
 given=${LD_LIBRARY_PATH:-}
 export LD_LIBRARY_PATH=$folder/lib${given:+:$given}
+# The host's C++ library, unless it lacks something.
+lacks="(GLIBCXX|CXXABI|GCC)_[0-9.]+' not found|lib(stdc\+\+|gcc_s)\.so[.0-9]* => not found"
+if [[ $(LD_TRACE_LOADED_OBJECTS=1 "$program" 2>&1 || true) =~ $lacks ]]; then
+  need_glibc @GLIBC_OF_CXX@ "its C++ library (libstdc++.so.6) is too old, and that of this folder"
+  LD_LIBRARY_PATH=$folder/lib:$folder/lib/cxx${given:+:$given}
+fi
 
 # Names of the libraries that the loader does not find.
 missing() {
@@ -48,6 +57,7 @@ if [[ $absent == *libmpi.so* || $absent == *libopen-* ]]; then
     [[ $absent != *libmpi.so* && $absent != *libopen-* ]] ||
       die "no library of Open MPI 4 (libmpi.so.40) for this job: name its folder in LD_LIBRARY_PATH"
   else
+    need_glibc @GLIBC_OF_MPI@ "it has no Open MPI 4 (libmpi.so.40), and that of this folder"
     LD_LIBRARY_PATH+=:$folder/lib/mpi
     absent=$(missing)
   fi
