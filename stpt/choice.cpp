@@ -17,6 +17,8 @@ bool usable(const CandidateScore& candidate) {
   return !candidate.diverged && std::isfinite(candidate.accuracy) && std::isfinite(candidate.loss);
 }
 
+constexpr double half_decade = 3.3;  ///< sqrt(10), rounded up: sets step by 3.2
+
 std::vector<std::size_t> survivors(std::span<const CandidateScore> candidates) {
   std::vector<std::size_t> indices;
   for (std::size_t i = 0; i < candidates.size(); ++i) {
@@ -68,7 +70,7 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
       ties, [&](std::size_t i) { return !tied(candidates[best], candidates[i], metric, errors); });
   if (tie_rule == TieRule::larger) {
     std::erase_if(ties, [&](std::size_t i) {
-      return candidates[i].learning_rate > 4 * candidates[best].learning_rate;
+      return candidates[i].learning_rate > half_decade * candidates[best].learning_rate;
     });
   }
   if (tie_rule == TieRule::none || ties.size() == 1) {

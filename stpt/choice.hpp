@@ -39,9 +39,9 @@ struct Choice {
 /// 1): whole numbers, so no rounding. Without per-image results, and for the loss, only equal
 /// scores are tied. Among the tied,
 ///   prefer_unchanged  takes factor 1, else the lowest loss;
-///   larger            takes the largest LR of those up to four times the best's: a short Pre-train
-///                     prefers too small ones, so that against a larger one clear evidence is
-///                     asked for, but steps wider than half a decade are not taken on weak one;
+///   larger            takes the largest LR of those up to half a decade above the best's: a short
+///                     Pre-train prefers too small ones, so that against a larger one clear
+///                     evidence is asked for, but wider steps are not taken on weak one;
 ///   none              knows no near-ties: the first of equal scores.
 /// What is still equal goes to the lowest index.
 /// Throws std::invalid_argument if candidates were scored on different numbers of images.

@@ -133,8 +133,8 @@ inline constexpr std::array names<TieRule> = {
     Named{TieRule::none, "none", "plain best"},
     Named{
         TieRule::larger, "larger",
-        "within two paired standard errors prefer the largest, up to four times the best: a short "
-        "Pre-train prefers learning rates that are too small in the end"},
+        "within two paired standard errors prefer the largest, up to half a decade above the best: "
+        "a short Pre-train prefers learning rates that are too small in the end"},
 };
 template <>
 inline constexpr std::array names<ReplicaData> = {

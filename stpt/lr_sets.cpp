@@ -14,8 +14,9 @@ std::span<const NamedSet> named_sets() {
        "the first epoch alone: repeated, it follows what pays at once, a too small LR."},
       {"raise",
        {4, 2, 1},
-       "For the epoch behind a search, which finds too little on an untrained network: up to four "
-       "times the learning rate where, with `tie_rule` larger, it does as well."},
+       "For the epoch behind a search, which finds too little on an untrained network: with "
+       "`tie_rule` larger twice the learning rate where it does as well, and four times where "
+       "that does better."},
       {"refine",
        {1.25, 1, 0.8},
        "The ends and the middle of narrow: for a learning rate of the right scale, at a third of "
