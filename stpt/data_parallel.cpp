@@ -89,7 +89,7 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
     const models::Team all{0, runtime::Cluster::current().size(), workers};
     const std::vector<int> owners = models::bucket_owners(network, all);
     for (std::size_t bucket = 0; bucket < owners.size(); ++bucket) {
-      runtime::make_reducible(rooms_.front().gradients.front()[bucket],
+      runtime::make_reducible(buffers_.front().gradients.front()[bucket],
                               models::message_tag(MessageKind::redux, 0, bucket, 0),
                               owners[bucket]);
     }
@@ -105,13 +105,13 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
 }
 
 void DataParallel::reserve(std::size_t models, std::size_t workers) {
-  if (rooms_.size() < models) rooms_.resize(models);
+  if (buffers_.size() < models) buffers_.resize(models);
   for (std::size_t number = 0; number < models; ++number) {
-    Room& room = rooms_[number];
-    room.received.resize(network_.blocks.size());
-    for (std::size_t worker = room.gradients.size(); worker < workers; ++worker) {
+    Buffers& buffers = buffers_[number];
+    buffers.received.resize(network_.blocks.size());
+    for (std::size_t worker = buffers.gradients.size(); worker < workers; ++worker) {
       const std::string name = std::to_string(number) + "." + std::to_string(worker);
-      auto& buckets = room.gradients.emplace_back();
+      auto& buckets = buffers.gradients.emplace_back();
       for (const models::Block& block : network_.blocks) {
         buckets.emplace_back(runtime::vector_spec(std::max<std::size_t>(block.parameters, 1)),
                              "gradient." + name + "." + block.name, Home::host);
@@ -182,11 +182,11 @@ const DataParallel::Plan& DataParallel::plan(const models::Placement& placement)
   return plans_.emplace_back(placement, std::move(plan)).second;
 }
 
-const Tensor* DataParallel::reduce(Room& room, const models::Placement& placement,
+const Tensor* DataParallel::reduce(Buffers& buffers, const models::Placement& placement,
                                    std::size_t bucket, const std::vector<ReductionStep>& steps,
                                    int channel, int worker) {
   static const Codelet codelet("sum gradients", {WorkerKind::cpu, WorkerKind::cuda});
-  const std::size_t bytes = room.gradients[0][bucket].bytes();
+  const std::size_t bytes = buffers.gradients[0][bucket].bytes();
   const int priority = message_priority(network_.blocks.size(), bucket);
   // The steps of a reduction on this rank alone count its workers from 0.
   const int first = uses_redux(placement.team) ? 0 : placement.team.first_worker(here());
@@ -194,7 +194,7 @@ const Tensor* DataParallel::reduce(Room& room, const models::Placement& placemen
   const auto own = [&](int position) -> const Tensor* {
     const auto local = static_cast<std::size_t>(position - first);
     return position >= first && local < local_workers(placement.team)
-               ? &room.gradients[local][bucket]
+               ? &buffers.gradients[local][bucket]
                : nullptr;
   };
   std::vector<std::pair<int, const Tensor*>> moved;  // what is elsewhere than in own()
@@ -214,10 +214,10 @@ const Tensor* DataParallel::reduce(Room& room, const models::Placement& placemen
         runtime::send(*find(step.left), step.peer, tag, priority);
         break;
       case ReductionStep::Kind::receive: {
-        auto& received = room.received[bucket];
+        auto& received = buffers.received[bucket];
         if (arrivals == received.size()) {
           received.push_back(std::make_unique<Tensor>(
-              room.gradients[0][bucket].spec(), "gradient.received." + std::to_string(bucket)));
+              buffers.gradients[0][bucket].spec(), "gradient.received." + std::to_string(bucket)));
         }
         const Tensor* arrival = received[arrivals++].get();
         runtime::receive(*arrival, step.peer, tag, priority);
@@ -259,8 +259,9 @@ void DataParallel::spread(const models::ModelState& state, std::size_t bucket, i
   }
 }
 
-std::span<const Tensor> DataParallel::scores_of(Room& room, std::span<const data::Batch> batches) {
-  std::vector<Tensor>& scores = room.scores[batches.data()];
+std::span<const Tensor> DataParallel::scores_of(Buffers& buffers,
+                                                std::span<const data::Batch> batches) {
+  std::vector<Tensor>& scores = buffers.scores[batches.data()];
   while (scores.size() < batches.size()) {
     scores.emplace_back(runtime::bytes_spec(static_cast<std::size_t>(batch_) * sizeof(SampleScore)),
                         "scores." + std::to_string(scores.size()));
@@ -294,11 +295,11 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
   const runtime::Runtime& runtime = runtime::Runtime::current();
   const models::Placement& placement = state.placement;
   const Plan& to_do = plan(placement);
-  // Where StarPU-MPI sums, it knows the first room's gradients.
+  // Where StarPU-MPI sums, it knows the first gradients.
   const std::size_t number =
       uses_redux(placement.team) ? 0 : static_cast<std::size_t>(channel) % models;
-  Room& room = rooms_.at(number);
-  const std::span<const Tensor> scores = scores_of(room, batches);
+  Buffers& buffers = buffers_.at(number);
+  const std::span<const Tensor> scores = scores_of(buffers, batches);
   const auto first = static_cast<std::size_t>(placement.team.first_worker(here()));
   const float mean = 1.0f / (static_cast<float>(placement.team.workers) * program_.loss_scale());
   const models::UpdateInStep update{optimizer_, state.velocity, mean, learning_rate};
@@ -308,7 +309,7 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     inputs.labels = &batches[worker].labels;
     inputs.scores = &scores[worker];
     inputs.parameters = &state.parameters;
-    inputs.gradients = &room.gradients[worker];
+    inputs.gradients = &buffers.gradients[worker];
     if (!state.running.empty()) inputs.running = &state.running[first + worker];
     const std::size_t piece = first_piece + worker;
     const int pinned = runtime.worker_for(piece);
@@ -323,7 +324,7 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     // Buckets are spread over the GPUs, so that each moves about as many bytes.
     const int owner =
         runtime.worker_for(first_piece + bucket % std::max<std::size_t>(batches.size(), 1));
-    const Tensor* sum = reduce(room, placement, bucket, to_do.reduction[bucket], channel, owner);
+    const Tensor* sum = reduce(buffers, placement, bucket, to_do.reduction[bucket], channel, owner);
     if (uses_redux(placement.team))
       runtime::reduce_to_owner(*sum, message_priority(network_.blocks.size(), bucket));
     if (placement.owners[bucket] == here())

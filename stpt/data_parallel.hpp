@@ -98,7 +98,7 @@ class DataParallel {
  private:
   /// What a model's steps work on besides it. One set of gradients is enough: the next step trains
   /// on parameters that were updated by all of them.
-  struct Room {
+  struct Buffers {
     std::vector<std::vector<runtime::Tensor>> gradients;  ///< [worker on this rank][bucket]
     /// [worker on this rank], for each set of batches: a GPU meets few combinations of addresses.
     /// Made when first needed.
@@ -115,11 +115,12 @@ class DataParallel {
 
   const Plan& plan(const models::Placement& placement);
   /// The gradient's sum, on the bucket's owner; where StarPU-MPI sums over ranks, this rank's part.
-  const runtime::Tensor* reduce(Room& room, const models::Placement& placement, std::size_t bucket,
-                                const std::vector<ReductionStep>& steps, int channel, int worker);
+  const runtime::Tensor* reduce(Buffers& buffers, const models::Placement& placement,
+                                std::size_t bucket, const std::vector<ReductionStep>& steps,
+                                int channel, int worker);
   void spread(const models::ModelState& state, std::size_t bucket, int channel) const;
   /// The scores of those batches; new ones if there are none yet.
-  [[nodiscard]] std::span<const runtime::Tensor> scores_of(Room& room,
+  [[nodiscard]] std::span<const runtime::Tensor> scores_of(Buffers& buffers,
                                                            std::span<const data::Batch> batches);
   void report(std::span<const runtime::Tensor> scores, TrainingLog& log) const;
   [[nodiscard]] bool uses_redux(const models::Team& team) const;
@@ -130,7 +131,7 @@ class DataParallel {
   int in_flight_;
   GradientReduction reduction_;
   models::Network network_;
-  std::vector<Room> rooms_;
+  std::vector<Buffers> buffers_;
   std::vector<models::Lane> lanes_;
   std::vector<std::pair<models::Placement, Plan>> plans_;
   std::size_t next_lane_ = 0;

@@ -1,7 +1,9 @@
 #include "stpt/evaluator.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "runtime/task.hpp"
 
@@ -81,8 +83,9 @@ std::size_t Evaluator::images(int part, int parts) const {
 std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> models, int part,
                                             int parts) {
   static const runtime::Codelet gather("gather scores", {runtime::WorkerKind::cpu});
-  std::vector<Evaluation> results(models.size());
-  for (Evaluation& result : results) result.samples.resize(images(part, parts));
+  // Shared with the tasks that write there, which may be under way where this is left by a throw.
+  const auto results = std::make_shared<std::vector<Evaluation>>(models.size());
+  for (Evaluation& result : *results) result.samples.resize(images(part, parts));
   const std::size_t larger = images_.size() % batches_;  // so many batches have one more
   const Range range = batches_of(part, parts);
   const std::size_t start = first_image(range.first);
@@ -107,15 +110,16 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
       const std::size_t piece = model + number * models.size();
       inputs.lane = &shape.lanes[piece % shape.lanes.size()];
       shape.program->submit(inputs, runtime::Runtime::current().worker_for(piece));
-      runtime::submit(gather, {{score, Access::read}},
-                      [target = results[model].samples.data() + (first - start),
-                       size](const runtime::TaskContext& task) {
-                        std::copy_n(task.buffer<SampleScore>(0), size, target);
-                      });
+      runtime::submit(
+          gather, {{score, Access::read}},
+          [results, model, offset = first - start, size](const runtime::TaskContext& task) {
+            std::copy_n(task.buffer<SampleScore>(0), size,
+                        (*results)[model].samples.data() + offset);
+          });
     }
   }
   runtime::Runtime::current().wait_for_all();
-  return results;
+  return std::move(*results);
 }
 
 }  // namespace stpt
