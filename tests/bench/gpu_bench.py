@@ -41,10 +41,10 @@ PEAKS = [
 ]
 
 
-# start.sh of a bundle looks for libraries in the wheels of this Python. One GPU is measured: of each
-# that is visible, StarPU would measure the buses first.
-ENVIRONMENT = {**os.environ, "PYTHON": sys.executable,
-              "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+# start.sh of a bundle looks for libraries in the wheels of this Python.
+ENVIRONMENT = {**os.environ, "PYTHON": sys.executable}
+# One GPU is measured: of each that is visible, StarPU would measure the buses first.
+ONE_GPU = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
 
 
 def peaks_of(device):
@@ -92,7 +92,7 @@ class Process:
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                             stderr=self.errors, text=True, start_new_session=True,
-                                            env=ENVIRONMENT)
+                                            env=ONE_GPU)
         except OSError as error:
             raise Failed(str(error)) from None
         self.lines = queue.Queue()
