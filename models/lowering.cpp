@@ -90,7 +90,7 @@ bool Lowering::has_padding(int bucket) const {
   for (const Parameter& parameter : network_.parameters) {
     if (parameter.bucket == bucket) used += static_cast<std::size_t>(parameter.shape.elements());
   }
-  return used < network_.blocks[static_cast<std::size_t>(bucket)].parameters;
+  return used < network_.buckets[static_cast<std::size_t>(bucket)];
 }
 
 Lowering::Argument Lowering::gradient_bucket(int bucket) {
@@ -100,7 +100,7 @@ Lowering::Argument Lowering::gradient_bucket(int bucket) {
   // Written first, so that what the last step left, perhaps on another GPU, is not brought here.
   whole.access = Access::write;
   if (!has_padding(bucket)) return whole;
-  const std::size_t elements = network_.blocks[static_cast<std::size_t>(bucket)].parameters;
+  const std::size_t elements = network_.buckets[static_cast<std::size_t>(bucket)];
   emit(codelets::Clear{elements * sizeof(float)}, "clear gradient", {whole});
   whole.access = Access::read_write;
   return whole;
@@ -130,7 +130,7 @@ TensorSpec Lowering::weights_spec(const Layer& layer) const {
 }
 
 int Lowering::conversion_of(const Layer& layer) const {
-  return program_.options_.grain == Grain::step ? 0 : weight_of(layer).bucket;
+  return program_.options_.grain == Grain::step ? 0 : layer.block;
 }
 
 Lowering::ConvertedWeights& Lowering::converted_weights(int conversion) {
@@ -598,7 +598,7 @@ void Lowering::cut(Grain grain) {
       if (grain == Grain::step) {
         segment.name = mode_ == Mode::train ? "step" : "score";
       } else if (grain == Grain::block) {
-        segment.name = network_.blocks[static_cast<std::size_t>(emitted.block)].name +
+        segment.name = network_.blocks[static_cast<std::size_t>(emitted.block)] +
                        (emitted.backward ? " backward" : " forward");
       } else {
         segment.name = emitted.name;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 #include "runtime/cluster.hpp"
@@ -75,20 +76,35 @@ void average(std::span<const float* const> addends, std::span<float> mean) {
                   codelets::Cpu{}, nullptr);
 }
 
+/// The same elements in arrays of these sizes; false if they are not as many.
+bool cut_anew(std::vector<std::vector<float>>& arrays, std::span<const std::size_t> sizes) {
+  std::vector<float> all;
+  for (const std::vector<float>& array : arrays) all.insert(all.end(), array.begin(), array.end());
+  if (std::accumulate(sizes.begin(), sizes.end(), std::size_t{0}) != all.size()) return false;
+  arrays.clear();
+  for (auto next = all.begin(); const std::size_t size : sizes) {
+    const auto end = next + static_cast<std::ptrdiff_t>(size);
+    arrays.emplace_back(next, end);
+    next = end;
+  }
+  return true;
+}
+
 }  // namespace
 
 ModelState::ModelState(const Network& network, const Team& team, const std::string& name)
-    : placement(network, team), parameters(network.blocks.size()), velocity(network.blocks.size()) {
+    : placement(network, team),
+      parameters(network.buckets.size()),
+      velocity(network.buckets.size()) {
   const int here = runtime::Cluster::current().rank();
   if (network.has_batch_norm()) running.resize(static_cast<std::size_t>(team.workers));
   if (!team.has(here)) return;
-  for (std::size_t bucket = 0; bucket < network.blocks.size(); ++bucket) {
-    const Block& block = network.blocks[bucket];
-    // A block without parameters keeps its place, so that bucket numbers are block numbers.
-    const auto spec = vector_spec(std::max<std::size_t>(block.parameters, 1));
-    parameters[bucket] = Tensor(spec, name + ".parameters." + block.name, Home::host);
+  for (std::size_t bucket = 0; bucket < network.buckets.size(); ++bucket) {
+    const auto spec = vector_spec(network.buckets[bucket]);
+    const std::string number = std::to_string(bucket);
+    parameters[bucket] = Tensor(spec, name + ".parameters." + number, Home::host);
     if (placement.owners[bucket] == here)
-      velocity[bucket] = Tensor(spec, name + ".velocity." + block.name, Home::host);
+      velocity[bucket] = Tensor(spec, name + ".velocity." + number, Home::host);
   }
   if (!network.has_batch_norm()) return;
   for (int worker = team.first_worker(here); worker < team.first_worker(here + 1); ++worker) {
@@ -184,25 +200,18 @@ std::size_t ModelState::bytes() const {
 ModelValues ModelValues::initial(const Network& network, int workers, std::uint64_t seed) {
   ModelValues values;
   values.parameters = network.initial_parameters(seed);
-  for (auto& bucket : values.parameters) {
-    bucket.resize(std::max<std::size_t>(bucket.size(), 1));
-    values.velocity.emplace_back(bucket.size(), 0.0f);
-  }
+  for (const auto& bucket : values.parameters) values.velocity.emplace_back(bucket.size(), 0.0f);
   if (network.has_batch_norm()) {
     values.running.assign(static_cast<std::size_t>(workers), network.initial_running_statistics());
   }
   return values;
 }
 
-bool ModelValues::fits(const Network& network, int workers) const {
-  const auto bucket_fits = [](const std::vector<float>& values, const Block& block) {
-    return values.size() == std::max<std::size_t>(block.parameters, 1);
-  };
+bool ModelValues::arrange_for(const Network& network, int workers) {
   const auto statistics_fit = [&](const std::vector<float>& values) {
     return values.size() == network.running_statistics;
   };
-  return std::ranges::equal(parameters, network.blocks, bucket_fits) &&
-         std::ranges::equal(velocity, network.blocks, bucket_fits) &&
+  return cut_anew(parameters, network.buckets) && cut_anew(velocity, network.buckets) &&
          running.size() == (network.has_batch_norm() ? static_cast<std::size_t>(workers) : 0) &&
          std::ranges::all_of(running, statistics_fit);
 }
@@ -303,7 +312,7 @@ void ParameterMean::add(const ModelState& state, int number, std::size_t piece) 
 }
 
 Optimizer::Optimizer(const Network& network, const codelets::SgdSettings& settings, bool decay_all)
-    : settings_(settings), ranges_(network.blocks.size()) {
+    : settings_(settings), ranges_(network.buckets.size()) {
   for (const Parameter& parameter : network.parameters) {
     auto& ranges = ranges_[static_cast<std::size_t>(parameter.bucket)];
     const auto count = static_cast<std::size_t>(parameter.shape.elements());

@@ -57,8 +57,9 @@ struct ModelValues {
   std::vector<std::vector<float>> parameters, velocity, running;
 
   [[nodiscard]] static ModelValues initial(const Network& network, int workers, std::uint64_t seed);
-  /// All arrays have the sizes of that network's.
-  [[nodiscard]] bool fits(const Network& network, int workers) const;
+  /// Whether they can be that network's. Parameters and velocity are then in its buckets; they may
+  /// come from a file whose writer had others.
+  [[nodiscard]] bool arrange_for(const Network& network, int workers);
   /// Mean over the workers' running statistics: the same bits as average_running_statistics.
   [[nodiscard]] std::vector<float> average_running() const;
 };

@@ -13,8 +13,9 @@ namespace stpt::models {
 namespace {
 
 /// Parameters start at whole alignment units, so that every kernel sees aligned pointers.
-std::size_t padded(std::int64_t elements) {
-  return runtime::align_up(static_cast<std::size_t>(elements) * sizeof(float)) / sizeof(float);
+std::size_t padded(const Shape& shape) {
+  return runtime::align_up(static_cast<std::size_t>(shape.elements()) * sizeof(float)) /
+         sizeof(float);
 }
 
 }  // namespace
@@ -37,12 +38,12 @@ double Network::flops_per_image() const {
 }
 
 std::vector<std::vector<float>> Network::initial_parameters(std::uint64_t seed) const {
-  std::vector<std::vector<float>> buckets;
-  for (const Block& block : blocks) buckets.emplace_back(block.parameters, 0.0f);
+  std::vector<std::vector<float>> initial;
+  for (const std::size_t elements : buckets) initial.emplace_back(elements, 0.0f);
   for (std::size_t index = 0; index < parameters.size(); ++index) {
     const Parameter& parameter = parameters[index];
     const auto count = static_cast<std::size_t>(parameter.shape.elements());
-    float* values = buckets[static_cast<std::size_t>(parameter.bucket)].data() + parameter.offset;
+    float* values = initial[static_cast<std::size_t>(parameter.bucket)].data() + parameter.offset;
     if (parameter.initialisation == Initialisation::one) std::fill_n(values, count, 1.0f);
     if (parameter.initialisation != Initialisation::he_normal) continue;
     const double stddev = std::sqrt(2.0 / static_cast<double>(parameter.fan_in));
@@ -50,7 +51,7 @@ std::vector<std::vector<float>> Network::initial_parameters(std::uint64_t seed) 
     for (std::size_t i = 0; i < count; ++i)
       values[i] = static_cast<float>(stddev * random.normal());
   }
-  return buckets;
+  return initial;
 }
 
 std::vector<float> Network::initial_running_statistics() const {
@@ -63,13 +64,45 @@ std::vector<float> Network::initial_running_statistics() const {
   return values;
 }
 
+void make_buckets(Network& network, std::size_t least) {
+  std::vector<int> block_of(network.parameters.size());
+  for (const Layer& layer : network.layers) {
+    for (const int parameter : {layer.weight, layer.bias}) {
+      if (parameter >= 0) block_of[static_cast<std::size_t>(parameter)] = layer.block;
+    }
+  }
+  std::vector<std::size_t> elements(network.blocks.size());
+  for (std::size_t i = 0; i < block_of.size(); ++i)
+    elements[static_cast<std::size_t>(block_of[i])] += padded(network.parameters[i].shape);
+  // From the last block, as backward completes them: the rest that is smaller is the first blocks'.
+  std::vector<bool> begins(elements.size());
+  std::size_t sum = 0;
+  for (std::size_t block = elements.size(); block-- > 0;) {
+    sum += elements[block];
+    begins[block] = sum >= least;
+    if (begins[block]) sum = 0;
+  }
+  network.buckets.clear();
+  int last_block = -1;
+  for (std::size_t i = 0; i < block_of.size(); ++i) {
+    const int block = block_of[i];
+    if (network.buckets.empty() || (block != last_block && begins[static_cast<std::size_t>(block)]))
+      network.buckets.push_back(0);
+    last_block = block;
+    std::size_t& bucket = network.buckets.back();
+    network.parameters[i].bucket = static_cast<int>(network.buckets.size()) - 1;
+    network.parameters[i].offset = bucket;
+    bucket += padded(network.parameters[i].shape);
+  }
+}
+
 NetworkBuilder::NetworkBuilder(std::string name, const Shape& input, int classes) {
   network_.name = std::move(name);
   network_.classes = classes;
   network_.activations.push_back({1, input.c, input.h, input.w});
 }
 
-void NetworkBuilder::begin_block(const std::string& name) { network_.blocks.push_back({name, 0}); }
+void NetworkBuilder::begin_block(const std::string& name) { network_.blocks.push_back(name); }
 
 const Shape& NetworkBuilder::shape(ActivationId x) const {
   return network_.activations.at(static_cast<std::size_t>(x));
@@ -91,10 +124,7 @@ Layer& NetworkBuilder::append(LayerKind kind, const std::string& name,
 
 int NetworkBuilder::parameter(const std::string& name, const Shape& shape,
                               Initialisation initialisation, std::int64_t fan_in, bool decay) {
-  Block& block = network_.blocks.back();
-  network_.parameters.push_back({name, shape, initialisation, fan_in, decay,
-                                 static_cast<int>(network_.blocks.size()) - 1, block.parameters});
-  block.parameters += padded(shape.elements());
+  network_.parameters.push_back({name, shape, initialisation, fan_in, decay});
   return static_cast<int>(network_.parameters.size()) - 1;
 }
 
@@ -126,8 +156,9 @@ ActivationId NetworkBuilder::batch_norm(const std::string& name, ActivationId x,
   layer.weight = parameter(name + ".weight", {1, in.c, 1, 1}, gamma, 1, false);
   layer.bias = parameter(name + ".bias", {1, in.c, 1, 1}, Initialisation::zero, 1, false);
   layer.running_mean = static_cast<int>(network_.running_statistics);
-  layer.running_variance = layer.running_mean + static_cast<int>(padded(in.c));
-  network_.running_statistics += 2 * padded(in.c);
+  const std::size_t channels = padded({1, in.c, 1, 1});
+  layer.running_variance = layer.running_mean + static_cast<int>(channels);
+  network_.running_statistics += 2 * channels;
   return layer.output;
 }
 
@@ -213,6 +244,7 @@ Network NetworkBuilder::build(ActivationId logits) {
     throw std::invalid_argument(network_.name + ": nothing uses the output of layer " + layer.name);
   }
   network_.logits = logits;
+  make_buckets(network_);
   return std::move(network_);
 }
 

@@ -37,7 +37,7 @@ struct Parameter {
   Initialisation initialisation = Initialisation::zero;
   std::int64_t fan_in = 1;
   bool decay = false;      ///< weight decay applies (not to biases and BatchNorm)
-  int bucket = 0;          ///< index of the block it belongs to
+  int bucket = 0;          ///< index in Network::buckets
   std::size_t offset = 0;  ///< in elements, inside the bucket
 };
 
@@ -55,11 +55,10 @@ struct Layer {
   int running_variance = -1;
 };
 
-/// A stretch of layers that is lowered to one segment, and one parameter bucket.
-struct Block {
-  std::string name;
-  std::size_t parameters = 0;  ///< elements of its bucket, with padding
-};
+/// Neighbouring blocks share a parameter bucket until it has so many elements (512 KiB). Each
+/// bucket costs a step handles, and tasks and messages where there are several workers or ranks; a
+/// large one sets off late, and one owner has all of it.
+inline constexpr std::size_t least_bucket = std::size_t{1} << 17U;
 
 struct Network {
   std::string name;
@@ -68,7 +67,11 @@ struct Network {
   std::vector<Shape> activations;  ///< shapes for batch 1; activations[0] is the input
   std::vector<Layer> layers;       ///< in an order that computes inputs first
   std::vector<Parameter> parameters;
-  std::vector<Block> blocks;
+  /// Names of the stretches of layers that are lowered to one segment each, by Layer::block.
+  std::vector<std::string> blocks;
+  /// Elements, with padding, of the stretches of memory in which parameters lie, in the layers'
+  /// order.
+  std::vector<std::size_t> buckets;
   std::size_t running_statistics = 0;  ///< elements, with padding
   ActivationId logits = 0;
 
@@ -81,11 +84,14 @@ struct Network {
   [[nodiscard]] bool has_batch_norm() const { return running_statistics > 0; }
 
   /// He et al. 2015, "Delving deep into rectifiers", eq. 10: weights ~ N(0, 2/fan_in); gamma = 1,
-  /// the rest 0. One bucket per block. Depends on the seed and the parameter's index alone.
+  /// the rest 0. By bucket. Depends on the seed and the parameter's index alone.
   [[nodiscard]] std::vector<std::vector<float>> initial_parameters(std::uint64_t seed) const;
   /// Means 0, variances 1.
   [[nodiscard]] std::vector<float> initial_running_statistics() const;
 };
+
+/// Places the parameters in buckets, as NetworkBuilder::build() does. `least` is in elements.
+void make_buckets(Network& network, std::size_t least = least_bucket);
 
 /// A layer that does not fit: what() names the network, the layer and the shapes.
 class LayerError : public std::invalid_argument {

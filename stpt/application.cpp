@@ -355,7 +355,7 @@ std::string export_model(const CommandLine& line) {
         "only runs with winner can be exported");
   }
   const fs::path checkpoint_file = directory.file(checkpoint_name);
-  const Checkpoint checkpoint = load_checkpoint(checkpoint_file);
+  Checkpoint checkpoint = load_checkpoint(checkpoint_file);
   const RunRecord run = record_until(checkpoint, directory);
   if (run.classes == 0) {
     throw CheckpointError(directory.path().string() +
@@ -364,7 +364,7 @@ std::string export_model(const CommandLine& line) {
   }
   const models::Network network = build_network(
       config.model, {1, run.channels, run.height, run.width}, run.classes, config_file);
-  if (!checkpoint.model.fits(network, config.training.workers)) {
+  if (!checkpoint.model.arrange_for(network, config.training.workers)) {
     throw CheckpointError(checkpoint_file.string() + ": its tensors are not those of " +
                           network.name + "; must be the checkpoint of the run's config");
   }

@@ -298,7 +298,7 @@ int Experiment::evaluation_batch() const { return std::max(32, config.training.b
 
 std::uint64_t Experiment::parameter_bytes() const {
   std::uint64_t bytes = 0;
-  for (const models::Block& block : network.blocks) bytes += block.parameters * sizeof(float);
+  for (const std::size_t elements : network.buckets) bytes += elements * sizeof(float);
   return bytes;
 }
 

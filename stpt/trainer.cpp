@@ -557,7 +557,7 @@ const RunRecord& Trainer::record() const { return impl_->record; }
 
 void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   const Config& config = impl_->experiment.config;
-  if (!checkpoint.model.fits(impl_->experiment.network, config.training.workers)) {
+  if (!checkpoint.model.arrange_for(impl_->experiment.network, config.training.workers)) {
     throw CheckpointError("checkpoint: its tensors are not those of model " +
                           impl_->experiment.network.name + " with " +
                           std::to_string(config.training.workers) +

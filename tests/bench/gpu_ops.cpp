@@ -289,16 +289,15 @@ void update(Bench& bench, const models::Network& network) {
   const models::Optimizer optimizer(network, {}, false);
   std::vector<Bench::Buffer> buffers;  // weights, velocity and gradient of each bucket
   std::int64_t parameters = 0;
-  for (const models::Block& block : network.blocks) {
-    for (int i = 0; i < 3; ++i)
-      buffers.push_back(floats(static_cast<std::int64_t>(block.parameters)));
-    parameters += static_cast<std::int64_t>(block.parameters);
+  for (const std::size_t elements : network.buckets) {
+    for (int i = 0; i < 3; ++i) buffers.push_back(floats(static_cast<std::int64_t>(elements)));
+    parameters += static_cast<std::int64_t>(elements);
   }
-  bench.time("SGD step", std::to_string(network.blocks.size()) + " buckets",
+  bench.time("SGD step", std::to_string(network.buckets.size()) + " buckets",
              {0, 5.0 * sizeof(float) * static_cast<double>(parameters)}, buffers,
              [&](std::span<void* const> at, codelets::Stream stream) {
                std::vector<codelets::SgdBucket> buckets;
-               for (std::size_t bucket = 0; bucket < network.blocks.size(); ++bucket) {
+               for (std::size_t bucket = 0; bucket < network.buckets.size(); ++bucket) {
                  const auto part = [&](std::size_t i) {
                    return static_cast<float*>(at[3 * bucket + i]);
                  };

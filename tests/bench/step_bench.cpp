@@ -134,9 +134,8 @@ class PlainLoop {
         scratch_view_(scratch_, runtime::Access::read_write) {
     for (int worker = 0; worker < bench.workers; ++worker) {
       auto& buckets = gradients_.emplace_back();
-      for (const models::Block& block : bench.network.blocks) {
-        buckets.emplace_back(runtime::vector_spec(block.parameters), "gradient",
-                             runtime::Home::host);
+      for (const std::size_t elements : bench.network.buckets) {
+        buckets.emplace_back(runtime::vector_spec(elements), "gradient", runtime::Home::host);
       }
     }
     scores_ = runtime::Tensor(

@@ -47,6 +47,7 @@ struct Bench {
 
   static models::Network make(const std::string& model, runtime::DataType type) {
     models::Network network = models::make_network(model, {1, 3, 8, 8}, 10);
+    models::make_buckets(network, 1);  // several of them
     network.data_type = type;
     return network;
   }
@@ -132,8 +133,8 @@ TEST_CASE("A steady step on two GPUs moves each bucket to its owner and back", "
   CHECK(after.unpinned == before.unpinned);
   // One gradient to the bucket's owner, its parameters to the other GPU.
   std::size_t bytes = 0;
-  for (const models::Block& block : bench.network.blocks)
-    bytes += runtime::align_up(block.parameters * sizeof(float));
+  for (const std::size_t elements : bench.network.buckets)
+    bytes += runtime::align_up(elements * sizeof(float));
   CHECK(after.peer_bytes - before.peer_bytes <= 2 * bytes * steps);
 }
 

@@ -17,7 +17,11 @@ using runtime::HostView;
 using runtime::Runtime;
 using runtime::Tensor;
 
-Network network() { return make_network("resnet8", {1, 3, 8, 8}, 10); }
+Network network() {
+  Network network = make_network("resnet8", {1, 3, 8, 8}, 10);
+  make_buckets(network, 1);  // several of them
+  return network;
+}
 
 /// Every number another one.
 ModelValues numbered(const Network& network, int workers, float start) {
@@ -50,9 +54,38 @@ TEST_CASE("a state gives back what was written", "[model state]") {
     write(state, values);
     CHECK(equal(read(state), values));
     std::size_t bytes = 3 * net.running_statistics * sizeof(float);
-    for (const Block& block : net.blocks) bytes += 2 * block.parameters * sizeof(float);
+    for (const std::size_t elements : net.buckets) bytes += 2 * elements * sizeof(float);
     CHECK(state.bytes() == bytes);
   }
+}
+
+TEST_CASE("values in other buckets are cut anew, those of another network are not",
+          "[model state]") {
+  Network cut = network();
+  for (const std::size_t least : {least_bucket, std::size_t{5000}, std::size_t{1}}) {
+    const Network written = cut;
+    ModelValues values = numbered(written, 2, 0);
+    make_buckets(cut, least);
+    REQUIRE(values.arrange_for(cut, 2));
+    REQUIRE(values.parameters.size() == cut.buckets.size());
+    const ModelValues before = numbered(written, 2, 0);
+    for (std::size_t i = 0; i < cut.parameters.size(); ++i) {
+      const Parameter &from = written.parameters[i], &to = cut.parameters[i];
+      const auto value = [](const std::vector<std::vector<float>>& buckets,
+                            const Parameter& place) {
+        return buckets[static_cast<std::size_t>(place.bucket)][place.offset];
+      };
+      CHECK(value(values.parameters, to) == value(before.parameters, from));
+      CHECK(value(values.velocity, to) == value(before.velocity, from));
+    }
+  }
+  ModelValues values = numbered(cut, 2, 0);
+  CHECK(values.arrange_for(cut, 2));
+  CHECK_FALSE(values.arrange_for(cut, 3));
+  CHECK_FALSE(values.arrange_for(make_network("resnet20", {1, 3, 8, 8}, 10), 2));
+  CHECK_FALSE(values.arrange_for(make_network("mlp", {1, 3, 8, 8}, 10), 2));
+  values.velocity.pop_back();
+  CHECK_FALSE(values.arrange_for(cut, 2));
 }
 
 TEST_CASE("values of another network are refused", "[model state]") {
@@ -133,7 +166,7 @@ TEST_CASE("parameters are averaged over moments of the training", "[model state]
       write(state, values.back());
       mean.add(state, moment, 0);
     }
-    for (std::size_t bucket = 0; bucket < net.blocks.size(); ++bucket) {
+    for (std::size_t bucket = 0; bucket < net.buckets.size(); ++bucket) {
       const HostView view(mean.parameters()[bucket], Access::read);
       const auto found = view.as<float>();
       REQUIRE(found.size() == values.front().parameters[bucket].size());
@@ -159,7 +192,7 @@ TEST_CASE("the optimizer updates every parameter, with decay where it applies", 
   std::mt19937 random(1);
   std::vector<Tensor> gradients;
   std::vector<std::vector<float>> values;
-  for (std::size_t bucket = 0; bucket < net.blocks.size(); ++bucket) {
+  for (std::size_t bucket = 0; bucket < net.buckets.size(); ++bucket) {
     gradients.emplace_back(state.parameters[bucket].spec(), "gradient", Home::host);
     const HostView view(gradients.back(), Access::write);
     for (const Parameter& parameter : net.parameters) {

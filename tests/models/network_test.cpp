@@ -1,6 +1,9 @@
 #include "models/network.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <map>
+#include <numeric>
 #include <set>
 #include <stdexcept>
 
@@ -131,7 +134,7 @@ TEST_CASE("parameters lie aligned in the buckets, without overlap, each with its
   for (const ModelInfo& info : available_models()) {
     const Network network = make_network(info.name, info.usual_input, 10);
     std::set<std::string> names;
-    std::vector<std::size_t> ends(network.blocks.size(), 0);
+    std::vector<std::size_t> ends(network.buckets.size(), 0);
     std::int64_t count = 0;
     for (const Parameter& parameter : network.parameters) {
       auto& end = ends[static_cast<std::size_t>(parameter.bucket)];
@@ -143,10 +146,43 @@ TEST_CASE("parameters lie aligned in the buckets, without overlap, each with its
       const bool is_weight = parameter.initialisation == Initialisation::he_normal;
       CHECK(parameter.decay == is_weight);
     }
-    for (std::size_t i = 0; i < ends.size(); ++i) CHECK(ends[i] <= network.blocks[i].parameters);
+    for (std::size_t i = 0; i < ends.size(); ++i) CHECK(ends[i] <= network.buckets[i]);
     CHECK(names.size() == network.parameters.size());
     CHECK(count == network.parameter_count());
   }
+}
+
+TEST_CASE("neighbouring blocks share a bucket until it is large enough", "[network]") {
+  const auto sizes = [](const char* model, std::size_t least) {
+    Network network = make_network(model, {1, 3, 32, 32}, 10);
+    make_buckets(network, least);
+    // Blocks are never torn apart.
+    std::map<int, int> bucket_of;
+    for (const Layer& layer : network.layers) {
+      if (layer.weight < 0) continue;
+      const int bucket = network.parameters[static_cast<std::size_t>(layer.weight)].bucket;
+      CHECK(bucket_of.try_emplace(layer.block, bucket).first->second == bucket);
+    }
+    return network.buckets;
+  };
+  for (const char* model : {"lenet5", "plain_cnn", "resnet20", "resnet56", "resnet50", "vgg11"}) {
+    INFO(model);
+    const std::vector<std::size_t> blocks = sizes(model, 1);
+    const auto all = std::accumulate(blocks.begin(), blocks.end(), std::size_t{0});
+    const std::size_t largest = *std::ranges::max_element(blocks);
+    for (const std::size_t least : {std::size_t{5000}, least_bucket, all}) {
+      const std::vector<std::size_t> buckets = sizes(model, least);
+      CHECK(std::accumulate(buckets.begin(), buckets.end(), std::size_t{0}) == all);
+      for (std::size_t i = 0; i < buckets.size(); ++i) {
+        CHECK((i == 0 || buckets[i] >= least));
+        CHECK(buckets[i] < least + largest);
+      }
+    }
+    CHECK(sizes(model, all).size() == 1);
+    CHECK(sizes(model, all + 1).size() == 1);
+  }
+  CHECK(make_network("resnet20", {1, 3, 32, 32}, 10).buckets == sizes("resnet20", least_bucket));
+  CHECK(sizes("resnet20", least_bucket).size() == 2);
 }
 
 TEST_CASE("averages down to a size take equal windows that cover the image", "[network]") {
@@ -166,7 +202,7 @@ TEST_CASE("averages down to a size take equal windows that cover the image", "[n
 TEST_CASE("weights start as He et al. have it", "[network]") {
   const Network network = make_network("resnet20", {1, 3, 32, 32}, 10);
   const auto buckets = network.initial_parameters(42);
-  REQUIRE(buckets.size() == network.blocks.size());
+  REQUIRE(buckets.size() == network.buckets.size());
   for (const Parameter& parameter : network.parameters) {
     const auto count = static_cast<std::size_t>(parameter.shape.elements());
     const float* values =

@@ -47,9 +47,11 @@ Outcome on_gpu(Problem problem, Mode mode, const Limits& limit, Grain grain, int
 std::vector<Problem> problems() {
   std::vector<Problem> result;
   result.emplace_back(models::make_network("mlp", {1, 1, 6, 5}, 10), 5, 1U);
-  result.emplace_back(models::make_network("lenet5", {1, 1, 28, 28}, 10), 3, 2U);
+  result.emplace_back(with_a_bucket_per_block(models::make_network("lenet5", {1, 1, 28, 28}, 10)),
+                      3, 2U);
   result.emplace_back(models::make_network("plain_cnn", {1, 3, 16, 16}, 10), 4, 3U);
-  result.emplace_back(models::make_network("resnet8", {1, 3, 8, 8}, 10), 4, 4U);
+  result.emplace_back(with_a_bucket_per_block(models::make_network("resnet8", {1, 3, 8, 8}, 10)), 4,
+                      4U);
   return result;
 }
 

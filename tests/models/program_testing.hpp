@@ -32,6 +32,12 @@ using runtime::Access;
 using runtime::Home;
 using runtime::HostView;
 
+/// Small networks have a single one else.
+inline Network with_a_bucket_per_block(Network network) {
+  models::make_buckets(network, 1);
+  return network;
+}
+
 /// What a program needs from outside.
 struct Problem {
   Network network;
@@ -42,9 +48,8 @@ struct Problem {
 
   /// Everything is left to the test; parameters are 0.
   Problem(Network net, int size) : network(std::move(net)), batch(size) {
-    for (const models::Block& block : network.blocks) {
-      values.parameters.emplace_back(std::max<std::size_t>(block.parameters, 1), 0.0f);
-    }
+    for (const std::size_t elements : network.buckets)
+      values.parameters.emplace_back(elements, 0.0f);
     values.velocity = values.parameters;
     values.running = {network.initial_running_statistics()};
   }
@@ -91,9 +96,8 @@ struct Buffers {
               HostView(images, Access::write).as<float>().begin());
     std::copy(problem.labels.begin(), problem.labels.end(),
               HostView(labels, Access::write).as<std::int32_t>().begin());
-    for (const models::Block& block : problem.network.blocks) {
-      gradients.emplace_back(runtime::vector_spec(std::max<std::size_t>(block.parameters, 1)),
-                             "gradient", Home::host);
+    for (const std::size_t elements : problem.network.buckets) {
+      gradients.emplace_back(runtime::vector_spec(elements), "gradient", Home::host);
     }
     // NaN wherever the program must write.
     for (const models::Parameter& parameter : problem.network.parameters) {

@@ -37,14 +37,14 @@ TEST_CASE("buckets are owned so that ranks have about the same to do", "[team]")
   const Network network = make_network("resnet56", {1, 3, 32, 32}, 10);
   for (const int ranks : {1, 2, 3, 4, 8}) {
     const std::vector<int> owners = bucket_owners(network, {2, ranks, 8});
-    REQUIRE(owners.size() == network.blocks.size());
+    REQUIRE(owners.size() == network.buckets.size());
     std::vector<std::size_t> bytes(static_cast<std::size_t>(ranks), 0);
     std::size_t largest = 0;
     for (std::size_t bucket = 0; bucket < owners.size(); ++bucket) {
       REQUIRE(owners[bucket] >= 2);
       REQUIRE(owners[bucket] < 2 + ranks);
-      bytes[static_cast<std::size_t>(owners[bucket] - 2)] += network.blocks[bucket].parameters;
-      largest = std::max(largest, network.blocks[bucket].parameters);
+      bytes[static_cast<std::size_t>(owners[bucket] - 2)] += network.buckets[bucket];
+      largest = std::max(largest, network.buckets[bucket]);
     }
     // Giving each to the one that has least never leaves two further apart than one bucket.
     const auto [least, most] = std::ranges::minmax_element(bytes);

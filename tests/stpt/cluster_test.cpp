@@ -122,9 +122,9 @@ TEST_CASE("1, 2, 3 and 4 ranks give the same bits", "[cluster]") {
   const auto [name, values] = GENERATE(table<std::string, Arguments>({
       {"plain training", {"training.learning_rate.policy=fixed"}},
       {"STPT", {}},
-      {"STPT with batch normalisation", {"model.name=resnet8"}},
+      {"STPT with batch normalisation", {"model.name=resnet20"}},
       {"plain training with batch normalisation, a task per block",
-       {"model.name=resnet8", "training.learning_rate.policy=fixed", "runtime.fusion=block"}},
+       {"model.name=resnet20", "training.learning_rate.policy=fixed", "runtime.fusion=block"}},
   }));
   INFO(name);
   Program program;
@@ -143,13 +143,13 @@ TEST_CASE("replicas of any number share the ranks", "[cluster]") {
       {"m = n", {"stpt.pretrain_batch=worker", "stpt.candidates=[4,2,1,0.5,0.25]"}},
       {"m > n, running statistics",
        {"stpt.pretrain_batch=worker", "stpt.candidates=[4,3,2,1,0.5,0.25]", "training.workers=4",
-        "stpt.score_statistics=running", "model.name=resnet8"}},
+        "stpt.score_statistics=running", "model.name=resnet20"}},
       {"disjoint data, training window",
        {"stpt.replica_data=disjoint", "stpt.score=training_window", "stpt.score_window=2"}},
       {"recalibrated, momentum in the other form and reset",
        {"stpt.running_statistics=recalibrate", "stpt.recalibration_batches=3",
         "stpt.momentum=reset", "training.optimizer.momentum_form=lr_in_velocity",
-        "model.name=resnet8", "stpt.candidates=[2,1]"}},
+        "model.name=resnet20", "stpt.candidates=[2,1]"}},
   }));
   INFO(name);
   Program program;
@@ -194,9 +194,10 @@ TEST_CASE("a replica that diverges on another rank is out", "[cluster]") {
 TEST_CASE("a run goes on over another number of ranks", "[cluster]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
-  const Result whole = train(program, 1, {"model.name=resnet8"});
-  const Arguments first = {"--config", "run.json",           "--output", "resumed",
-                           "--set",    "model.name=resnet8", "--set",    "training.epochs=1"};
+  const Result whole = train(program, 1, {"model.name=resnet20"});
+  const Arguments first = {
+      "--config", "run.json",         "--output", "resumed", "--set", "model.name=resnet20",
+      "--set",    "training.epochs=1"};
   REQUIRE(program.run_command(with(with(launcher(3), {STPT_EXECUTABLE}), first)).status == 0);
   const Outcome outcome = program.run_command(
       with(launcher(2), {STPT_EXECUTABLE, "--resume", "resumed", "--set", "training.epochs=2"}));

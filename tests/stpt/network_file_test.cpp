@@ -51,12 +51,6 @@ std::string error_of_network(const std::string& text) {
 const std::string conv = R"({"name": "conv", "type": "convolution", "filters": 4, "kernel": 3}, )";
 const std::string fc = R"({"name": "fc", "type": "fully_connected"})";
 
-std::vector<std::string> block_names(const Network& network) {
-  std::vector<std::string> names;
-  for (const models::Block& block : network.blocks) names.push_back(block.name);
-  return names;
-}
-
 TEST_CASE("layers are what the file says", "[network_file]") {
   const Network network = network_of(R"(
     {"name": "c", "type": "convolution", "filters": 6, "kernel": 3, "stride": 2, "padding": 1,
@@ -94,7 +88,7 @@ TEST_CASE("the network in configs/ fits images and runs", "[network_file]") {
   for (const runtime::Shape& input :
        {runtime::Shape{1, 3, 32, 32}, runtime::Shape{1, 1, 28, 28}, runtime::Shape{1, 3, 7, 9}}) {
     const Network network = build_network(read_json(file.description), file.file, input, 10);
-    CHECK(block_names(network) == std::vector<std::string>{"conv1", "conv2", "conv4", "fc"});
+    CHECK(network.blocks == std::vector<std::string>{"conv1", "conv2", "conv4", "fc"});
   }
   const Network network = build_network(read_json(file.description), file.file, {1, 3, 8, 8}, 10);
   const runtime::Runtime runtime({.cpu_workers = 1, .scheduler = {}});
@@ -161,13 +155,12 @@ TEST_CASE("blocks are those that the file names, or end where one output is left
   const std::string a = R"({"name": "a", "type": "convolution", "filters": 3, "kernel": 3,
                             "padding": 1)";
   const std::string sum = R"({"type": "add", "inputs": ["a", "input"]}, )";
-  CHECK(block_names(network_of(a + "}, " + fc)) == std::vector<std::string>{"a", "fc"});
-  CHECK(block_names(network_of(a + "}, " + sum + fc)) == std::vector<std::string>{"a", "fc"});
-  CHECK(block_names(network_of(a + R"(, "block": "all"}, )" + fc)) ==
-        std::vector<std::string>{"all"});
+  CHECK(network_of(a + "}, " + fc).blocks == std::vector<std::string>{"a", "fc"});
+  CHECK(network_of(a + "}, " + sum + fc).blocks == std::vector<std::string>{"a", "fc"});
+  CHECK(network_of(a + R"(, "block": "all"}, )" + fc).blocks == std::vector<std::string>{"all"});
   const std::string end = R"({"name": "fc", "type": "fully_connected", "block": )";
-  CHECK(block_names(network_of(a + R"(, "block": "p"}, {"type": "relu", "block": "p"}, )" + end +
-                               "\"q\"}")) == std::vector<std::string>{"p", "q"});
+  CHECK(network_of(a + R"(, "block": "p"}, {"type": "relu", "block": "p"}, )" + end + "\"q\"}")
+            .blocks == std::vector<std::string>{"p", "q"});
   CHECK(error_of(a + "}, " + end + "\"q\"}") ==
         "layers[1] \"fc\": block: layers[0] names no block; name one there, too, or nowhere");
   CHECK(error_of(a + R"(, "block": "p"}, {"type": "relu", "block": "q"}, )" + end + "\"p\"}") ==

@@ -135,7 +135,7 @@ TEST_CASE("a step moves the bytes of a reduce-scatter and an all-gather", "[redu
 
 TEST_CASE("what a rank submits does not grow with the number of ranks", "[reduction tree]") {
   const models::Network network = models::make_network("resnet56", {1, 3, 32, 32}, 10);
-  const std::size_t buckets = network.blocks.size();
+  const std::size_t buckets = network.buckets.size();
   constexpr int workers_per_rank = 4;
   for (const int ranks : {1, 2, 4, 8}) {
     INFO(ranks << " ranks");
