@@ -2,9 +2,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 #include <utility>
 
-#include "tests/emulated_cuda/state.hpp"
+#include "tests/emulated_cuda/streams.hpp"
 
 using namespace emulated_cuda;
 
@@ -247,6 +248,12 @@ cudaError_t cudaDeviceSynchronize() {
         error != cudaSuccess)
       return error;
     ++counters().synchronisations;
+    Clock::time_point busy_until;
+    objects().streams.for_each([&](const CUstream_st& stream) {
+      if (stream.device == current_device())
+        busy_until = std::max(busy_until, stream.busy_until.load());
+    });
+    std::this_thread::sleep_until(busy_until);
     return cudaSuccess;  // what other threads enqueue at this moment may come before or after
   });
 }

@@ -9,8 +9,11 @@
 //   STPT_EMULATED_PEER_ACCESS   0: devices cannot access each other's memory
 //   STPT_EMULATED_FAIL_MALLOC   k: the k-th cudaMalloc finds no memory
 //   STPT_EMULATED_LOSE_DEVICE   d:k: device d is lost at its k-th kernel
+//   STPT_EMULATED_PRETEND       t:k: from the k-th graph launch on kernels compute nothing and take
+//                               no time, and graphs take their streams t microseconds
 //
-// Work runs at once on the calling thread, or is recorded where its stream captures. Misuse is
+// Work runs at once on the calling thread, or is recorded where its stream captures. Only pretended
+// graphs take time, so that one sees what the host adds to them. Misuse is
 // refused with an error and explained on stderr.
 #pragma once
 
@@ -51,6 +54,8 @@ void emulated_cuda_fail_malloc(std::uint64_t k);
 /// Every call on this device fails with cudaErrorLaunchFailure, as after a fault that only a new
 /// process recovers from; or (lost = 0) it works again.
 void emulated_cuda_lose_device(int device, int lost);
+/// Graphs and kernels are pretended from now on (STPT_EMULATED_PRETEND); 0 takes it back.
+void emulated_cuda_pretend(std::uint64_t microseconds);
 /// Why the calling thread's last misuse was refused; empty if there was none.
 const char* emulated_cuda_last_complaint(void);
 

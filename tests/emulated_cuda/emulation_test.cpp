@@ -1,5 +1,6 @@
 #include "tests/emulated_cuda/emulation.hpp"
 
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <numeric>
@@ -165,6 +166,41 @@ TEST_CASE("what is captured runs when it is replayed", "[emulation]") {
   CHECK(counts().graph_launches == before.graph_launches + 2);
   CHECK(counts().kernels_run == before.kernels_run + 4);
   CHECK(counts().kernel_launches == before.kernel_launches);
+}
+
+TEST_CASE("pretended graphs take their time and compute nothing", "[emulation]") {
+  constexpr auto time = std::chrono::milliseconds(100);
+  const DeviceFloats values({1, 2});
+  const Stream stream, follower, other;
+  const auto graph = captured(
+      stream, [&](cudaStream_t captures) { check(scale(values.pointer(), 2, 2, 0, captures)); });
+  cudaEvent_t event{};
+  check(cudaEventCreate(&event));
+  emulated_cuda_pretend(std::chrono::microseconds(time).count());
+  const auto start = std::chrono::steady_clock::now();
+  const auto happens = [&](cudaError_t answer, int graphs) {
+    return answer == cudaErrorNotReady || std::chrono::steady_clock::now() >= start + graphs * time;
+  };
+  check(cudaGraphLaunch(graph.get(), stream));
+  check(cudaGraphLaunch(graph.get(), stream));
+  check(scale(values.pointer(), 2, 2, 0, stream));
+  check(cudaEventRecord(event, stream));
+  check(cudaStreamWaitEvent(follower, event));
+  CHECK(happens(cudaEventQuery(event), 2));
+  CHECK(happens(cudaStreamQuery(follower), 2));
+  CHECK(cudaStreamQuery(other) == cudaSuccess);
+  SECTION("an event") { check(cudaEventSynchronize(event)); }
+  SECTION("a stream") { check(cudaStreamSynchronize(follower)); }
+  SECTION("the device") { check(cudaDeviceSynchronize()); }
+  CHECK(std::chrono::steady_clock::now() >= start + 2 * time);
+  check(cudaEventQuery(event));
+  check(cudaStreamQuery(stream));
+  check(cudaStreamQuery(follower));
+  emulated_cuda_pretend(0);
+  CHECK(values.values() == std::vector<float>{1, 2});
+  check(cudaGraphLaunch(graph.get(), stream));
+  CHECK(values.values() == std::vector<float>{2, 4});
+  check(cudaEventDestroy(event));
 }
 
 TEST_CASE("a graph replayed after its memory was freed fails", "[emulation]") {

@@ -234,6 +234,10 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t handle) {
   return with_stream(handle, [&](CUstream_st& stream) {
     if (!objects().executables.contains(executable)) return no_graph();
     ++counters().graph_launches;
+    if (const auto time = pretended(); time.count() > 0 && !captures(stream)) {
+      stream.busy_until = std::max(stream.busy_until.load(), Clock::now()) + time;
+      return cudaSuccess;
+    }
     if (!captures(stream))
       return enqueue_on(stream, [=] { return run_all(executable->operations); });
     return enqueue_on(  // a captured child graph is a copy

@@ -34,7 +34,7 @@ cudaError_t run_kernel(const dim3& grid, const dim3& block, const KernelCall& ca
   }
   count_kernel(device);
   if (lost(device)) return cudaErrorLaunchFailure;
-  run_grid(grid, block, call);
+  if (pretended().count() == 0) run_grid(grid, block, call);
   return cudaSuccess;
 }
 

@@ -53,6 +53,29 @@ struct Failures {
   }
 };
 
+/// What is pretended, and from which graph launch on.
+struct Pretence {
+  std::atomic<std::uint64_t> microseconds{0};
+  std::atomic<std::uint64_t> first_launch{0};
+
+  Pretence() {
+    const char* value = std::getenv("STPT_EMULATED_PRETEND");
+    if (!value || !*value) return;
+    unsigned long long time = 0, first = 0;
+    if (std::sscanf(value, "%llu:%llu", &time, &first) != 2) {
+      std::fprintf(stderr, "emulated CUDA: STPT_EMULATED_PRETEND: microseconds:launches\n");
+      std::abort();
+    }
+    microseconds = time;
+    first_launch = first;
+  }
+};
+
+Pretence& pretence() {
+  static Pretence pretence;
+  return pretence;
+}
+
 Failures& failures() {
   static Failures failures;
   return failures;
@@ -79,6 +102,11 @@ bool valid_device(int device) { return device >= 0 && device < settings().device
 
 bool lost(int device) {
   return valid_device(device) && failures().lost[static_cast<std::size_t>(device)];
+}
+
+std::chrono::microseconds pretended() {
+  const bool begun = counters().graph_launches >= pretence().first_launch;
+  return std::chrono::microseconds(begun ? pretence().microseconds.load() : 0);
 }
 
 cudaError_t& last_error() {
@@ -283,6 +311,11 @@ void emulated_cuda_fail_malloc(std::uint64_t k) {
 
 void emulated_cuda_lose_device(int device, int is_lost) {
   if (valid_device(device)) failures().lost[static_cast<std::size_t>(device)] = is_lost != 0;
+}
+
+void emulated_cuda_pretend(std::uint64_t microseconds) {
+  pretence().first_launch = 0;
+  pretence().microseconds = microseconds;
 }
 
 const char* emulated_cuda_last_complaint() { return complaint().c_str(); }

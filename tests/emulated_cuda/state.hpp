@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -34,6 +35,8 @@ const Settings& settings();
 int& current_device();
 bool valid_device(int device);
 bool lost(int device);
+/// How long each graph takes while they are only pretended, and kernels, too; else 0.
+std::chrono::microseconds pretended();
 
 // ---- Errors -----------------------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ cudaError_t no_event() {
   return complain(cudaErrorInvalidResourceHandle, "an event that does not exist, or no more");
 }
 
-/// All has happened that is not captured.
-cudaError_t happened(cudaEvent_t event, const char* function) {
+/// When the event happens, or has happened; an error if it is captured.
+cudaError_t when(cudaEvent_t event, const char* function, Clock::time_point& happens) {
   return api_outside_capture(function, [&] {
     if (!objects().events.contains(event)) return no_event();
     const auto lock = lock_captures();
+    happens = event->happens;
     if (!event->capture) return cudaSuccess;
     event->capture->invalid = true;
     return complain(cudaErrorCapturedEvent, "a captured event is asked whether it has happened");
@@ -153,6 +154,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     const cudaError_t allowed = check_not_capturing("cudaStreamSynchronize");
     if (allowed != cudaSuccess) return allowed;
     std::lock_guard wait(stream.running);
+    std::this_thread::sleep_until(stream.busy_until.load());
     return cudaSuccess;
   });
 }
@@ -160,7 +162,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
   return with_stream(handle, [](CUstream_st& stream) {
     const auto lock = lock_captures();
-    return stream.capture ? refuse_captured(stream, "cudaStreamQuery") : cudaSuccess;
+    if (stream.capture) return refuse_captured(stream, "cudaStreamQuery");
+    return Clock::now() < stream.busy_until.load() ? cudaErrorNotReady : cudaSuccess;
   });
 }
 
@@ -221,6 +224,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
     const auto lock = lock_captures();
     event->recorded = true;
     event->time = Clock::now();
+    event->happens = stream.busy_until;
     event->capture = stream.capture;
     event->stream = &stream;
     if (!stream.capture) return check_legacy(stream);
@@ -236,11 +240,18 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
   return cudaEventRecord(event, stream);
 }
 
-cudaError_t cudaEventQuery(cudaEvent_t event) { return happened(event, __func__); }
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  Clock::time_point happens;
+  const cudaError_t error = when(event, __func__, happens);
+  return error == cudaSuccess && Clock::now() < happens ? cudaErrorNotReady : error;
+}
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   ++counters().synchronisations;
-  return happened(event, __func__);
+  Clock::time_point happens;
+  const cudaError_t error = when(event, __func__, happens);
+  std::this_thread::sleep_until(happens);
+  return error;
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
@@ -261,7 +272,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
     if (!objects().events.contains(event)) return no_event();
     const auto lock = lock_captures();
     const std::shared_ptr<Capture>& capture = event->capture;
-    if (!capture) {  // it has happened
+    if (!capture) {  // it has happened, or will
+      stream.busy_until = std::max(stream.busy_until.load(), event->happens);
       if (!stream.capture || !event->recorded) return cudaSuccess;
       stream.capture->invalid = true;
       return complain(cudaErrorStreamCaptureIsolation,

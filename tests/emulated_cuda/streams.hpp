@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <memory>
@@ -45,6 +46,7 @@ struct CUstream_st {
   int priority = 0;
   std::shared_ptr<emulated_cuda::Capture> capture;
   std::mutex running;
+  std::atomic<emulated_cuda::Clock::time_point> busy_until;  ///< with pretended graphs
 };
 
 struct CUevent_st {
@@ -52,6 +54,7 @@ struct CUevent_st {
   int device = 0;
   bool recorded = false;
   emulated_cuda::Clock::time_point time;
+  emulated_cuda::Clock::time_point happens;  ///< behind pretended graphs
   // Where it was recorded last, if that was captured:
   std::shared_ptr<emulated_cuda::Capture> capture;
   cudaStream_t stream{};
@@ -82,6 +85,11 @@ class Handles {
   bool remove(T* handle) {
     std::lock_guard lock(mutex_);
     return objects_.erase(handle) > 0;
+  }
+  template <typename Action>
+  void for_each(Action action) const {
+    std::lock_guard lock(mutex_);
+    for (const auto& entry : objects_) action(*entry.second);
   }
   template <typename Condition>
   void remove_if(Condition condition) {
