@@ -23,6 +23,7 @@ const char* __lsan_default_suppressions() {
          "leak:libopen-pal\n"
          "leak:libopen-rte\n"
          "leak:libcuda\n"
+         "leak:libcudnn\n"
          "leak:libfxt\n";
 }
 

@@ -103,10 +103,12 @@ TEST_CASE("a step of ResNet-50 computes what PyTorch computes", "[program][golde
   const Problem problem = resnet50_problem(golden);
   runtime::Runtime runtime({.cpu_workers = 2, .scheduler = {}});
   // PyTorch in float32 is within 3e-6; three times that leaves room for other orders of summation.
-  // Gradients: 7e-6 of the norm in the median, up to 7e-3 where rounding switches a ReLU before
-  // which the gradient is large (README.md), again times three.
+  // Gradients: 7e-6 of the norm, up to 7e-3 in all layers before a ReLU that rounding switches
+  // where the gradient is large (README.md), again times three. Which one that is depends on the
+  // processor's vectors, in the first stage with AVX-512, in the third with SSE; the last five
+  // tensors lie behind most of them.
   check_resnet50(execute(problem, Mode::train, Grain::block), problem.network, golden,
-                 {1e-5, 2e-2, 0.5, 2e-5});
+                 {1e-5, 2e-2, 0.03, 2e-5});
 }
 
 }  // namespace
