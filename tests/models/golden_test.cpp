@@ -102,13 +102,8 @@ TEST_CASE("a step of ResNet-50 computes what PyTorch computes", "[program][golde
   const GoldenFile golden = load_golden("resnet50_step.bin");
   const Problem problem = resnet50_problem(golden);
   runtime::Runtime runtime({.cpu_workers = 2, .scheduler = {}});
-  // PyTorch in float32 is within 3e-6; three times that leaves room for other orders of summation.
-  // Gradients: 7e-6 of the norm, up to 7e-3 in all layers before a ReLU that rounding switches
-  // where the gradient is large (README.md), again times three. Which one that is depends on the
-  // processor's vectors: in the first stage with AVX-512, in the third with SSE, behind which lie
-  // 68 of the 161 tensors.
   check_resnet50(execute(problem, Mode::train, Grain::block), problem.network, golden,
-                 {1e-5, 2e-2, 0.25, 2e-5});
+                 float32_limits);
 }
 
 }  // namespace

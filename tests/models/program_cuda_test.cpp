@@ -167,12 +167,8 @@ TEST_CASE("A step of ResNet-50 on a GPU computes what PyTorch computes", "[cuda]
   NEEDS_GPUS(1);
   const GoldenFile golden = load_golden("resnet50_step.bin");
   const Problem problem = resnet50_problem(golden);
-  // The limits that cores keep (golden_test.cpp), but for two elements of each gradient, its norm
-  // and the share: one ReLU that rounding switches changes an element of its layer, and moves the
-  // gradients of all layers before it by up to 1e-2. It is in the fourth stage on one device and in
-  // the third on another; the last five tensors lie behind most of them.
   check_resnet50(on_gpu(problem, Mode::train, limits[0], Grain::step), problem.network, golden,
-                 {1e-5, 2e-2, 0.03, 2e-5, 2, 5e-3});
+                 float32_limits);
   // 53 layers of roundings of 2^-12 and 2^-9: what is left is the direction of most gradients.
   check_resnet50(on_gpu(problem, Mode::train, limits[2], Grain::step), problem.network, golden,
                  {0.02, 1, 0.5, 0.4}, limits[2].loss_scale);
