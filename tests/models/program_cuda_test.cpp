@@ -35,9 +35,13 @@ constexpr Limits limits[] = {{DataType::float32, 1e-5, 1e-4},
                              {DataType::bfloat16, 0.08, 0.35},
                              {DataType::float16, 0.01, 0.12, 1024}};
 
+/// Starting a runtime takes far longer than a small program.
+runtime::Runtime gpu_runtime() {
+  return runtime::Runtime({.cpu_workers = 1, .scheduler = "", .gpus = {0}});
+}
+
 Outcome on_gpu(Problem problem, Mode mode, const Limits& limit, Grain grain, int steps = 1,
                const Optimizer* optimizer = nullptr) {
-  runtime::Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {0}});
   problem.network.data_type = limit.type;
   return execute(problem, mode, LoweringOptions{grain, Cuda{}, limit.loss_scale}, How::tasks,
                  optimizer, steps);
@@ -90,17 +94,27 @@ void check_close(const Problem& problem, Mode mode, const Outcome& gpu, const Ou
 
 TEST_CASE("A GPU computes what cores compute", "[cuda]") {
   NEEDS_GPUS(1);
-  for (const Problem& problem : problems()) {
+  const std::vector<Problem> all = problems();
+  struct Case {
+    const Problem& problem;
+    Mode mode;
+    Outcome cores;
+  };
+  std::vector<Case> cases;
+  for (const Problem& problem : all) {
     for (const Mode mode :
          {Mode::train, Mode::batch_statistics, Mode::inference, Mode::calibration}) {
-      const Outcome cores = on_cores(problem, mode);
-      for (const Limits& limit : limits) {
-        for (const Grain grain : {Grain::op, Grain::step}) {
-          INFO(problem.network.name << ", mode " << static_cast<int>(mode) << ", "
-                                    << runtime::to_string(limit.type) << ", grain "
-                                    << static_cast<int>(grain));
-          check_close(problem, mode, on_gpu(problem, mode, limit, grain), cores, limit);
-        }
+      cases.push_back({problem, mode, on_cores(problem, mode)});
+    }
+  }
+  const runtime::Runtime runtime = gpu_runtime();
+  for (const auto& [problem, mode, cores] : cases) {
+    for (const Limits& limit : limits) {
+      for (const Grain grain : {Grain::op, Grain::step}) {
+        INFO(problem.network.name << ", mode " << static_cast<int>(mode) << ", "
+                                  << runtime::to_string(limit.type) << ", grain "
+                                  << static_cast<int>(grain));
+        check_close(problem, mode, on_gpu(problem, mode, limit, grain), cores, limit);
       }
     }
   }
@@ -109,6 +123,7 @@ TEST_CASE("A GPU computes what cores compute", "[cuda]") {
 TEST_CASE("Padding between parameters stays 0 on a GPU", "[cuda]") {
   NEEDS_GPUS(1);
   const Problem problem = std::move(problems().back());
+  const runtime::Runtime runtime = gpu_runtime();
   for (const Grain grain : {Grain::op, Grain::block, Grain::step}) {
     const Outcome gpu = on_gpu(problem, Mode::train, limits[0], grain);
     for (std::size_t bucket = 0; bucket < gpu.gradients.size(); ++bucket) {
@@ -130,6 +145,7 @@ TEST_CASE("The same bits from run to run and at every grain on a GPU", "[cuda]")
   for (const Limits& limit : limits) {
     // Five steps: directly, captured, replayed.
     const auto train = [&](Grain grain) {
+      const runtime::Runtime runtime = gpu_runtime();
       return on_gpu(problem, Mode::train, limit, grain, 5, &optimizer);
     };
     const Outcome first = train(Grain::step);
@@ -144,6 +160,7 @@ TEST_CASE("Steps on a GPU follow those on cores", "[cuda]") {
   const Problem problem = std::move(problems().front());
   const Optimizer optimizer(problem.network, {.momentum = 0.9f, .weight_decay = 1e-3f}, false);
   const Outcome cores = on_cores(problem, Mode::train, 4, &optimizer);
+  const runtime::Runtime runtime = gpu_runtime();
   const Outcome gpu = on_gpu(problem, Mode::train, limits[0], Grain::step, 4, &optimizer);
   // Roundings of 6e-8 in four steps of a network without normalisation.
   for (std::size_t bucket = 0; bucket < cores.values.parameters.size(); ++bucket) {
@@ -156,6 +173,7 @@ TEST_CASE("Gradients come out times the loss scale", "[cuda]") {
   NEEDS_GPUS(1);
   const Problem problem = std::move(problems().back());
   const Outcome cores = on_cores(problem, Mode::train);
+  const runtime::Runtime runtime = gpu_runtime();
   for (Limits limit : limits) {
     limit.loss_scale = 256;
     check_close(problem, Mode::train, on_gpu(problem, Mode::train, limit, Grain::step), cores,
@@ -167,6 +185,7 @@ TEST_CASE("A step of ResNet-50 on a GPU computes what PyTorch computes", "[cuda]
   NEEDS_GPUS(1);
   const GoldenFile golden = load_golden("resnet50_step.bin");
   const Problem problem = resnet50_problem(golden);
+  const runtime::Runtime runtime = gpu_runtime();
   check_resnet50(on_gpu(problem, Mode::train, limits[0], Grain::step), problem.network, golden,
                  float32_limits);
   // 53 layers of roundings of 2^-12 and 2^-9: what is left is the direction of most gradients.
@@ -179,7 +198,7 @@ TEST_CASE("A step of ResNet-50 on a GPU computes what PyTorch computes", "[cuda]
 TEST_CASE("Where a network's data type goes", "[cuda]") {
   NEEDS_GPUS(1);
   // Activations halve, parameters and their gradients stay.
-  runtime::Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {0}});
+  const runtime::Runtime runtime = gpu_runtime();
   models::Network network = models::make_network("resnet8", {1, 3, 16, 16}, 10);
   const Program whole(network, 64, Mode::train, {Grain::op, Cuda{}});
   network.data_type = DataType::bfloat16;
