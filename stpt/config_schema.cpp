@@ -466,7 +466,9 @@ const std::vector<Key>& schema() {
             "Policy plateau: epochs without a better test accuracy before the learning rate "
             "falls."),
       whole("training.learning_rate.warmup.epochs",
-            STPT_FIELD(training.learning_rate.warmup.epochs), {0}, "How long; 0 for none."),
+            STPT_FIELD(training.learning_rate.warmup.epochs), {0},
+            "How long; 0 for none. A search behind it may take too small a learning rate "
+            "(docs/learning_rate.md): keep what it warmed up to, or do without."),
       number("training.learning_rate.warmup.start", STPT_FIELD(training.learning_rate.warmup.start),
              at_least(0), "The learning rate of the first iteration."),
       choice("training.learning_rate.warmup.form", STPT_FIELD(training.learning_rate.warmup.form),
