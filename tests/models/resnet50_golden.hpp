@@ -101,8 +101,8 @@ struct Resnet50Limits {
 /// of summation. Gradients: 7e-6 of the norm, again times three, behind the ReLU that rounding
 /// switches where the gradient is large (README.md): it changes an element of its layer, and moves
 /// the gradients of all layers before it by up to 1e-2. It is in the first stage on cores with
-/// AVX-512, in the third with SSE and on one GPU, in the fourth with AVX and on another; the last
-/// five tensors lie behind most of them.
+/// AVX-512, in the third with SSE and on an emulated GPU, in the fourth with AVX; the last five
+/// tensors lie behind most of them. Where a real GPU has it nobody has seen.
 inline constexpr Resnet50Limits float32_limits{1e-5, 2e-2, 0.03, 2e-5, 2, 5e-3};
 
 /// `loss_scale`: what the gradients of the outcome are to be divided by.
