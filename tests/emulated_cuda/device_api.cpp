@@ -254,7 +254,8 @@ cudaError_t cudaDeviceSynchronize() {
         busy_until = std::max(busy_until, stream.busy_until.load());
     });
     std::this_thread::sleep_until(busy_until);
-    return cudaSuccess;  // what other threads enqueue at this moment may come before or after
+    return finish_device(
+        current_device());  // what other threads enqueue at this moment may come before or after
   });
 }
 
@@ -262,6 +263,7 @@ cudaError_t cudaDeviceReset() {
   return api_outside_capture(__func__, [] {
     release_streams(current_device());
     Memory::instance().release_all(current_device());
+    fail_device(current_device(), cudaSuccess);
     return cudaSuccess;
   });
 }

@@ -11,10 +11,14 @@
 //   STPT_EMULATED_LOSE_DEVICE   d:k: device d is lost at its k-th kernel
 //   STPT_EMULATED_PRETEND       t:k: from the k-th graph launch on kernels compute nothing and take
 //                               no time, and graphs take their streams t microseconds
+//   STPT_EMULATED_DEFER         1: work runs as late as possible
 //
 // Work runs at once on the calling thread, or is recorded where its stream captures. Only pretended
-// graphs take time, so that one sees what the host adds to them. Misuse is
-// refused with an error and explained on stderr.
+// graphs take time, so that one sees what the host adds to them. Deferred work runs when somebody
+// waits for it or asks for the second time whether it is done, and only the stream concerned and
+// those that it waits for get on: what lacks a wait, on the host or between streams, sees old
+// memory; what reuses or frees memory too early spoils it. Misuse is refused with an error and
+// explained on stderr.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -56,6 +60,8 @@ void emulated_cuda_fail_malloc(std::uint64_t k);
 void emulated_cuda_lose_device(int device, int lost);
 /// Graphs and kernels are pretended from now on (STPT_EMULATED_PRETEND); 0 takes it back.
 void emulated_cuda_pretend(std::uint64_t microseconds);
+/// Work is deferred from now on (STPT_EMULATED_DEFER), or (0) no more; then all of it runs first.
+void emulated_cuda_defer(int deferred);
 /// Why the calling thread's last misuse was refused; empty if there was none.
 const char* emulated_cuda_last_complaint(void);
 

@@ -149,6 +149,120 @@ TEST_CASE("a lost device refuses everything, the other goes on", "[emulation]") 
   check(cudaSetDevice(0));
 }
 
+// ---- Deferred work ----------------------------------------------------------------------------
+
+struct Deferring {
+  Deferring() { emulated_cuda_defer(1); }
+  ~Deferring() { emulated_cuda_defer(0); }
+  Deferring(const Deferring&) = delete;
+  Deferring& operator=(const Deferring&) = delete;
+};
+
+TEST_CASE("deferred work runs for who waits", "[emulation]") {
+  const DeviceFloats values({1, 2});
+  const Stream stream, other;
+  const Event event, later;
+  const Deferring deferring;
+  check(scale(values.pointer(), 2, 2, 0, stream));
+  check(cudaEventRecord(event, stream));
+  check(scale(values.pointer(), 2, 2, 0, stream));
+  check(cudaEventRecord(later, stream));
+  check(cudaStreamSynchronize(other));
+  CHECK(values.values() == std::vector<float>{1, 2});
+  SECTION("for an event") {
+    check(cudaEventSynchronize(event));
+    CHECK(values.values() == std::vector<float>{2, 4});
+  }
+  SECTION("for a stream") {
+    check(cudaStreamSynchronize(stream));
+    CHECK(values.values() == std::vector<float>{4, 8});
+  }
+  SECTION("for the device") {
+    check(cudaDeviceSynchronize());
+    CHECK(values.values() == std::vector<float>{4, 8});
+  }
+  SECTION("for a stream that waits for an event of its stream") {
+    check(cudaStreamWaitEvent(other, event));
+    CHECK(values.values() == std::vector<float>{1, 2});
+    check(cudaStreamSynchronize(other));
+    CHECK(values.values() == std::vector<float>{2, 4});
+  }
+  SECTION("or asks twice for an event") {
+    CHECK(cudaEventQuery(event) == cudaErrorNotReady);
+    CHECK(cudaEventQuery(later) == cudaErrorNotReady);
+    CHECK(cudaEventQuery(event) == cudaSuccess);
+    CHECK(values.values() == std::vector<float>{2, 4});
+  }
+  SECTION("or twice for a stream") {
+    CHECK(cudaStreamQuery(stream) == cudaErrorNotReady);
+    CHECK(cudaStreamQuery(stream) == cudaSuccess);
+    CHECK(cudaEventQuery(later) == cudaSuccess);
+    CHECK(values.values() == std::vector<float>{4, 8});
+  }
+}
+
+TEST_CASE("a deferred copy reads pinned memory when it runs, pageable memory before",
+          "[emulation]") {
+  const DeviceFloats values(1);
+  const Stream stream;
+  float* pinned = nullptr;
+  check(cudaMallocHost(reinterpret_cast<void**>(&pinned), sizeof(float)));
+  float pageable = 1;
+  *pinned = 1;
+  const bool from_pinned = GENERATE(true, false);
+  {
+    const Deferring deferring;
+    check(cudaMemcpyAsync(values.pointer(), from_pinned ? pinned : &pageable, sizeof(float),
+                          cudaMemcpyHostToDevice, stream));
+    *pinned = pageable = 2;
+    check(cudaStreamSynchronize(stream));
+  }
+  CHECK(values.values() == std::vector<float>{from_pinned ? 2.0f : 1.0f});
+  check(cudaFreeHost(pinned));
+}
+
+TEST_CASE("a deferred copy to pageable memory waits", "[emulation]") {
+  const DeviceFloats values(std::vector<float>{1});
+  const Stream stream;
+  const Deferring deferring;
+  float result = 0;
+  check(scale(values.pointer(), 1, 2, 0, stream));
+  check(cudaMemcpyAsync(&result, values.pointer(), sizeof(float), cudaMemcpyDeviceToHost, stream));
+  CHECK(result == 2);
+}
+
+TEST_CASE("a deferred graph runs though it was destroyed", "[emulation]") {
+  const DeviceFloats values(std::vector<float>{1});
+  const Stream stream;
+  const Deferring deferring;
+  auto graph = captured(
+      stream, [&](cudaStream_t captures) { check(scale(values.pointer(), 1, 2, 0, captures)); });
+  check(cudaGraphLaunch(graph.get(), stream));
+  graph.reset();
+  CHECK(values.values() == std::vector<float>{1});
+  check(cudaStreamSynchronize(stream));
+  CHECK(values.values() == std::vector<float>{2});
+}
+
+TEST_CASE("a fault in deferred work is the device's from then on", "[emulation]") {
+  const Stream stream;
+  {
+    const Deferring deferring;
+    {
+      const DeviceFloats values(std::vector<float>{1});
+      check(scale(values.pointer(), 1, 2, 0, stream));
+    }
+    CHECK(cudaStreamSynchronize(stream) == cudaErrorIllegalAddress);
+    void* memory = nullptr;
+    CHECK(cudaMalloc(&memory, 4) == cudaErrorIllegalAddress);
+  }
+  check(cudaSetDevice(1));
+  CHECK_NOTHROW(DeviceFloats(4));
+  emulated_cuda_lose_device(0, 0);
+  check(cudaSetDevice(0));
+  CHECK_NOTHROW(DeviceFloats(4));
+}
+
 // ---- Captures ---------------------------------------------------------------------------------
 
 TEST_CASE("what is captured runs when it is replayed", "[emulation]") {

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -285,15 +287,17 @@ void run_grid(const dim3& grid, const dim3& block, const KernelCall& call) {
   current_block = &threads;
   gridDim = grid;
   blockDim = block;
-  // Every other block backwards: what depends on the order of the threads shows.
+  // Every other block backwards, and every other kernel's blocks: what depends on the order of the
+  // threads or blocks shows.
+  static std::atomic<unsigned> kernels = 0;
+  const bool last_first = kernels++ % 2 == 1;
   bool backwards = false;
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x, backwards = !backwards) {
-        blockIdx = {x, y, z};
-        threads.run(block, call, backwards);
-      }
-    }
+  const std::uint64_t blocks = std::uint64_t{grid.x} * grid.y * grid.z;
+  for (std::uint64_t i = 0; i < blocks; ++i, backwards = !backwards) {
+    const std::uint64_t at = last_first ? blocks - 1 - i : i;
+    blockIdx = {static_cast<unsigned>(at % grid.x), static_cast<unsigned>(at / grid.x % grid.y),
+                static_cast<unsigned>(at / grid.x / grid.y)};
+    threads.run(block, call, backwards);
   }
 }
 

@@ -74,8 +74,8 @@ bool forbids_unsafe_calls(const Capture& capture) {
          capture.mode == cudaStreamCaptureModeGlobal;
 }
 
-cudaError_t run_all(const std::vector<Operation>& operations) {
-  for (const Operation& operation : operations) {
+cudaError_t run_all(const GraphContent& content) {
+  for (const Operation& operation : content.operations) {
     const cudaError_t error = operation();
     if (error != cudaSuccess) return error;
   }
@@ -122,7 +122,7 @@ extern "C" {
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
   return with_stream(handle, [&](CUstream_st& stream) {
-    if (is_legacy(&stream))
+    if (stream.legacy)
       return complain(cudaErrorStreamCaptureUnsupported, "the default stream cannot capture");
     const auto lock = lock_captures();
     if (stream.capture) return refuse_captured(stream, "cudaStreamBeginCapture");
@@ -199,7 +199,7 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, std::si
   return api([&] {
     if (!objects().graphs.contains(graph)) return no_graph();
     if (nodes) return complain(cudaErrorNotSupported, "a graph's nodes are only counted");
-    *count = graph->operations.size();
+    *count = graph->content.operations.size();
     return cudaSuccess;
   });
 }
@@ -209,8 +209,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
   return api_outside_capture(__func__, [&] {
     if (!objects().graphs.contains(graph)) return no_graph();
     auto made = std::make_unique<CUgraphExec_st>();
-    made->operations = graph->operations;
-    made->retained = graph->retained;
+    made->content = std::make_shared<const GraphContent>(graph->content);
     *executable = objects().executables.add(std::move(made));
     ++counters().instantiations;
     return cudaSuccess;
@@ -238,10 +237,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t handle) {
       stream.busy_until = std::max(stream.busy_until.load(), Clock::now()) + time;
       return cudaSuccess;
     }
-    if (!captures(stream))
-      return enqueue_on(stream, [=] { return run_all(executable->operations); });
-    return enqueue_on(  // a captured child graph is a copy
-        stream, [operations = executable->operations] { return run_all(operations); });
+    return enqueue_on(stream, [content = executable->content] { return run_all(*content); });
   });
 }
 
@@ -273,7 +269,7 @@ cudaError_t cudaGraphRetainUserObject(cudaGraph_t handle, cudaUserObject_t objec
     const bool moves = (flags & cudaGraphUserObjectMove) != 0;
     std::shared_ptr<const void> retained = take_references(object, moves ? count : 0);
     if (!retained) return complain(cudaErrorInvalidValue, "the caller has no such reference");
-    graph->retained.push_back(std::move(retained));
+    graph->content.retained.push_back(std::move(retained));
     return cudaSuccess;
   });
 }

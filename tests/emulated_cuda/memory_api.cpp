@@ -1,6 +1,8 @@
 // Allocating, copying and setting of the emulated runtime.
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <vector>
 
 #include "tests/emulated_cuda/state.hpp"
 
@@ -57,6 +59,14 @@ void count_copy(const Side& to, const Side& from, std::size_t bytes) {
   (from.device == to.device ? c.on_device : c.peer).add(bytes);
 }
 
+void copy_bytes(const Side& to, const Side& from, const Extent& extent) {
+  for (std::size_t z = 0; z < extent.depth; ++z) {
+    for (std::size_t y = 0; y < extent.height; ++y)
+      std::memcpy(to.begin + z * to.slice_pitch + y * to.pitch,
+                  from.begin + z * from.slice_pitch + y * from.pitch, extent.width);
+  }
+}
+
 cudaError_t copy_now(const Side& to, const Side& from, const Extent& extent) {
   if (extent.bytes() == 0) return cudaSuccess;
   for (const auto& [side, name] : {std::pair(&to, "destination"), std::pair(&from, "source")}) {
@@ -65,12 +75,17 @@ cudaError_t copy_now(const Side& to, const Side& from, const Extent& extent) {
     if (lost(side->device)) return record(cudaErrorLaunchFailure);
   }
   count_copy(to, from, extent.bytes());
-  for (std::size_t z = 0; z < extent.depth; ++z) {
-    for (std::size_t y = 0; y < extent.height; ++y)
-      std::memcpy(to.begin + z * to.slice_pitch + y * to.pitch,
-                  from.begin + z * from.slice_pitch + y * from.pitch, extent.width);
-  }
+  copy_bytes(to, from, extent);
   return cudaSuccess;
+}
+
+/// Pageable memory is read before the call returns.
+cudaError_t copy_from_staging(const Side& to, const Side& from, const Extent& extent,
+                              cudaStream_t stream) {
+  const auto staged = std::make_shared<std::vector<std::byte>>(extent.bytes());
+  const Side staging{staged->data(), extent.width, extent.width * extent.height, host};
+  copy_bytes(staging, from, extent);
+  return enqueue(stream, [staged, to, staging, extent] { return copy_now(to, staging, extent); });
 }
 
 /// Refuses at once what would fail when it runs, also where it is captured.
@@ -83,7 +98,10 @@ cudaError_t copy_async(const Side& to, const Side& from, const Extent& extent,
     }
   }
   if (pageable(to) || pageable(from)) ++counters().unpinned;
-  return enqueue(stream, [=] { return copy_now(to, from, extent); });
+  const bool at_once = pageable(to) && !captures(stream);  // as CUDA does
+  if (pageable(from) && !captures(stream)) return copy_from_staging(to, from, extent, stream);
+  const cudaError_t error = enqueue(stream, [=] { return copy_now(to, from, extent); });
+  return error == cudaSuccess && at_once ? finish_stream(stream) : error;
 }
 
 cudaError_t copy_and_wait(const char* function, const Side& to, const Side& from,
@@ -163,6 +181,18 @@ cudaError_t allocate(void** pointer, std::size_t bytes, int device) {
   return *pointer ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
+cudaError_t release(void* pointer) {
+  if (!pointer) return cudaSuccess;
+  ++counters().frees;
+  return Memory::instance().release(pointer, false);
+}
+
+/// All work of the device comes before a copy that waits between devices.
+cudaError_t finish_devices(int to, int from) {
+  const cudaError_t error = finish_device(from);
+  return error == cudaSuccess ? finish_device(to) : error;
+}
+
 }  // namespace
 
 extern "C" {
@@ -175,9 +205,8 @@ cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
 
 cudaError_t cudaFree(void* pointer) {
   return api_outside_capture(__func__, [&] {
-    if (!pointer) return cudaSuccess;
-    ++counters().frees;
-    return Memory::instance().release(pointer, false);
+    // CUDA may wait for the device here, but does not promise it.
+    return release(pointer);
   });
 }
 
@@ -185,7 +214,9 @@ cudaError_t cudaMallocAsync(void** pointer, std::size_t bytes, cudaStream_t stre
   return api_outside_capture(__func__, [&] { return allocate(pointer, bytes, device_of(stream)); });
 }
 
-cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return cudaFree(pointer); }
+cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
+  return enqueue(stream, [=] { return release(pointer); });
+}
 
 cudaError_t cudaHostAlloc(void** pointer, std::size_t bytes, unsigned) {
   return api_outside_capture(__func__, [&] { return allocate(pointer, bytes, host); });
@@ -294,6 +325,8 @@ cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int f
 cudaError_t cudaMemcpyPeer(void* to, int to_device, const void* from, int from_device,
                            std::size_t bytes) {
   return api([&] {
+    const cudaError_t error = finish_devices(to_device, from_device);
+    if (error != cudaSuccess) return error;
     return copy_and_wait("cudaMemcpyPeer", flat(to, to_device), flat(from, from_device), {bytes});
   });
 }
@@ -308,6 +341,8 @@ cudaError_t cudaMemcpy3DPeerAsync(const cudaMemcpy3DPeerParms* parameters, cudaS
 cudaError_t cudaMemcpy3DPeer(const cudaMemcpy3DPeerParms* parameters) {
   return api([&] {
     const PeerCopy copy = peer_copy(*parameters);
+    const cudaError_t error = finish_devices(copy.to.device, copy.from.device);
+    if (error != cudaSuccess) return error;
     return copy_and_wait("cudaMemcpy3DPeer", copy.to, copy.from, copy.extent);
   });
 }

@@ -71,6 +71,16 @@ struct Pretence {
   }
 };
 
+std::atomic<bool>& deferred() {
+  static std::atomic<bool> deferred = from_environment("STPT_EMULATED_DEFER", 0) != 0;
+  return deferred;
+}
+
+std::array<std::atomic<cudaError_t>, max_devices>& faults() {
+  static std::array<std::atomic<cudaError_t>, max_devices> faults{};
+  return faults;
+}
+
 Pretence& pretence() {
   static Pretence pretence;
   return pretence;
@@ -109,6 +119,12 @@ std::chrono::microseconds pretended() {
   return std::chrono::microseconds(begun ? pretence().microseconds.load() : 0);
 }
 
+bool deferring() { return deferred() && pretence().microseconds == 0; }
+
+void fail_device(int device, cudaError_t error) {
+  if (valid_device(device)) faults()[static_cast<std::size_t>(device)] = error;
+}
+
 cudaError_t& last_error() {
   thread_local cudaError_t error = cudaSuccess;
   return error;
@@ -127,7 +143,8 @@ cudaError_t complain(cudaError_t error, const std::string& what) {
 
 cudaError_t check_device(int device) {
   if (settings().devices == 0) return cudaErrorNoDevice;
-  return lost(device) ? cudaErrorLaunchFailure : cudaSuccess;
+  if (!valid_device(device)) return cudaSuccess;
+  return lost(device) ? cudaErrorLaunchFailure : faults()[static_cast<std::size_t>(device)].load();
 }
 
 Counters& counters() {
@@ -310,12 +327,20 @@ void emulated_cuda_fail_malloc(std::uint64_t k) {
 }
 
 void emulated_cuda_lose_device(int device, int is_lost) {
-  if (valid_device(device)) failures().lost[static_cast<std::size_t>(device)] = is_lost != 0;
+  if (!valid_device(device)) return;
+  failures().lost[static_cast<std::size_t>(device)] = is_lost != 0;
+  if (!is_lost) fail_device(device, cudaSuccess);
 }
 
 void emulated_cuda_pretend(std::uint64_t microseconds) {
   pretence().first_launch = 0;
   pretence().microseconds = microseconds;
+}
+
+void emulated_cuda_defer(int defer) {
+  deferred() = defer != 0;
+  if (deferring()) return;
+  for (int device = 0; device < settings().devices; ++device) finish_device(device);
 }
 
 const char* emulated_cuda_last_complaint() { return complaint().c_str(); }

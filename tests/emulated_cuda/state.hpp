@@ -35,6 +35,10 @@ const Settings& settings();
 int& current_device();
 bool valid_device(int device);
 bool lost(int device);
+/// Whether work is deferred; never where graphs are pretended.
+bool deferring();
+/// From now on the device refuses everything with this error, as after a fault in deferred work.
+void fail_device(int device, cudaError_t error);
 /// How long each graph takes while they are only pretended, and kernels, too; else 0.
 std::chrono::microseconds pretended();
 
@@ -139,6 +143,13 @@ std::string describe(const void* pointer);
 
 /// Forgets the streams and events of a device.
 void release_streams(int device);
+
+/// Runs what was deferred: of all of the device's streams, or of one; after a fault its error.
+cudaError_t finish_device(int device);
+cudaError_t finish_stream(cudaStream_t stream);
+
+/// Whether the stream captures.
+bool captures(cudaStream_t stream);
 
 // ---- Kernels ----------------------------------------------------------------------------------
 

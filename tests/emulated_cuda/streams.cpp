@@ -12,22 +12,60 @@ cudaError_t no_event() {
   return complain(cudaErrorInvalidResourceHandle, "an event that does not exist, or no more");
 }
 
-/// When the event happens, or has happened; an error if it is captured.
-cudaError_t when(cudaEvent_t event, const char* function, Clock::time_point& happens) {
+/// What somebody waits for who waits for an event.
+struct Awaited {
+  Clock::time_point happens;               ///< among pretended graphs
+  std::shared_ptr<DeferredWork> deferred;  ///< null: none
+  std::uint64_t position = 0;
+  bool asked = false;  ///< before
+
+  [[nodiscard]] bool finished() const { return !deferred || deferred->finished >= position; }
+};
+
+/// An error if the event is captured.
+cudaError_t find_awaited(cudaEvent_t event, const char* function, Awaited& awaited) {
   return api_outside_capture(function, [&] {
     if (!objects().events.contains(event)) return no_event();
     const auto lock = lock_captures();
-    happens = event->happens;
+    awaited = {event->happens, event->deferred, event->position, std::exchange(event->asked, true)};
     if (!event->capture) return cudaSuccess;
     event->capture->invalid = true;
     return complain(cudaErrorCapturedEvent, "a captured event is asked whether it has happened");
   });
 }
 
+/// For those who run deferred work: one thread at a time, since a stream may wait for another.
+std::recursive_mutex& running_deferred() {
+  static std::recursive_mutex& mutex = *new std::recursive_mutex;
+  return mutex;
+}
+
+std::uint64_t defer(DeferredWork& work, Operation operation) {
+  std::lock_guard lock(work.mutex);
+  work.operations.push_back(std::move(operation));
+  return ++work.enqueued;
+}
+
+/// How much has been enqueued.
+std::uint64_t position_of(DeferredWork& work) {
+  std::lock_guard lock(work.mutex);
+  return work.enqueued;
+}
+
+cudaError_t finish_streams(int device, bool non_blocking) {
+  std::vector<std::shared_ptr<DeferredWork>> works;
+  objects().streams.for_each([&](const CUstream_st& stream) {
+    if (stream.device == device && (non_blocking || !(stream.flags & cudaStreamNonBlocking)))
+      works.push_back(stream.deferred);
+  });
+  for (const auto& work : works) finish(*work, position_of(*work));
+  return check_device(device);
+}
+
 /// The default stream waits for all others but non-blocking ones: captured ones cannot be waited
 /// for.
 cudaError_t check_legacy(const CUstream_st& stream) {
-  if (!is_legacy(&stream)) return cudaSuccess;
+  if (!stream.legacy) return cudaSuccess;
   bool spoilt = false;
   for (const auto& capture : objects().captures) {
     if (capture->origin->device != stream.device ||
@@ -49,10 +87,6 @@ Objects& objects() {
 
 std::unique_lock<std::mutex> lock_captures() { return std::unique_lock(objects().captures_mutex); }
 
-bool is_legacy(const CUstream_st* stream) {
-  return stream >= objects().legacy.data() && stream < objects().legacy.data() + max_devices;
-}
-
 CUstream_st* resolve(cudaStream_t handle) {
   if (!handle || handle == cudaStreamLegacy)
     return &objects().legacy[static_cast<std::size_t>(current_device())];
@@ -73,7 +107,7 @@ cudaError_t enqueue_on(CUstream_st& stream, Operation operation) {
     const auto lock = lock_captures();
     if (const auto& capture = stream.capture) {
       if (capture->invalid) return cudaErrorStreamCaptureInvalidated;
-      capture->graph->operations.push_back(std::move(operation));
+      capture->graph->content.operations.push_back(std::move(operation));
       Capture::Member& member = capture->members[&stream];
       ++member.operations;
       member.joined = false;
@@ -82,8 +116,44 @@ cudaError_t enqueue_on(CUstream_st& stream, Operation operation) {
     const cudaError_t allowed = check_legacy(stream);
     if (allowed != cudaSuccess) return allowed;
   }
+  if (deferring() && !stream.legacy) {
+    defer(*stream.deferred, std::move(operation));
+    return cudaSuccess;
+  }
+  if (stream.legacy) finish_streams(stream.device, false);
   std::lock_guard running(stream.running);
   return operation();
+}
+
+cudaError_t finish(DeferredWork& work, std::uint64_t count) {
+  std::lock_guard running(running_deferred());
+  while (work.finished < count) {
+    Operation operation;
+    {
+      std::lock_guard lock(work.mutex);
+      operation = std::move(work.operations.front());
+      work.operations.pop_front();
+    }
+    if (check_device(work.device) == cudaSuccess) {
+      const cudaError_t error = operation();
+      if (error != cudaSuccess) fail_device(work.device, error);
+    }
+    ++work.finished;
+  }
+  return check_device(work.device);
+}
+
+cudaError_t finish_device(int device) { return finish_streams(device, true); }
+
+cudaError_t finish_stream(cudaStream_t handle) {
+  return with_stream(handle, [](CUstream_st& stream) {
+    return finish(*stream.deferred, position_of(*stream.deferred));
+  });
+}
+
+bool captures(cudaStream_t handle) {
+  const CUstream_st* stream = resolve(handle);
+  return stream && captures(*stream);
 }
 
 cudaError_t refuse_captured(CUstream_st& stream, const char* function) {
@@ -117,8 +187,7 @@ extern "C" {
 
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
   return api([&] {
-    auto created = std::make_unique<CUstream_st>();
-    created->device = current_device();
+    auto created = std::make_unique<CUstream_st>(current_device());
     created->flags = flags;
     created->priority = priority;
     *stream = objects().streams.add(std::move(created));
@@ -140,6 +209,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle) {
       const auto lock = lock_captures();
       if (stream.capture) return refuse_captured(stream, "cudaStreamDestroy");
     }
+    finish(*stream.deferred, position_of(*stream.deferred));
     return objects().streams.remove(handle) ? cudaSuccess : no_stream();
   });
 }
@@ -153,16 +223,25 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     }
     const cudaError_t allowed = check_not_capturing("cudaStreamSynchronize");
     if (allowed != cudaSuccess) return allowed;
+    if (stream.legacy) finish_streams(stream.device, false);
+    const cudaError_t error = finish(*stream.deferred, position_of(*stream.deferred));
     std::lock_guard wait(stream.running);
     std::this_thread::sleep_until(stream.busy_until.load());
-    return cudaSuccess;
+    return error;
   });
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
   return with_stream(handle, [](CUstream_st& stream) {
-    const auto lock = lock_captures();
-    if (stream.capture) return refuse_captured(stream, "cudaStreamQuery");
+    {
+      const auto lock = lock_captures();
+      if (stream.capture) return refuse_captured(stream, "cudaStreamQuery");
+    }
+    const std::uint64_t position = position_of(*stream.deferred);
+    if (stream.deferred->finished < position && stream.asked_for.exchange(position) != position)
+      return cudaErrorNotReady;
+    const cudaError_t error = finish(*stream.deferred, position);
+    if (error != cudaSuccess) return error;
     return Clock::now() < stream.busy_until.load() ? cudaErrorNotReady : cudaSuccess;
   });
 }
@@ -227,6 +306,9 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
     event->happens = stream.busy_until;
     event->capture = stream.capture;
     event->stream = &stream;
+    event->deferred = stream.deferred;
+    event->position = position_of(*stream.deferred);
+    event->asked = false;
     if (!stream.capture) return check_legacy(stream);
     if (stream.capture->invalid) return cudaErrorStreamCaptureInvalidated;
     event->operations = stream.capture->members[&stream].operations;
@@ -241,17 +323,21 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  Clock::time_point happens;
-  const cudaError_t error = when(event, __func__, happens);
-  return error == cudaSuccess && Clock::now() < happens ? cudaErrorNotReady : error;
+  Awaited awaited;
+  const cudaError_t error = find_awaited(event, __func__, awaited);
+  if (error != cudaSuccess) return error;
+  if (Clock::now() < awaited.happens || (!awaited.finished() && !awaited.asked))
+    return cudaErrorNotReady;
+  return awaited.finished() ? cudaSuccess : finish(*awaited.deferred, awaited.position);
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   ++counters().synchronisations;
-  Clock::time_point happens;
-  const cudaError_t error = when(event, __func__, happens);
-  std::this_thread::sleep_until(happens);
-  return error;
+  Awaited awaited;
+  const cudaError_t error = find_awaited(event, __func__, awaited);
+  if (error != cudaSuccess) return error;
+  std::this_thread::sleep_until(awaited.happens);
+  return awaited.finished() ? cudaSuccess : finish(*awaited.deferred, awaited.position);
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
@@ -274,7 +360,13 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
     const std::shared_ptr<Capture>& capture = event->capture;
     if (!capture) {  // it has happened, or will
       stream.busy_until = std::max(stream.busy_until.load(), event->happens);
-      if (!stream.capture || !event->recorded) return cudaSuccess;
+      if (!stream.capture || !event->recorded) {
+        if (event->deferred && event->deferred->finished < event->position)
+          defer(*stream.deferred, [work = event->deferred, position = event->position] {
+            return finish(*work, position);
+          });
+        return cudaSuccess;
+      }
       stream.capture->invalid = true;
       return complain(cudaErrorStreamCaptureIsolation,
                       "a captured stream waits for an event from outside its capture");
@@ -283,8 +375,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
       stream.capture->invalid = capture->invalid = true;
       return complain(cudaErrorStreamCaptureMerge, "two captures would become one");
     }
-    if (is_legacy(&stream) || std::find(objects().captures.begin(), objects().captures.end(),
-                                        capture) == objects().captures.end())
+    if (stream.legacy || std::find(objects().captures.begin(), objects().captures.end(), capture) ==
+                             objects().captures.end())
       return complain(cudaErrorStreamCaptureImplicit, "a wait for an event of another capture");
     stream.capture = capture;
     capture->members.try_emplace(&stream);

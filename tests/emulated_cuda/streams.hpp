@@ -1,10 +1,11 @@
 // Streams, events, captures and graphs of the emulated runtime, behind CUDA's handles.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -13,9 +14,28 @@
 
 #include "tests/emulated_cuda/state.hpp"
 
+namespace emulated_cuda {
+
+/// A graph's nodes, and the user objects that live as long as any launch of it.
+struct GraphContent {
+  std::vector<Operation> operations;
+  std::vector<std::shared_ptr<const void>> retained;
+};
+
+/// A stream's deferred work; it outlives the stream in the events recorded there.
+struct DeferredWork {
+  explicit DeferredWork(int owner) : device(owner) {}
+  const int device;
+  std::mutex mutex;                        ///< of what follows
+  std::deque<Operation> operations;        ///< in order
+  std::uint64_t enqueued = 0;              ///< operations ever
+  std::atomic<std::uint64_t> finished{0};  ///< of those
+};
+
+}  // namespace emulated_cuda
+
 struct CUgraph_st {
-  std::vector<emulated_cuda::Operation> operations;
-  std::vector<std::shared_ptr<const void>> retained;  ///< user objects
+  emulated_cuda::GraphContent content;
 };
 
 namespace emulated_cuda {
@@ -41,12 +61,19 @@ struct Capture {
 }  // namespace emulated_cuda
 
 struct CUstream_st {
-  int device = 0;
+  explicit CUstream_st(int owner, bool is_default = false)
+      : device(owner),
+        legacy(is_default),
+        deferred(std::make_shared<emulated_cuda::DeferredWork>(owner)) {}
+  const int device;
+  const bool legacy;  ///< the device's default stream
   unsigned flags = 0;
   int priority = 0;
   std::shared_ptr<emulated_cuda::Capture> capture;
   std::mutex running;
   std::atomic<emulated_cuda::Clock::time_point> busy_until;  ///< with pretended graphs
+  const std::shared_ptr<emulated_cuda::DeferredWork> deferred;
+  std::atomic<std::uint64_t> asked_for{0};  ///< how much of it cudaStreamQuery called not ready
 };
 
 struct CUevent_st {
@@ -54,7 +81,10 @@ struct CUevent_st {
   int device = 0;
   bool recorded = false;
   emulated_cuda::Clock::time_point time;
-  emulated_cuda::Clock::time_point happens;  ///< behind pretended graphs
+  emulated_cuda::Clock::time_point happens;               ///< behind pretended graphs
+  std::shared_ptr<emulated_cuda::DeferredWork> deferred;  ///< of the stream where it was recorded,
+  std::uint64_t position = 0;  ///< how much of it comes before the event,
+  bool asked = false;          ///< and whether somebody was told that it has not happened yet
   // Where it was recorded last, if that was captured:
   std::shared_ptr<emulated_cuda::Capture> capture;
   cudaStream_t stream{};
@@ -62,8 +92,7 @@ struct CUevent_st {
 };
 
 struct CUgraphExec_st {
-  std::vector<emulated_cuda::Operation> operations;
-  std::vector<std::shared_ptr<const void>> retained;
+  std::shared_ptr<const emulated_cuda::GraphContent> content;
 };
 
 namespace emulated_cuda {
@@ -108,13 +137,13 @@ struct Objects {
   Handles<CUevent_st> events;
   Handles<CUgraph_st> graphs;
   Handles<CUgraphExec_st> executables;
-  std::array<CUstream_st, max_devices> legacy;  ///< the default streams
-  std::mutex captures_mutex;                    ///< of all captures, and who takes part in them
+  std::deque<CUstream_st> legacy;  ///< by device
+  std::mutex captures_mutex;       ///< of all captures, and who takes part in them
   std::vector<std::shared_ptr<Capture>> captures;
   unsigned long long captures_begun = 0;
 
   Objects() {
-    for (std::size_t i = 0; i < legacy.size(); ++i) legacy[i].device = static_cast<int>(i);
+    for (int device = 0; device < max_devices; ++device) legacy.emplace_back(device, true);
   }
 };
 
@@ -123,7 +152,8 @@ Objects& objects();
 /// For all that concerns captures.
 [[nodiscard]] std::unique_lock<std::mutex> lock_captures();
 
-bool is_legacy(const CUstream_st* stream);
+/// Runs the first `count` deferred operations, and what they wait for, unless they have run.
+cudaError_t finish(DeferredWork& work, std::uint64_t count);
 
 /// Null for a handle of no stream.
 CUstream_st* resolve(cudaStream_t handle);
