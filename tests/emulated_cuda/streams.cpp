@@ -20,6 +20,9 @@ struct Awaited {
   bool asked = false;  ///< before
 
   [[nodiscard]] bool finished() const { return !deferred || deferred->finished >= position; }
+  [[nodiscard]] cudaError_t finish() const {
+    return finished() ? cudaSuccess : emulated_cuda::finish(*deferred, position);
+  }
 };
 
 /// An error if the event is captured.
@@ -40,10 +43,10 @@ std::recursive_mutex& running_deferred() {
   return mutex;
 }
 
-std::uint64_t defer(DeferredWork& work, Operation operation) {
+void defer(DeferredWork& work, Operation operation) {
   std::lock_guard lock(work.mutex);
   work.operations.push_back(std::move(operation));
-  return ++work.enqueued;
+  ++work.enqueued;
 }
 
 /// How much has been enqueued.
@@ -52,13 +55,15 @@ std::uint64_t position_of(DeferredWork& work) {
   return work.enqueued;
 }
 
+cudaError_t finish_all(DeferredWork& work) { return finish(work, position_of(work)); }
+
 cudaError_t finish_streams(int device, bool non_blocking) {
   std::vector<std::shared_ptr<DeferredWork>> works;
   objects().streams.for_each([&](const CUstream_st& stream) {
     if (stream.device == device && (non_blocking || !(stream.flags & cudaStreamNonBlocking)))
       works.push_back(stream.deferred);
   });
-  for (const auto& work : works) finish(*work, position_of(*work));
+  for (const auto& work : works) finish_all(*work);
   return check_device(device);
 }
 
@@ -146,9 +151,7 @@ cudaError_t finish(DeferredWork& work, std::uint64_t count) {
 cudaError_t finish_device(int device) { return finish_streams(device, true); }
 
 cudaError_t finish_stream(cudaStream_t handle) {
-  return with_stream(handle, [](CUstream_st& stream) {
-    return finish(*stream.deferred, position_of(*stream.deferred));
-  });
+  return with_stream(handle, [](CUstream_st& stream) { return finish_all(*stream.deferred); });
 }
 
 bool captures(cudaStream_t handle) {
@@ -209,7 +212,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle) {
       const auto lock = lock_captures();
       if (stream.capture) return refuse_captured(stream, "cudaStreamDestroy");
     }
-    finish(*stream.deferred, position_of(*stream.deferred));
+    finish_all(*stream.deferred);
     return objects().streams.remove(handle) ? cudaSuccess : no_stream();
   });
 }
@@ -224,7 +227,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     const cudaError_t allowed = check_not_capturing("cudaStreamSynchronize");
     if (allowed != cudaSuccess) return allowed;
     if (stream.legacy) finish_streams(stream.device, false);
-    const cudaError_t error = finish(*stream.deferred, position_of(*stream.deferred));
+    const cudaError_t error = finish_all(*stream.deferred);
     std::lock_guard wait(stream.running);
     std::this_thread::sleep_until(stream.busy_until.load());
     return error;
@@ -328,7 +331,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (error != cudaSuccess) return error;
   if (Clock::now() < awaited.happens || (!awaited.finished() && !awaited.asked))
     return cudaErrorNotReady;
-  return awaited.finished() ? cudaSuccess : finish(*awaited.deferred, awaited.position);
+  return awaited.finish();
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -337,7 +340,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const cudaError_t error = find_awaited(event, __func__, awaited);
   if (error != cudaSuccess) return error;
   std::this_thread::sleep_until(awaited.happens);
-  return awaited.finished() ? cudaSuccess : finish(*awaited.deferred, awaited.position);
+  return awaited.finish();
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
