@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#define CUDNN_FRONTEND_SKIP_JSON_LIB  // large, and for plans kept in files only
 #include <cudnn_frontend.h>
 
 #include "codelets/per_device_cuda.hpp"
