@@ -48,6 +48,7 @@ cuda=
 flavour=cpu-blocking
 if [[ -n $cuda ]]; then
   flavour=gpus$max_gpus-cuda$("$cuda/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+  flavour+=-patches$(cat "$patches"/*.patch | sha256sum | cut -c 1-8)
 fi
 prefix=$cache/starpu-$starpu_version-$flavour-cpus$max_cpus
 cudnn_frontend=$cache/cudnn-frontend-$cudnn_frontend_version
@@ -210,7 +211,7 @@ build_starpu() (
   options=(--disable-cuda --enable-blocking-drivers)
   rpath=$prefix/lib
   if [[ -n $cuda ]]; then
-    logged patch -p1 -i "$patches/starpu-cuda13.patch"
+    for patch in "$patches"/*.patch; do logged patch -p1 -i "$patch"; done
     options=(--enable-cuda "--with-cuda-dir=$cuda" --enable-maxcudadev="$max_gpus")
     rpath+=:$cuda/lib64
   fi
