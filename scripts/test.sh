@@ -12,4 +12,5 @@ if [[ ${1:-} == --sanitize ]]; then
   sanitize=(--sanitize)
 fi
 scripts/build.sh "${sanitize[@]}"
-ctest --test-dir "$build" --output-on-failure "$@"
+# Two at a time: many of them wait, and each may use all cores.
+ctest --test-dir "$build" --output-on-failure --parallel 2 "$@"
