@@ -183,7 +183,9 @@ bool guard_intact(const std::byte* guard) {
 
 bool injected_failure() {
   auto& left = failures().mallocs_left;
-  return left > 0 && --left == 0;
+  if (left <= 0 || --left != 0) return false;
+  std::fprintf(stderr, "emulated CUDA: this allocation fails, as asked for\n");
+  return true;
 }
 
 }  // namespace
