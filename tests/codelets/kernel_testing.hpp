@@ -255,8 +255,8 @@ inline void run_in_two_threads(const codelets::Kernel& kernel, std::initializer_
 // ---- Comparing --------------------------------------------------------------------------------
 
 /// |actual - expected| <= absolute + relative * scale, where the scale is the largest magnitude
-/// among the expected values: a sum of products carries a rounding error of the size of its terms,
-/// not of its (perhaps cancelled) value.
+/// among the finite expected values: a sum of products carries a rounding error of the size of its
+/// terms, not of its (perhaps cancelled) value. Infinity equals itself alone, and so does NaN.
 struct Tolerance {
   double relative = 1e-5;
   double absolute = 1e-6;
@@ -271,14 +271,17 @@ std::string difference(const Actual& actual, const Expected& expected, Tolerance
     return message.str();
   }
   double scale = 0;
-  for (const auto& value : expected) scale = std::max(scale, std::abs(static_cast<double>(value)));
+  for (const auto& value : expected) {
+    const double magnitude = std::abs(static_cast<double>(value));
+    if (std::isfinite(magnitude)) scale = std::max(scale, magnitude);
+  }
   const double allowed = tolerance.absolute + tolerance.relative * scale;
   std::size_t wrong = 0, worst = 0;
   double worst_error = -1;
   for (std::size_t i = 0; i < actual.size(); ++i) {
     const double a = static_cast<double>(actual[i]), e = static_cast<double>(expected[i]);
-    double error = std::abs(a - e);
-    if (std::isnan(a) && std::isnan(e)) error = 0;
+    const bool same = a == e || (std::isnan(a) && std::isnan(e));
+    double error = same ? 0 : std::abs(a - e);
     if (std::isnan(error)) error = std::numeric_limits<double>::infinity();
     if (error > allowed) ++wrong;
     if (error > worst_error) worst_error = error, worst = i;
