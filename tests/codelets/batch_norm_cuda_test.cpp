@@ -434,16 +434,21 @@ TEST_CASE("batch norm on a GPU is repeatable in several threads", "[cuda][batch_
 }
 
 TEST_CASE("batch norm on a GPU says what it cannot plan", "[cuda][batch_norm]") {
-  const auto complain = [](const TensorSpec& x, std::initializer_list<std::string_view> parts) {
-    require_complaint([&] { (void)plan(BatchNormForward{{x}}, Cuda{}); }, parts);
-    require_complaint([&] { (void)plan(BatchNormBackward{{x}}, Cuda{}); }, parts);
+  const auto complain = [](const BatchNorm& norm, std::initializer_list<std::string_view> parts) {
+    require_complaint([&] { (void)plan(BatchNormForward{norm}, Cuda{}); }, parts);
+    require_complaint([&] { (void)plan(BatchNormBackward{norm}, Cuda{}); }, parts);
   };
-  complain({{4, 3, 2, 2}, DataType::uint8, Layout::nhwc},
+  complain({{{4, 3, 2, 2}, DataType::uint8, Layout::nhwc}},
            {"BatchNorm", "4x3x2x2 uint8 nhwc", "float32, bfloat16 or float16"});
-  complain(spec_of({4, 3, 2, 2}, Layout::any), {"nchw or nhwc"});
-  complain(spec_of({4, 3, 2, 2}, Layout::nchw), {"must be nhwc"});
-  complain(spec_of({1, 3, 1, 1}, Layout::nhwc), {"more than one value"});
-  complain(spec_of({0, 3, 2, 2}, Layout::nhwc), {"at least 1"});
+  complain({spec_of({4, 3, 2, 2}, Layout::any)}, {"nchw or nhwc"});
+  complain({spec_of({4, 3, 2, 2}, Layout::nchw)}, {"must be nhwc"});
+  complain({spec_of({1, 3, 1, 1}, Layout::nhwc)}, {"more than one value"});
+  complain({spec_of({0, 3, 2, 2}, Layout::nhwc)}, {"at least 1"});
+  complain({spec_of({0x8000, 16, 0x100, 0x100}, Layout::nhwc)}, {"n*h*w must be below 2^31"});
+  complain({spec_of({4, 0x10000, 2, 2}, Layout::nhwc)}, {"c below 2^16"});
+  BatchNorm norm{spec_of({4, 3, 2, 2}, Layout::nhwc)};
+  norm.epsilon = -1e-5f;
+  complain(norm, {"epsilon must not be negative"});
   REQUIRE_NOTHROW(
       plan(BatchNormForward{{spec_of({1, 3, 1, 1})}, BatchNormMode::inference}, Cuda{}));
 }

@@ -331,4 +331,7 @@ TEST_CASE("batch norm says what it cannot plan", "[batch_norm]") {
   REQUIRE_NOTHROW(plan(BatchNormForward{norm, BatchNormMode::inference}, Cpu{}));
   norm.x = spec_of({0, 3, 2, 2});
   REQUIRE(contains(message_of(BatchNormForward{norm}), "at least 1"));
+  norm.x = spec_of({4, 3, 2, 2});
+  norm.epsilon = -1e-5f;
+  REQUIRE(contains(message_of(BatchNormForward{norm}), "epsilon must not be negative"));
 }

@@ -216,22 +216,26 @@ TEST_CASE("Alternating flips mirror an image in every other epoch", "[augmentati
   Augmentation never = alternating;
   never.flip = false;
   constexpr std::uint32_t images = 1000;
-  int mirrored = 0;
+  constexpr int epochs = 7;
+  int mirrored = 0, changes_at_random = 0;
   const auto cut = [&](const Augmentation& augmentation, std::uint64_t epoch, std::uint32_t index) {
     return image_cut(dataset.image_shape(), dataset.image_shape(), &augmentation, 1, epoch, index);
   };
   for (std::uint32_t index = 0; index < images; ++index) {
     const bool first = cut(alternating, 1, index).mirrored;
     mirrored += first ? 1 : 0;
-    for (std::uint64_t epoch = 1; epoch < 8; ++epoch) {
+    for (std::uint64_t epoch = 1; epoch <= epochs; ++epoch) {
       const auto now = cut(alternating, epoch, index);
       REQUIRE(now.mirrored == (epoch % 2 == 1 ? first : !first));
       REQUIRE_FALSE(cut(never, epoch, index).mirrored);
       const auto random = cut(at_random, epoch, index);
       REQUIRE((now.dx == random.dx && now.dy == random.dy));
+      if (random.mirrored != cut(at_random, epoch + 1, index).mirrored) ++changes_at_random;
     }
   }
   CHECK(std::abs(mirrored - 500) < 5 * std::sqrt(images / 4.0));
+  constexpr int changes = images * epochs;  // if they alternated, too
+  CHECK(std::abs(changes_at_random - changes / 2) < 5 * std::sqrt(changes / 4.0));
 }
 
 TEST_CASE("Images are cropped at uniform offsets and half of them mirrored", "[augmentation]") {
