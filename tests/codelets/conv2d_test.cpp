@@ -293,6 +293,11 @@ TEST_CASE("conv2d says what is wrong with a description", "[conv2d]") {
         (void)codelets::conv2d_output({1, 1, 3, 3}, 4, 3, 3, 0, 0);
       },
       {"at least 1"});
+  require_complaint(
+      [] {
+        (void)codelets::conv2d_output({1, 1, 3, 3}, 4, 3, 3, 1, -1);
+      },
+      {"padding must not be negative"});
 
   const auto kernel = codelets::plan(codelets::Conv2dForward{make_conv(good)}, Cpu{});
   require_complaint([&] { run_kernel(*kernel, {nullptr}); }, {"1 arguments where 3 are needed"});

@@ -112,6 +112,7 @@ inline const std::vector<Case> small_cases = {
     {{1, 5, 4, 6}, 7, 2, 3, 2, 1, true},     // kernel not square, padding wider than needed
     {{3, 8, 6, 5}, 24, 1, 1, 1, 0, true},   {{1, 2, 3, 3}, 3, 3, 3, 3, 2, false},
     {{2, 4, 1, 1}, 5, 1, 1, 1, 1, true},  // outputs that see only padding
+    {{2, 9, 4, 3}, 1, 3, 3, 1, 1, true},  // one filter
 };
 
 }  // namespace stpt::testing::conv2d

@@ -116,6 +116,30 @@ TEST_CASE("Reorder on a GPU between layouts and data types", "[cuda][elementwise
   }
 }
 
+TEST_CASE("Elementwise ops on a GPU take more than a grid has threads for", "[cuda][elementwise]") {
+  NEEDS_GPUS(1);
+  // 4096 blocks of 256 threads with 8 values each, and some more; and more images than a grid has
+  // rows.
+  const TensorSpec large{{1, 3, 1700, 1650}, DataType::float16, Layout::nchw};
+  std::vector<float> values(static_cast<std::size_t>(large.shape.elements()));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<float>(i % 2039) - 1000;  // a prime: no two rows are the same
+  DeviceTensor src(large, values), y(large);
+  run_on_gpu(*plan(ReluForward{large}, Cuda{}), {&src, &y}, {&y});
+  require_tensor("y", y, relu(values), exactly);
+
+  const TensorSpec many{{70000, 3, 2, 5}, DataType::float16, Layout::nchw};
+  for (TensorSpec spec : {large, many}) {
+    values.resize(static_cast<std::size_t>(spec.shape.elements()));
+    DeviceTensor from(spec, values);
+    TensorSpec other = spec;
+    other.layout = Layout::nhwc;
+    DeviceTensor to(other);
+    run_on_gpu(*plan(Reorder{spec, other}, Cuda{}), {&from, &to}, {&to});
+    require_tensor("reordered", to, values, exactly);
+  }
+}
+
 TEST_CASE("Reorders on a GPU, of weights and of their gradients", "[cuda][elementwise]") {
   NEEDS_GPUS(1);
   // More than a launch takes, of one block and of several, whole and broken ones.

@@ -122,6 +122,36 @@ TEST_CASE("The mean over several moments", "[optimizer]") {
   }
 }
 
+TEST_CASE("SGD updates the ranges it is given, each with its own decay", "[optimizer]") {
+  constexpr std::size_t count = 100;
+  const std::vector<codelets::ParameterRange> first = {{3, 20, true}, {40, 17, false}},
+                                              second = {{0, 1, false}, {64, 36, true}};
+  const SgdSettings settings{.weight_decay = 0.5f};
+  const auto values = [](unsigned seed) { return random_values(count, seed); };
+  Flat weights[] = {Flat(values(1)), Flat(values(2))};
+  Flat velocity[] = {Flat(values(3)), Flat(values(4))};
+  Flat gradient[] = {Flat(values(5)), Flat(values(6))};
+  const auto floats = [](Flat& flat) { return static_cast<float*>(flat.pointer()); };
+  const codelets::SgdBucket buckets[] = {
+      {first, floats(weights[0]), floats(velocity[0]), floats(gradient[0])},
+      {second, floats(weights[1]), floats(velocity[1]), floats(gradient[1])}};
+  sgd_step(buckets, 1, 0.25f, settings, Cpu{}, nullptr);
+
+  for (const unsigned bucket : {0u, 1u}) {
+    std::vector<float> w = values(1 + bucket), v = values(3 + bucket);
+    const std::vector<float> g = values(5 + bucket);
+    for (const auto& [offset, length, decay] : buckets[bucket].ranges) {
+      for (std::size_t i = offset; i < offset + length; ++i) {
+        v[i] = settings.momentum * v[i] + g[i] + (decay ? 0.5f * w[i] : 0);
+        w[i] -= 0.25f * v[i];
+      }
+    }
+    // Three or four roundings, 6e-8 each; what lies between the ranges is compared, too.
+    require_flat("velocity", velocity[bucket], v, {4e-7, 0});
+    require_flat("weights", weights[bucket], w, {4e-7, 0});
+  }
+}
+
 TEST_CASE("SGD touches nothing behind the end", "[optimizer]") {
   for (const int size : sizes) {
     Flat weights(random_values(size, 1)), velocity(random_values(size, 2)),

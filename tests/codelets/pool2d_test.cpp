@@ -196,6 +196,11 @@ TEST_CASE("pool2d says what is wrong with a description", "[pool2d]") {
         (void)codelets::pool2d_output({1, 1, 4, 4}, 2, 2, 1, 2);
       },
       {"smaller than the kernel"});
+  require_complaint(
+      [] {
+        (void)codelets::pool2d_output({1, 1, 4, 4}, 3, 2, 1, 2);
+      },
+      {"smaller than the kernel"});
   Pool2d pool = make_pool(PoolKind::max, {2, 3, 6, 6}, 2, 2, 2, 0);
   pool.dst.layout = Layout::nhwc;
   REQUIRE_THROWS_WITH(codelets::plan(codelets::Pool2dForward{pool}, Cpu{}),

@@ -75,7 +75,7 @@ inline std::vector<Pool2d> cases() {
   return {
       make_pool(PoolKind::max, {2, 3, 5, 7}, 2, 2, 2, 0),
       make_pool(PoolKind::max, {2, 16, 8, 8}, 2, 2, 2, 0),
-      make_pool(PoolKind::max, {1, 17, 7, 5}, 3, 3, 2, 1),
+      make_pool(PoolKind::max, {2, 17, 7, 5}, 3, 3, 2, 1),
       make_pool(PoolKind::max, {3, 6, 6, 9}, 3, 2, 1, 1),
       make_pool(PoolKind::max, {1, 32, 9, 9}, 3, 3, 2, 0),
       make_pool(PoolKind::max, {2, 5, 17, 17}, 17, 17, 1, 0),  // more positions than a byte counts
