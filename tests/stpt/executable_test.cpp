@@ -187,7 +187,7 @@ TEST_CASE("Bad input ends with status 2, one line and nothing written", "[execut
     expected = "--set: stpt.alpha: is 19; must be at most the iterations of an epoch, 18";
   }
   SECTION("more candidates than memory allows") {
-    // 0.5 GiB for each of 1024 candidates.
+    // 0.75 GiB for each of 1024 candidates.
     if (runtime::Machine::detect().available_bytes > std::uint64_t{500} << 30) return;
     std::string candidates = "[1";
     for (int i = 1; i < 1024; ++i) candidates += ",1";

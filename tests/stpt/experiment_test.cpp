@@ -1,0 +1,74 @@
+#include "stpt/experiment.hpp"
+
+#include <cstdio>
+#include <string>
+
+#include "runtime/machine.hpp"
+#include "tests/stpt/training.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+
+namespace {
+
+Experiment experiment(const Overrides& overrides) {
+  return {parse_config("{}", "test", small + overrides), "test"};
+}
+
+}  // namespace
+
+TEST_CASE("runtime.fusion says how much goes into one task", "[experiment]") {
+  using models::Grain;
+  CHECK(experiment({"runtime.fusion=op"}).lowering().grain == Grain::op);
+  CHECK(experiment({"runtime.fusion=block"}).lowering().grain == Grain::block);
+  CHECK(experiment({"runtime.fusion=step"}).lowering().grain == Grain::step);
+  CHECK(experiment({}).lowering().grain == Grain::step);  // on one rank
+}
+
+TEST_CASE("networks are lowered with the loss's scale and smoothing", "[experiment]") {
+  CHECK(experiment({}).lowering().loss_scale == 1);
+  CHECK(experiment({"training.loss_scale=64"}).lowering().loss_scale == 64);
+  CHECK(experiment({}).lowering().label_smoothing == 0);
+  CHECK(experiment({"training.label_smoothing=0.25"}).lowering().label_smoothing == 0.25f);
+}
+
+TEST_CASE("who asks for too many candidates is told how many fit", "[experiment]") {
+  constexpr double gibibyte = 1024.0 * 1024.0 * 1024.0;
+  const double available = static_cast<double>(runtime::Machine::detect().available_bytes);
+  if (available > 500 * gibibyte) return;  // all fit
+  std::string candidates = "[1";
+  for (int i = 1; i < 1024; ++i) candidates += ",1";
+  const Overrides large = {"stpt.candidates=" + candidates + "]",
+                           "data.synthetic.height=512",
+                           "data.synthetic.width=512",
+                           "data.synthetic.train_images=16",
+                           "data.synthetic.test_images=4",
+                           "data.hold_out=4",
+                           "training.workers=1",
+                           "training.batch_per_worker=4",
+                           "runtime.steps_in_flight=1",
+                           "runtime.cpu_workers=1"};
+  std::string message;
+  try {
+    (void)experiment(large);
+  } catch (const ConfigError& error) {
+    message = error.what();
+  }
+  CAPTURE(message);
+  const std::size_t numbers = message.find("1024 candidates need about ");
+  REQUIRE(numbers != std::string::npos);
+  double needed = 0, free = 0;
+  int fit = 0;
+  REQUIRE(std::sscanf(message.c_str() + numbers,
+                      "1024 candidates need about %lf GiB of memory, %lf GiB are available; "
+                      "at most %d fit",
+                      &needed, &free, &fit) == 3);
+  // The first layer has 512 x 512 x 256 weights, or 0.25 GiB. A candidate has them three times, as
+  // parameters, velocity and mean.
+  CHECK(needed > 768);
+  CHECK(needed < 780);
+  CHECK(free > 0.5 * available / gibibyte);
+  CHECK(free < 2 * available / gibibyte);
+  CHECK(fit >= free / needed * 1024 - 10);
+  CHECK(fit <= free / needed * 1024 + 1);
+}
