@@ -1,0 +1,145 @@
+#include "stpt/session.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "data/augmentation.hpp"
+#include "data/sampler.hpp"
+#include "tests/stpt/training.hpp"
+
+using namespace stpt;
+using namespace stpt::testing;
+
+// What the run file says reaches what does it. That the same bits come out whatever it says of
+// workers and schedulers would not show it.
+
+namespace {
+
+Experiment experiment(const Overrides& overrides) {
+  return {parse_config("{}", "test", small + overrides), "test"};
+}
+
+/// What training loads in iteration 1 of epoch 3, in logical worker 2.
+std::vector<float> loaded(const Experiment& run) {
+  Session session(run);
+  const auto batches = session.load(run.sampler.order(3), 1, run.team(), 3);
+  session.runtime.wait_for_all();
+  const data::Batch& batch = batches[2];
+  std::vector<float> images;
+  for (const runtime::Tensor& part : batch.images) {
+    const runtime::HostView view(part, runtime::Access::read);
+    images.insert(images.end(), view.as<float>().begin(), view.as<float>().end());
+  }
+  return images;
+}
+
+std::vector<float> expected(const Experiment& run, const data::Augmentation* augmentation) {
+  const auto all = static_cast<std::size_t>(run.config.training.workers);
+  const auto size = static_cast<std::size_t>(run.config.training.batch_per_worker);
+  const std::vector<std::uint32_t> order = run.sampler.order(3);
+  const auto indices = data::worker_batch(order, 1, 2, all, size);
+  std::vector<float> images(size * static_cast<std::size_t>(run.network.input().elements()));
+  data::load_images(*run.data.train, indices, run.network.input(), augmentation, run.normalization,
+                    run.config.training.seed, 3, images.data());
+  return images;
+}
+
+}  // namespace
+
+TEST_CASE("a session has the StarPU workers and the scheduler of the run file", "[session]") {
+  for (const char* scheduler : {"eager", "dmda"}) {
+    for (const int workers : {1, 2}) {
+      const Experiment run = experiment({"runtime.cpu_workers=" + std::to_string(workers),
+                                         "runtime.scheduler=" + std::string(scheduler)});
+      if (!run.gpu_choice.gpus.empty()) return;  // they need cores and a scheduler of their own
+      const Session session(run);
+      CHECK(std::ssize(session.runtime.workers()) == workers);
+      CHECK(session.runtime.scheduler() == scheduler);
+    }
+  }
+}
+
+TEST_CASE("training's images are augmented as the run file says", "[session]") {
+  const Overrides none = {"data.augment.crop_padding=0", "data.augment.flip=false"};
+  const auto check = [&](const Overrides& keys, const data::Augmentation& augmentation) {
+    CAPTURE(keys);
+    const Experiment run = experiment(none + keys);
+    CHECK((loaded(run) == expected(run, &augmentation)));
+  };
+  const Experiment plain = experiment(none);
+  CHECK((loaded(plain) == expected(plain, nullptr)));
+  check({"data.augment.crop_padding=2"}, {.crop_padding = 2});
+  check({"data.augment.crop_padding=2", "data.augment.padding=reflect"},
+        {.crop_padding = 2, .padding = data::Padding::reflect});
+  check({"data.augment.flip=true"}, {.flip = true});
+  check({"data.augment.flip=true", "data.augment.alternate_flip=true"},
+        {.flip = true, .alternate_flip = true});
+  check({"data.augment.random_resized_crop=true"}, {.random_resized_crop = true});
+  check({"data.crop_size=10"}, {});
+}
+
+TEST_CASE("training steps as the run file's optimizer says", "[session]") {
+  const auto check = [](const Overrides& keys, const OptimizerConfig& settings) {
+    CAPTURE(keys);
+    const Experiment run = experiment(keys);
+    Session session(run);
+    models::ModelValues before = run.initial_values();
+    std::vector<std::vector<float>> gradients;
+    for (std::size_t bucket = 0; bucket < before.parameters.size(); ++bucket) {
+      auto& gradient = gradients.emplace_back(before.parameters[bucket].size());
+      for (std::size_t i = 0; i < gradient.size(); ++i) {
+        gradient[i] = static_cast<float>(i % 13) - 6;
+        before.velocity[bucket][i] = static_cast<float>(i % 7) - 3;
+        before.parameters[bucket][i] += static_cast<float>(i % 5);  // biases begin at 0
+      }
+    }
+    models::write(*session.current, before);
+    const double scale = 0.25, rate = 0.5;
+    for (std::size_t bucket = 0; bucket < gradients.size(); ++bucket) {
+      const runtime::Tensor gradient(session.current->parameters[bucket].spec(), "gradient",
+                                     runtime::Home::host);
+      {
+        const runtime::HostView view(gradient, runtime::Access::write);
+        std::ranges::copy(gradients[bucket], view.as<float>().begin());
+      }
+      session.optimizer.step(*session.current, bucket, gradient, static_cast<float>(scale),
+                             static_cast<float>(rate));
+      session.runtime.wait_for_all();
+    }
+    const models::ModelValues after = models::read(*session.current);
+    std::size_t wrong = 0;
+    for (const models::Parameter& parameter : run.network.parameters) {
+      const auto bucket = static_cast<std::size_t>(parameter.bucket);
+      const double decay = parameter.decay || settings.decay_all ? settings.weight_decay : 0;
+      for (std::int64_t k = 0; k < parameter.shape.elements(); ++k) {
+        const std::size_t i = parameter.offset + static_cast<std::size_t>(k);
+        double w = static_cast<double>(before.parameters[bucket][i]);
+        double v = static_cast<double>(before.velocity[bucket][i]);
+        const double g = static_cast<double>(gradients[bucket][i]) * scale + decay * w;
+        const bool inside = settings.momentum_form == MomentumForm::lr_in_velocity;
+        const double step = inside ? -rate * g : g;
+        v = settings.momentum * v + step;
+        const double change = settings.nesterov ? settings.momentum * v + step : v;
+        w += inside ? change : -rate * change;
+        // A few roundings of values below 10.
+        if (!(std::abs(static_cast<double>(after.parameters[bucket][i]) - w) < 1e-5)) ++wrong;
+        if (!(std::abs(static_cast<double>(after.velocity[bucket][i]) - v) < 1e-5)) ++wrong;
+      }
+    }
+    CHECK(wrong == 0);
+  };
+  const std::string optimizer = "training.optimizer.";
+  OptimizerConfig settings;
+  check({}, settings);
+  settings.momentum = 0.5;
+  check({optimizer + "momentum=0.5"}, settings);
+  settings = {.nesterov = true};
+  check({optimizer + "nesterov=true"}, settings);
+  settings = {.momentum_form = MomentumForm::lr_in_velocity};
+  check({optimizer + "momentum_form=lr_in_velocity"}, settings);
+  settings = {.weight_decay = 0.25};
+  check({optimizer + "weight_decay=0.25"}, settings);
+  settings.decay_all = true;
+  check({optimizer + "weight_decay=0.25", optimizer + "decay_all=true"}, settings);
+}
