@@ -2,10 +2,12 @@
 
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "data/augmentation.hpp"
 #include "data/sampler.hpp"
+#include "models/program.hpp"
 #include "tests/stpt/training.hpp"
 
 using namespace stpt;
@@ -142,4 +144,73 @@ TEST_CASE("training steps as the run file's optimizer says", "[session]") {
   check({optimizer + "weight_decay=0.25"}, settings);
   settings.decay_all = true;
   check({optimizer + "weight_decay=0.25", optimizer + "decay_all=true"}, settings);
+}
+
+TEST_CASE("running statistics are the workers' mean, or those of the first batches", "[session]") {
+  const auto settled = [](const Experiment& run, Session& session,
+                          const std::vector<std::uint32_t>& order) {
+    const runtime::Tensor result(runtime::vector_spec(run.network.running_statistics), "result",
+                                 runtime::Home::host);
+    session.settle_running_statistics(*session.current, order, result, 0);
+    session.runtime.wait_for_all();
+    const runtime::HostView view(result, runtime::Access::read);
+    return std::vector<float>(view.as<float>().begin(), view.as<float>().end());
+  };
+  const Overrides model = {"model.name=resnet8", "training.workers=3"};
+  SECTION("the workers' mean") {
+    const Experiment run = experiment(model);
+    Session session(run);
+    models::ModelValues values = run.initial_values();
+    REQUIRE(values.running.size() == 3);
+    float next = 0;
+    for (auto& of_worker : values.running) {
+      for (float& value : of_worker) value = next += 0.125f;
+    }
+    models::write(*session.current, values);
+    CHECK(settled(run, session, run.sampler.order(1)) == values.average_running());
+  }
+  SECTION("those of batches of images as they are") {
+    // More batches than a session has in flight.
+    constexpr std::size_t batches = 5;
+    const Experiment run = experiment(
+        model + Overrides{"stpt.running_statistics=recalibrate", "stpt.recalibration_batches=5"});
+    Session session(run);
+    models::write(*session.current, run.initial_values());
+    const std::vector<std::uint32_t> order = run.sampler.order(1);
+    const std::vector<float> result = settled(run, session, order);
+
+    const int size = run.config.training.batch_per_worker;
+    const auto images = static_cast<std::size_t>(size);
+    const models::Program program(run.network, size, models::Mode::calibration, run.lowering());
+    const models::Lane lane = program.make_lane();
+    const data::Batch batch(size, run.network.input(), "batch");
+    const runtime::Tensor of_batch(runtime::vector_spec(run.network.running_statistics),
+                                   "of one batch", runtime::Home::host);
+    std::vector<double> mean(result.size());
+    for (std::size_t number = 0; number < batches; ++number) {
+      {
+        const runtime::HostView view(batch.images.front(), runtime::Access::write);
+        data::load_images(*run.data.train, std::span(order).subspan(number * images, images),
+                          run.network.input(), nullptr, run.normalization, 1, 1,
+                          view.as<float>().data());
+      }
+      models::ProgramInputs inputs;
+      inputs.images = batch.images;
+      inputs.parameters = &session.current->parameters;
+      inputs.running = &of_batch;
+      inputs.lane = &lane;
+      program.submit(inputs, session.runtime.worker_for(0));
+      session.runtime.wait_for_all();
+      const runtime::HostView view(of_batch, runtime::Access::read);
+      for (std::size_t i = 0; i < mean.size(); ++i)
+        mean[i] += static_cast<double>(view.as<float>()[i]) / batches;
+    }
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+      // The same kernels on the same images; a sum of five in float.
+      if (!(std::abs(static_cast<double>(result[i]) - mean[i]) <= 1e-6 * (1 + std::abs(mean[i]))))
+        ++wrong;
+    }
+    CHECK(wrong == 0);
+  }
 }
