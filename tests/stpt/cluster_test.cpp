@@ -192,15 +192,22 @@ TEST_CASE("a replica that diverges on another rank is out", "[cluster]") {
 }
 
 TEST_CASE("a run goes on over another number of ranks", "[cluster]") {
+  // A LR that has decayed already is to go on from there on every rank.
+  const auto [epochs, values] = GENERATE(
+      table<int, Arguments>({{1, {"model.name=resnet20"}},
+                             {4,
+                              {"model.name=resnet20", "training.learning_rate.policy=plateau",
+                               "training.learning_rate.patience=1"}}}));
+  CAPTURE(epochs);
+  const auto until = [](int epoch) { return "training.epochs=" + std::to_string(epoch); };
   Program program;
   write_file(program.folder() / "run.json", small_run);
-  const Result whole = train(program, 1, {"model.name=resnet20"});
-  const Arguments first = {
-      "--config", "run.json",         "--output", "resumed", "--set", "model.name=resnet20",
-      "--set",    "training.epochs=1"};
+  const Result whole = train(program, 1, with(values, {until(epochs + 1)}));
+  const Arguments first = with({"--config", "run.json", "--output", "resumed"},
+                               settings(with(values, {until(epochs)})));
   REQUIRE(program.run_command(with(with(launcher(3), {STPT_EXECUTABLE}), first)).status == 0);
   const Outcome outcome = program.run_command(
-      with(launcher(2), {STPT_EXECUTABLE, "--resume", "resumed", "--set", "training.epochs=2"}));
+      with(launcher(2), {STPT_EXECUTABLE, "--resume", "resumed", "--set", until(epochs + 1)}));
   INFO(outcome.err);
   REQUIRE(outcome.status == 0);
   check_same(result_of(program.folder() / "resumed"), whole);
