@@ -25,10 +25,6 @@ const Overrides still = small + Overrides{"training.learning_rate.initial=1e-12"
                                           "stpt.alpha=2",
                                           "training.epochs=1"};
 
-Experiment experiment(const Overrides& overrides) {
-  return {parse_config("{}", "test", overrides), "test"};
-}
-
 /// The images' scores, each in a batch of its own.
 std::vector<SampleScore> one_by_one(const Experiment& run, const models::ModelState& state,
                                     const data::Loader& loader,

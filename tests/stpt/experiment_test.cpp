@@ -9,27 +9,20 @@
 using namespace stpt;
 using namespace stpt::testing;
 
-namespace {
-
-Experiment experiment(const Overrides& overrides) {
-  return {parse_config("{}", "test", small + overrides), "test"};
-}
-
-}  // namespace
-
 TEST_CASE("runtime.fusion says how much goes into one task", "[experiment]") {
   using models::Grain;
-  CHECK(experiment({"runtime.fusion=op"}).lowering().grain == Grain::op);
-  CHECK(experiment({"runtime.fusion=block"}).lowering().grain == Grain::block);
-  CHECK(experiment({"runtime.fusion=step"}).lowering().grain == Grain::step);
-  CHECK(experiment({}).lowering().grain == Grain::step);  // on one rank
+  CHECK(experiment(small + Overrides{"runtime.fusion=op"}).lowering().grain == Grain::op);
+  CHECK(experiment(small + Overrides{"runtime.fusion=block"}).lowering().grain == Grain::block);
+  CHECK(experiment(small + Overrides{"runtime.fusion=step"}).lowering().grain == Grain::step);
+  CHECK(experiment(small).lowering().grain == Grain::step);  // on one rank
 }
 
 TEST_CASE("networks are lowered with the loss's scale and smoothing", "[experiment]") {
-  CHECK(experiment({}).lowering().loss_scale == 1);
-  CHECK(experiment({"training.loss_scale=64"}).lowering().loss_scale == 64);
-  CHECK(experiment({}).lowering().label_smoothing == 0);
-  CHECK(experiment({"training.label_smoothing=0.25"}).lowering().label_smoothing == 0.25f);
+  CHECK(experiment(small).lowering().loss_scale == 1);
+  CHECK(experiment(small + Overrides{"training.loss_scale=64"}).lowering().loss_scale == 64);
+  CHECK(experiment(small).lowering().label_smoothing == 0);
+  CHECK(experiment(small + Overrides{"training.label_smoothing=0.25"}).lowering().label_smoothing ==
+        0.25f);
 }
 
 TEST_CASE("who asks for too many candidates is told how many fit", "[experiment]") {
@@ -50,7 +43,7 @@ TEST_CASE("who asks for too many candidates is told how many fit", "[experiment]
                            "runtime.cpu_workers=1"};
   std::string message;
   try {
-    (void)experiment(large);
+    (void)experiment(small + large);
   } catch (const ConfigError& error) {
     message = error.what();
   }

@@ -18,10 +18,6 @@ using namespace stpt::testing;
 
 namespace {
 
-Experiment experiment(const Overrides& overrides) {
-  return {parse_config("{}", "test", small + overrides), "test"};
-}
-
 /// What training loads in iteration 1 of epoch 3, in logical worker 2.
 std::vector<float> loaded(const Experiment& run) {
   Session session(run);
@@ -52,8 +48,9 @@ std::vector<float> expected(const Experiment& run, const data::Augmentation* aug
 TEST_CASE("a session has the StarPU workers and the scheduler of the run file", "[session]") {
   for (const char* scheduler : {"eager", "dmda"}) {
     for (const int workers : {1, 2}) {
-      const Experiment run = experiment({"runtime.cpu_workers=" + std::to_string(workers),
-                                         "runtime.scheduler=" + std::string(scheduler)});
+      const Experiment run =
+          experiment(small + Overrides{"runtime.cpu_workers=" + std::to_string(workers),
+                                       "runtime.scheduler=" + std::string(scheduler)});
       if (!run.gpu_choice.gpus.empty()) return;  // they need cores and a scheduler of their own
       const Session session(run);
       CHECK(std::ssize(session.runtime.workers()) == workers);
@@ -63,7 +60,8 @@ TEST_CASE("a session has the StarPU workers and the scheduler of the run file", 
 }
 
 TEST_CASE("training's images are augmented as the run file says", "[session]") {
-  const Overrides none = {"data.augment.crop_padding=0", "data.augment.flip=false"};
+  const Overrides none =
+      small + Overrides{"data.augment.crop_padding=0", "data.augment.flip=false"};
   const auto check = [&](const Overrides& keys, const data::Augmentation& augmentation) {
     CAPTURE(keys);
     const Experiment run = experiment(none + keys);
@@ -84,7 +82,7 @@ TEST_CASE("training's images are augmented as the run file says", "[session]") {
 TEST_CASE("training steps as the run file's optimizer says", "[session]") {
   const auto check = [](const Overrides& keys, const OptimizerConfig& settings) {
     CAPTURE(keys);
-    const Experiment run = experiment(keys);
+    const Experiment run = experiment(small + keys);
     Session session(run);
     models::ModelValues before = run.initial_values();
     std::vector<std::vector<float>> gradients;
@@ -156,7 +154,7 @@ TEST_CASE("running statistics are the workers' mean, or those of the first batch
     const runtime::HostView view(result, runtime::Access::read);
     return std::vector<float>(view.as<float>().begin(), view.as<float>().end());
   };
-  const Overrides model = {"model.name=resnet8", "training.workers=3"};
+  const Overrides model = small + Overrides{"model.name=resnet8", "training.workers=3"};
   SECTION("the workers' mean") {
     const Experiment run = experiment(model);
     Session session(run);

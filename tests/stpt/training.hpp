@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "stpt/config.hpp"
+#include "stpt/experiment.hpp"
 #include "stpt/trainer.hpp"
 #include "tests/catch.hpp"
 
@@ -35,6 +36,11 @@ inline const Overrides small = {"data.format=synthetic",
 inline Overrides operator+(Overrides first, const Overrides& second) {
   first.insert(first.end(), second.begin(), second.end());
   return first;
+}
+
+/// What the run file {} with these keys amounts to.
+inline Experiment experiment(const Overrides& overrides) {
+  return {parse_config("{}", "test", overrides), "test"};
 }
 
 struct Outcome {
