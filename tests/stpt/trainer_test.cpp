@@ -429,17 +429,3 @@ TEST_CASE("a run that is asked to stop says so") {
   CHECK(record.status == "stopped");
   CHECK(record.epochs.empty());
 }
-
-TEST_CASE("more candidates than memory allows are refused before anything runs") {
-  std::string list = "stpt.candidates=[1";
-  for (int i = 0; i < 30000; ++i) list += ",1";
-  try {
-    Trainer trainer(parse_config("{}", "test", small + Overrides{list + "]", "model.name=mlp"}),
-                    "test");
-    FAIL("must throw");
-  } catch (const ConfigError& error) {
-    INFO(error.what());
-    CHECK(std::string(error.what()).find("stpt.candidates") != std::string::npos);
-    CHECK(std::string(error.what()).find("at most") != std::string::npos);
-  }
-}
