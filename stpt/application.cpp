@@ -345,6 +345,8 @@ std::string validate_run(const CommandLine& line) {
 /// The model of the run's last checkpoint, which the run directory alone must suffice for.
 std::string export_model(const CommandLine& line) {
   const RunDirectory directory = RunDirectory::open(*line.run);
+  const fs::path file =
+      line.to ? directory.other_file(*line.to, "--to") : directory.file("model.safetensors");
   const std::string config_file = directory.file(config_name).string();
   const Config config = parse_config(
       read_run_file(config_file, "--export needs the directory of a run"), config_file);
@@ -370,7 +372,6 @@ std::string export_model(const CommandLine& line) {
   }
   std::int64_t iterations = 0;
   for (const EpochRecord& epoch : run.epochs) iterations += epoch.iterations;
-  const fs::path file = line.to ? fs::path(*line.to) : directory.file("model.safetensors");
   export_weights(file, network, checkpoint.model, iterations);
   return file.string() + ": " + network.name + " after epoch " + std::to_string(checkpoint.epoch) +
          ", " + format_count(static_cast<double>(network.parameter_count())) + " parameters\n";

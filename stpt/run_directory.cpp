@@ -27,6 +27,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view lock_name = ".stpt.lock";
 constexpr std::string_view temporary_end = ".stpt.tmp";  ///< ends a file's name while it is written
+constexpr std::array own_names = {config_name, metrics_name, summary_name, report_name,
+                                  checkpoint_name};
 
 [[noreturn]] void fail(const fs::path& path, std::string_view what, int error) {
   throw OutputError(path.string() + ": " + std::string(what) + ": " +
@@ -170,9 +172,7 @@ void check_unlocked(const fs::path& directory) {
 /// file's, as an export may be writing there.
 bool is_temporary(const fs::path& file) {
   const std::string name = file.filename().string();
-  constexpr std::array files = {config_name, metrics_name, summary_name, report_name,
-                                checkpoint_name};
-  return name.ends_with(temporary_end) && std::ranges::any_of(files, [&](std::string_view of) {
+  return name.ends_with(temporary_end) && std::ranges::any_of(own_names, [&](std::string_view of) {
            return name.starts_with("." + std::string(of) + ".");
          });
 }
@@ -320,6 +320,25 @@ RunDirectory RunDirectory::open(const fs::path& directory) {
                       std::string(config_name) + "); must be the directory of a run");
   }
   return RunDirectory(path);
+}
+
+fs::path RunDirectory::other_file(const fs::path& wanted, const std::string& option) const {
+  const auto refuse = [&](const std::string& what) {
+    throw OutputError(wanted.string() + ": " + what + "; " + option +
+                      " needs the name of a new file, or of one to be replaced");
+  };
+  std::error_code error;
+  // Of a link what it leads to is replaced.
+  const fs::path file =
+      fs::is_symlink(wanted, error) ? fs::weakly_canonical(wanted, error) : wanted;
+  const fs::file_status status = fs::status(file, error);
+  if (fs::is_directory(status) || !file.has_filename()) refuse("is a directory");
+  if (fs::exists(status) && !fs::is_regular_file(status)) refuse("is no ordinary file");
+  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  const bool own = file.filename() == lock_name ||
+                   std::ranges::find(own_names, file.filename()) != own_names.end();
+  if (own && fs::equivalent(folder, path_, error)) refuse("belongs to the run");
+  return file;
 }
 
 void RunDirectory::lock() {

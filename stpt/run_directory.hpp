@@ -51,6 +51,10 @@ class RunDirectory {
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path file(std::string_view name) const { return path_ / name; }
+  /// Where `wanted` leads, whose contents may be replaced. Throws OutputError if that is no file,
+  /// or one of the run's own. `option` is what asks for it.
+  std::filesystem::path other_file(const std::filesystem::path& wanted,
+                                   const std::string& option) const;
 
   /// config.json, of the resolved configuration.
   void write_config(std::string_view text) const;

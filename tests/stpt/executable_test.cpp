@@ -1,5 +1,7 @@
 // The program as people start it: exit status, what it says and what it leaves behind.
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
 #include <boost/json/array.hpp>
@@ -858,6 +860,27 @@ TEST_CASE("What cannot be exported", "[executable]") {
   SECTION("a place that is none") {
     arguments.back() = "none/a.safetensors";
     expected = "none/a.safetensors: cannot open";
+  }
+  SECTION("onto a directory") {
+    SECTION("by its name") { arguments.back() = "out"; }
+    SECTION("by its path") { arguments.back() = "out/"; }
+    expected = arguments.back() + ": is a directory; --to needs the name of a new file";
+  }
+  SECTION("onto what is no file") {
+    REQUIRE(mkfifo((program.folder() / "pipe").c_str(), 0600) == 0);
+    fs::create_symlink("pipe", program.folder() / "link");
+    SECTION("itself") { arguments.back() = "pipe"; }
+    SECTION("through a link") { arguments.back() = "link"; }
+    expected = arguments.back() + ": is no ordinary file; --to needs the name of a new file";
+  }
+  SECTION("onto the run's own files") {
+    SECTION("the checkpoint") { arguments.back() = "out/checkpoint.bin"; }
+    SECTION("the config, through a link") {
+      fs::create_symlink("out/config.json", program.folder() / "link");
+      arguments.back() = "link";
+    }
+    SECTION("the report, in another way") { arguments.back() = "out/../out/report.html"; }
+    expected = arguments.back() + ": belongs to the run; --to needs the name of a new file";
   }
   REQUIRE(program.run(run).status == 0);
   const auto before = snapshot(program.folder());
