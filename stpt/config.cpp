@@ -159,25 +159,20 @@ void drop_older_schedule(Config& config, const std::set<std::string>& given) {
   }
 }
 
+// No default depends on the number of epochs, which may change when a run goes on.
+
 /// Where nothing is said about candidates: the default schedule from the first Pre-train on.
 void place_default_schedule(Config& config) {
-  const int epochs = config.training.epochs;
-  const int warmup = std::min(config.training.learning_rate.warmup.epochs, epochs);
+  const int warmup = config.training.learning_rate.warmup.epochs;
   config.stpt.schedule = default_schedule(config.stpt.pretrain_during_warmup ? 1 : warmup + 1);
-  std::erase_if(config.stpt.schedule,
-                [epochs](const ScheduleEntry& entry) { return entry.from_epoch > epochs; });
 }
 
 /// Where nothing is said about an anneal, there is one for the policies that choose a LR, which
-/// never go down by themselves; over half of what follows the warm-up, where no fraction is given.
-void place_default_anneal(TrainingConfig& training, const std::set<std::string>& given) {
-  LearningRateConfig& rate = training.learning_rate;
+/// never go down by themselves.
+void place_default_anneal(LearningRateConfig& rate, const std::set<std::string>& given) {
   const bool form = given.contains("training.learning_rate.anneal.form");
   const bool fraction = given.contains("training.learning_rate.anneal.fraction");
   if (!form && !fraction && !chooses(rate.policy)) rate.anneal.form = AnnealForm::none;
-  const int after_warmup = training.epochs - rate.warmup.epochs;
-  if (!fraction && after_warmup > 0)
-    rate.anneal.fraction *= static_cast<double>(after_warmup) / training.epochs;
 }
 
 /// A network takes the place of the model that was named below, and the other way round.
@@ -263,7 +258,7 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
   } else if (!given.contains("stpt.tie_rule")) {
     config.stpt.tie_rule = TieRule::prefer_unchanged;
   }
-  place_default_anneal(config.training, given);
+  place_default_anneal(config.training.learning_rate, given);
   try {
     check_rules(config);
   } catch (const Problem& problem) {

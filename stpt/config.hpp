@@ -98,7 +98,7 @@ struct WarmupConfig {
 
 struct AnnealConfig {
   AnnealForm form = AnnealForm::linear;
-  double fraction = 0.5;  ///< of all iterations, at the end, over which the LR goes to 0
+  double fraction = 0.5;  ///< of what follows the warm-up, at its end, over which the LR goes to 0
   friend bool operator==(const AnnealConfig&, const AnnealConfig&) = default;
 };
 

@@ -190,18 +190,15 @@ const std::vector<Rule>& rules() {
                             ", but policy " + policy_name(config) +
                             " goes to 0 by itself; must be none"};
        }},
-      {"For the policies stpt, random_winner and always_one an epoch begins behind the warm-up and "
-       "before the anneal, to choose a learning rate in.",
+      {"For the policies stpt, random_winner and always_one an epoch begins before the anneal, and "
+       "behind the warm-up without `stpt.pretrain_during_warmup`, to choose a learning rate in.",
        [](const Config& config) -> MaybeProblem {
          const LearningRateConfig& rate = config.training.learning_rate;
          if (!chooses(config) || rate.anneal.form == AnnealForm::none) return std::nullopt;
-         const int warmup = config.stpt.pretrain_during_warmup ? 0 : rate.warmup.epochs;
-         const double most = static_cast<double>(config.training.epochs - warmup) /
-                             static_cast<double>(config.training.epochs);
-         if (rate.anneal.fraction < most) return std::nullopt;
+         const bool in_warmup = config.stpt.pretrain_during_warmup && rate.warmup.epochs > 0;
+         if (rate.anneal.fraction < 1 || in_warmup) return std::nullopt;
          return Problem{"training.learning_rate.anneal.fraction",
-                        "is " + number_text(rate.anneal.fraction) + "; must be below " +
-                            number_text(most) + " to leave policy " + policy_name(config) +
+                        "is 1; must be below 1 to leave policy " + policy_name(config) +
                             " an epoch to choose in"};
        }},
       {"`training.optimizer.nesterov` needs `momentum` above 0 and the `momentum_form` velocity.",
@@ -217,23 +214,16 @@ const std::vector<Rule>& rules() {
          if (optimizer.momentum > 0) return std::nullopt;
          return Problem{path, "is true without momentum; must be false, or momentum above 0"};
        }},
-      {"`stpt.schedule` rises in `from_epoch` and ends within `training.epochs`.",
+      {"`stpt.schedule` rises in `from_epoch`.",
        [](const Config& config) -> MaybeProblem {
          const std::vector<ScheduleEntry>& schedule = config.stpt.schedule;
          if (!chooses(config)) return std::nullopt;
-         for (std::size_t i = 0; i < schedule.size(); ++i) {
-           const int epoch = schedule[i].from_epoch;
-           const std::string place = "stpt.schedule[" + std::to_string(i) + "].from_epoch";
-           if (i > 0 && epoch <= schedule[i - 1].from_epoch) {
-             return Problem{place, "is " + std::to_string(epoch) +
-                                       "; must be above the entry before it, " +
-                                       std::to_string(schedule[i - 1].from_epoch)};
-           }
-           if (epoch > config.training.epochs) {
-             return Problem{place, "is " + std::to_string(epoch) +
-                                       "; must be at most training.epochs, " +
-                                       std::to_string(config.training.epochs)};
-           }
+         for (std::size_t i = 1; i < schedule.size(); ++i) {
+           const int before = schedule[i - 1].from_epoch, epoch = schedule[i].from_epoch;
+           if (epoch > before) continue;
+           return Problem{"stpt.schedule[" + std::to_string(i) + "].from_epoch",
+                          "is " + std::to_string(epoch) + "; must be above the entry before it, " +
+                              std::to_string(before)};
          }
          return std::nullopt;
        }},

@@ -476,11 +476,10 @@ const std::vector<Key>& schema() {
       choice("training.learning_rate.anneal.form", STPT_FIELD(training.learning_rate.anneal.form),
              "How it falls. Where nothing is said about the anneal: linear for the policies stpt, "
              "random_winner and always_one, none for the others."),
-      number(
-          "training.learning_rate.anneal.fraction",
-          STPT_FIELD(training.learning_rate.anneal.fraction), {0, false, 1, true},
-          "Over the last part of all iterations; where it is not given, half of what follows the "
-          "warm-up. No epoch that begins in it has a Pre-train."),
+      number("training.learning_rate.anneal.fraction",
+             STPT_FIELD(training.learning_rate.anneal.fraction), {0, false, 1, true},
+             "Over the last part of what follows the warm-up. No epoch that begins in it has a "
+             "Pre-train."),
 
       number("training.optimizer.momentum", STPT_FIELD(training.optimizer.momentum),
              {0, true, 1, false}, "0 is plain gradient descent."),
@@ -499,8 +498,9 @@ const std::vector<Key>& schema() {
       candidates_key("stpt.candidates",
                      "The factors to try (below), where the schedule says nothing else."),
       schedule_key("stpt.schedule",
-                   "Other sets from certain epochs on, counted from 1, up to the next entry's. A "
-                   "wide set finds the scale; what it finds is then kept, or followed by a narrow "
+                   "Other sets from certain epochs on, counted from 1, up to the next entry's; "
+                   "those behind the last epoch are not reached. A wide set finds the scale; what "
+                   "it finds is then kept, or followed by a narrow "
                    "one. Begins behind a warm-up where it is not given. Setting `candidates` alone "
                    "empties it."),
       choice("stpt.pretrain_batch", STPT_FIELD(stpt.pretrain_batch),

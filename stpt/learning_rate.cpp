@@ -81,8 +81,9 @@ LearningRateSchedule::LearningRateSchedule(const TrainingConfig& training, const
         "training.learning_rate.anneal.form: policies cosine and linear go to 0 by themselves and "
         "need none");
   }
-  const double annealed = rate_.anneal.fraction * static_cast<double>(iterations_);
-  anneal_start_ -= std::clamp<std::int64_t>(std::llround(annealed), 0, iterations_);
+  const std::int64_t after_warmup = std::max<std::int64_t>(iterations_ - warmup_iterations_, 0);
+  const double annealed = rate_.anneal.fraction * static_cast<double>(after_warmup);
+  anneal_start_ -= std::clamp<std::int64_t>(std::llround(annealed), 0, after_warmup);
 }
 
 double LearningRateSchedule::factor(std::int64_t iteration) const {

@@ -254,6 +254,11 @@ TEST_CASE("without an anneal, or one too short to notice", "[learning_rate]") {
   config.learning_rate.anneal.fraction = 1;
   CHECK(schedule(config).anneal_start() == 0);
   CHECK(near(schedule(config).at(50, 0.1), 0.05));
+  // All of what follows the warm-up, or half.
+  config.learning_rate.warmup.epochs = 2;
+  CHECK(schedule(config).anneal_start() == 20);
+  config.learning_rate.anneal.fraction = 0.5;
+  CHECK(schedule(config).anneal_start() == 60);
 }
 
 TEST_CASE("every iteration has a positive LR", "[learning_rate]") {
@@ -295,7 +300,8 @@ TEST_CASE("what cannot be scheduled is refused by key", "[learning_rate]") {
 TEST_CASE("which epochs pre-train", "[learning_rate]") {
   TrainingConfig config = training(Policy::stpt);
   config.learning_rate.warmup.epochs = 2;
-  config.learning_rate.anneal = {AnnealForm::linear, 0.25};  // from iteration 75, within epoch 8
+  // Of the 80 iterations behind the warm-up; from iteration 76, within epoch 8.
+  config.learning_rate.anneal = {AnnealForm::linear, 0.3};
   StptConfig stpt = stpt_config();
   const auto epochs = [&] {
     const LearningRateSchedule rates(config, stpt, kPerEpoch);
@@ -306,7 +312,7 @@ TEST_CASE("which epochs pre-train", "[learning_rate]") {
     return list;
   };
   CHECK(epochs() == std::vector<int>{3, 4, 5, 6, 7, 8});
-  config.learning_rate.anneal.fraction = 0.3;  // from iteration 70, the first of epoch 8
+  config.learning_rate.anneal.fraction = 0.375;  // from iteration 70, the first of epoch 8
   CHECK(epochs() == std::vector<int>{3, 4, 5, 6, 7});
   stpt.pretrain_during_warmup = true;
   CHECK(epochs() == std::vector<int>{1, 2, 3, 4, 5, 6, 7});
