@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <boost/json/object.hpp>
-#include <boost/json/value.hpp>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
@@ -22,9 +20,7 @@
 #include "stpt/checkpoint.hpp"
 #include "stpt/command_line.hpp"
 #include "stpt/config.hpp"
-#include "stpt/config_schema.hpp"
 #include "stpt/experiment.hpp"
-#include "stpt/json_text.hpp"
 #include "stpt/messages.hpp"
 #include "stpt/ranks.hpp"
 #include "stpt/run_directory.hpp"
@@ -38,30 +34,8 @@ namespace stpt {
 namespace {
 
 namespace fs = std::filesystem;
-namespace json = boost::json;
 
 // ---- The run file ----------------------------------------------------------------------------
-
-/// A run keeps its bits when these change: how long it goes on, what it puts up with, and where its
-/// tasks run.
-bool may_change_on_resume(std::string_view path) {
-  return path == "training.epochs" || path == "data.bad_image_limit" || path == "data.cache" ||
-         path.starts_with("runtime.");
-}
-
-/// The first key whose value differs and may not; both have the same keys.
-std::string find_change(const json::value& before, const json::value& after,
-                        const std::string& path) {
-  if (config::find_key(path) != nullptr) {
-    return before == after || may_change_on_resume(path) ? "" : path;
-  }
-  for (const auto& [key, value] : before.as_object()) {
-    const std::string below = path.empty() ? std::string(key) : path + "." + std::string(key);
-    const std::string change = find_change(value, after.as_object().at(key), below);
-    if (!change.empty()) return change;
-  }
-  return "";
-}
 
 struct RunFile {
   Config config;
@@ -77,11 +51,11 @@ RunFile load_run_file(const CommandLine& line) {
     const Config before = parse_config(text, file.name);
     file.saved_checkpoints = before.runtime.checkpoint;
     file.config = parse_config(text, file.name, line.overrides);
-    const std::string change =
-        find_change(read_json(print_config(before)), read_json(print_config(file.config)), "");
+    const std::string change = first_difference(
+        before, file.config, [](std::string_view key) { return !may_change_on_resume(key); });
     if (!change.empty()) {
       throw ConfigError("--set", change,
-                        "cannot change in a run that goes on; only training.epochs, "
+                        "cannot change in a run that goes on; only training.epochs, data.path, "
                         "data.bad_image_limit, data.cache and runtime.* can, start a new run for "
                         "others");
     }
@@ -219,7 +193,7 @@ bool ended_before_checkpoint(const RunDirectory& directory, const RunFile& file)
 void check_agreement(const RunFile& file, const Trainer& trainer, const std::string& version) {
   if (runtime::Cluster::current().size() == 1) return;
   const std::string other_version = rank_0s(version);
-  const std::string config = print_config(file.config), other_config = rank_0s(config);
+  const std::string other_config = rank_0s(print_config(file.config));
   const std::string data = trainer.data_checksum(), other_data = rank_0s(data);
   const std::string kind = trainer.gpus().gpus.empty() ? "cores" : "GPUs",
                     other_kind = rank_0s(kind);
@@ -229,9 +203,10 @@ void check_agreement(const RunFile& file, const Trainer& trainer, const std::str
                         "this is stpt_starpu " + version + ", on rank 0 it is " + other_version +
                             "; all ranks must run the same program");
     }
-    if (config != other_config) {
-      const std::string key = find_change(read_json(other_config), read_json(config), "");
-      throw ConfigError(file.name, key.empty() ? "runtime" : key,
+    const std::string difference = first_difference(
+        file.config, parse_config(other_config, "rank 0"), [](std::string_view) { return true; });
+    if (!difference.empty()) {
+      throw ConfigError(file.name, difference,
                         "differs from rank 0's; all ranks must train with the same config");
     }
     if (kind != other_kind) {
@@ -358,12 +333,8 @@ std::string export_model(const CommandLine& line) {
   }
   const fs::path checkpoint_file = directory.file(checkpoint_name);
   Checkpoint checkpoint = load_checkpoint(checkpoint_file);
+  check_made_with(checkpoint, config);
   const RunRecord run = record_until(checkpoint, directory);
-  if (run.classes == 0) {
-    throw CheckpointError(directory.path().string() +
-                          ": metrics.jsonl does not say how large the images are; it was written "
-                          "by an older version, export with a run of this one");
-  }
   const models::Network network = build_network(
       config.model, {1, run.channels, run.height, run.width}, run.classes, config_file);
   if (!checkpoint.model.arrange_for(network, config.training.workers)) {

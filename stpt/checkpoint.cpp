@@ -37,7 +37,7 @@ static_assert(std::endian::native == std::endian::little, "checkpoints are copie
 static_assert(sizeof(float) == 4 && std::numeric_limits<float>::is_iec559);
 
 constexpr std::string_view magic = "STPTCKPT";
-constexpr std::uint32_t version = 1;
+constexpr std::uint32_t version = 2;
 constexpr std::size_t preamble_bytes =
     magic.size() + sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t);
 constexpr std::size_t digest_bytes = 64;
@@ -97,6 +97,8 @@ std::string header_text(const Checkpoint& checkpoint) {
                                    {"stale_epochs", checkpoint.plateau.stale_epochs},
                                    {"decays", checkpoint.plateau.decays}};
   header["wall_seconds"] = number(checkpoint.wall_seconds);
+  header["config"] = checkpoint.config;
+  header["data"] = checkpoint.data;
   visit_arrays(checkpoint.model, [&header](const char* name, const Arrays& arrays) {
     json::array sizes;
     for (const std::vector<float>& array : arrays) sizes.emplace_back(array.size());
@@ -116,6 +118,8 @@ Checkpoint read_header(const json::object& header) {
   checkpoint.plateau.stale_epochs = plateau.at("stale_epochs").to_number<int>();
   checkpoint.plateau.decays = plateau.at("decays").to_number<int>();
   checkpoint.wall_seconds = to_double(header.at("wall_seconds"));
+  checkpoint.config = header.at("config").as_string();
+  checkpoint.data = header.at("data").as_string();
   return checkpoint;
 }
 
@@ -227,6 +231,15 @@ Checkpoint load_checkpoint(const fs::path& file) {
   } catch (const std::exception&) {
     refuse_damaged(file, "its header and its arrays do not fit together");
   }
+}
+
+void check_made_with(const Checkpoint& checkpoint, const Config& config) {
+  const std::string changed = first_difference(
+      parse_config(checkpoint.config, "checkpoint"), config,
+      [](std::string_view key) { return !may_change_on_resume(key) && key != "model.weights"; });
+  if (changed.empty()) return;
+  throw CheckpointError("checkpoint: was made with another " + changed +
+                        "; the run's config.json must say what it said then");
 }
 
 }  // namespace stpt

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "models/model_state.hpp"
+#include "stpt/config.hpp"
 #include "stpt/learning_rate.hpp"
 
 namespace stpt {
@@ -18,6 +19,8 @@ struct Checkpoint {
   double base_learning_rate = 0;    ///< what the next candidates multiply
   PlateauState plateau;
   double wall_seconds = 0;  ///< of the run so far
+  std::string config;       ///< the run's, by print_config
+  std::string data;         ///< a checksum of its data
   models::ModelValues model;
 };
 
@@ -32,5 +35,9 @@ void save_checkpoint(const std::filesystem::path& file, const Checkpoint& checkp
 /// Throws CheckpointError if the file is missing, truncated or damaged (it carries a SHA-256), or
 /// of another version.
 [[nodiscard]] Checkpoint load_checkpoint(const std::filesystem::path& file);
+
+/// Throws CheckpointError if the checkpoint was made with another config, but for what may change
+/// on resume, and the weights that the run began with.
+void check_made_with(const Checkpoint& checkpoint, const Config& config);
 
 }  // namespace stpt

@@ -274,6 +274,19 @@ std::string print_config(const Config& config) {
   return pretty_json(root) + "\n";
 }
 
+bool may_change_on_resume(std::string_view key) {
+  return key == "training.epochs" || key == "data.path" || key == "data.bad_image_limit" ||
+         key == "data.cache" || key.starts_with("runtime.");
+}
+
+std::string first_difference(const Config& a, const Config& b,
+                             bool (*counts)(std::string_view key)) {
+  for (const Key& key : schema()) {
+    if (counts(key.path) && key.read(a) != key.read(b)) return key.path;
+  }
+  return "";
+}
+
 void validate(const Config& config, const std::string& source_name) {
   try {
     Config copy;
@@ -336,7 +349,10 @@ std::string config_documentation() {
       "On the command line `--set training.epochs=5` sets a key over the file, the value in JSON "
       "or "
       "a plain word: `--set stpt.candidates=narrow --set \"stpt.candidates=[2, 1, 0.5]\"`. "
-      "`--print-config` prints the result with every key, `--validate` only checks it.\n";
+      "`--print-config` prints the result with every key, `--validate` only checks it. A run that "
+      "goes on (`--resume`) lets `training.epochs`, `data.path`, `data.bad_image_limit`, "
+      "`data.cache` and `runtime.*` change.\n\n"
+      "Paths are taken from the working directory, but for `extends`.\n";
   for (const Section& section : sections()) {
     out += "\n## " + (section.path.empty() ? "Top level" : "`" + section.path + "`") + "\n\n" +
            section.meaning + "\n\n| key | default | value | |\n|---|---|---|---|\n";

@@ -228,16 +228,23 @@ class ConfigError : public std::runtime_error {
 /// Reads a run file over the one that it extends, if it does (its path is taken from the folder of
 /// `source_name`), then applies the overrides ("key=value", the value JSON or else a plain
 /// string; errors in them name the source "--set") and validates the result. Where neither
-/// candidates nor a schedule are given, the default schedule begins behind the warm-up and ends
-/// with the run; where they are but no tie rule, it is prefer_unchanged, since `larger` would let
-/// the LR climb in a set that is tried again and again; where nothing is said about the anneal,
-/// only policies that choose the LR have one, over half of what follows the warm-up. Throws
-/// ConfigError.
+/// candidates nor a schedule are given, the default schedule begins behind the warm-up; where they
+/// are but no tie rule, it is prefer_unchanged, since `larger` would let the LR climb in a set that
+/// is tried again and again; where nothing is said about the anneal, only policies that choose the
+/// LR have one. Throws ConfigError.
 [[nodiscard]] Config parse_config(std::string_view json_text, const std::string& source_name,
                                   const std::vector<std::string>& overrides = {});
 
 /// Every key as JSON, in the order of docs/config.md; parse_config returns the same Config from it.
 [[nodiscard]] std::string print_config(const Config& config);
+
+/// A run keeps its bits when this key changes: how long it goes on, where its data lie and how many
+/// unreadable images it puts up with, and where its tasks run.
+[[nodiscard]] bool may_change_on_resume(std::string_view key);
+
+/// The first key whose value differs, of those that `counts` is true for; empty if none.
+[[nodiscard]] std::string first_difference(const Config& a, const Config& b,
+                                           bool (*counts)(std::string_view key));
 
 /// docs/config.md
 [[nodiscard]] std::string config_documentation();

@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <stdexcept>
+#include <vector>
 
 #include "data/cached_dataset.hpp"
 #include "data/cifar.hpp"
@@ -20,6 +22,7 @@
 #include "stpt/lr_sets.hpp"
 #include "stpt/messages.hpp"
 #include "stpt/network_file.hpp"
+#include "stpt/sha256.hpp"
 #include "stpt/weights.hpp"
 
 namespace stpt {
@@ -104,6 +107,28 @@ std::string gibibytes(std::uint64_t bytes) {
   return format("%.1f GiB", static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0));
 }
 
+std::string checksum_of(const data::DatasetPair& data) {
+  Sha256 hash;
+  // Labels, and pixels of images spread evenly over the set, so few that it takes no time.
+  constexpr std::size_t most_bytes = std::size_t{1} << 23;
+  for (const auto& set : {data.train, data.test}) {
+    const runtime::Shape shape = set->image_shape();
+    const std::string head = std::to_string(set->size()) + " images of " + shape.to_string() +
+                             ", " + std::to_string(set->classes()) + " classes";
+    hash.update(std::as_bytes(std::span(head)));
+    std::vector<std::int32_t> labels(set->size());
+    for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = set->label(i);
+    hash.update(std::as_bytes(std::span(labels)));
+    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.elements()));
+    const std::size_t stride = 1 + set->size() * pixels.size() / most_bytes;
+    for (std::size_t i = 0; i < set->size(); i += stride) {
+      set->read(i, pixels);
+      hash.update(std::as_bytes(std::span(pixels)));
+    }
+  }
+  return hash.hex_digest();
+}
+
 }  // namespace
 
 models::Network build_network(const ModelConfig& config, const runtime::Shape& input, int classes,
@@ -141,7 +166,8 @@ Experiment::Experiment(const Config& run_config, const std::string& source)
                       return LearningRateSchedule(config.training, config.stpt,
                                                   iterations_per_epoch);
                     })),
-      gpu_choice(find_gpus(source)) {
+      gpu_choice(find_gpus(source)),
+      data_checksum(checksum_of(data)) {
   if (!config.model.weights.empty()) check_weights(config.model.weights, network);
   check_memory(source);
 }

@@ -37,7 +37,8 @@ struct Experiment {
   models::Network network;
   int iterations_per_epoch;
   LearningRateSchedule schedule;
-  GpuChoice gpu_choice;  ///< of this rank
+  GpuChoice gpu_choice;       ///< of this rank
+  std::string data_checksum;  ///< of the labels and some of the images
 
   /// Of the model, by the seed or from model.weights. Throws ConfigError.
   [[nodiscard]] models::ModelValues initial_values() const;

@@ -78,7 +78,10 @@ struct ResumePoint {
 }  // namespace
 
 struct Trainer::Impl {
-  Impl(const Config& config, const std::string& source) : experiment(config, source) { describe(); }
+  Impl(const Config& config, const std::string& source)
+      : given(config), experiment(config, source) {
+    describe();
+  }
 
   void describe();
   RunRecord run(const TrainerObserver& observer, const std::atomic<bool>* stop);
@@ -100,8 +103,8 @@ struct Trainer::Impl {
   void show(int epoch, const std::string& phase, double learning_rate);
   [[nodiscard]] std::int64_t planned_samples() const;
   [[nodiscard]] std::string digest(const Session& session) const;
-  [[nodiscard]] std::string data_checksum() const;
 
+  Config given;  ///< that of the experiment has more resolved
   Experiment experiment;
   RunRecord record;
   Checkpoint
@@ -490,7 +493,11 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
       checkpoint.wall_seconds = record.wall_seconds;
       const bool several = runtime::Cluster::current().size() > 1;
       const bool saves = experiment.config.runtime.checkpoint && (several || observer->epoch_done);
-      if (saves) checkpoint.model = collect_model(session);
+      if (saves) {
+        checkpoint.config = print_config(given);
+        checkpoint.data = experiment.data_checksum;
+        checkpoint.model = collect_model(session);
+      }
       if (observer->epoch_done) observer->epoch_done(record, saves ? &checkpoint : nullptr);
     }
     record.status = "complete";
@@ -524,28 +531,6 @@ RunRecord Trainer::Impl::run(const TrainerObserver& run_observer,
   return record;
 }
 
-std::string Trainer::Impl::data_checksum() const {
-  Sha256 hash;
-  // Labels, and pixels of images spread evenly over the set, 64 MiB at most.
-  constexpr std::size_t most_bytes = std::size_t{1} << 26;
-  for (const auto& set : {experiment.data.train, experiment.data.test}) {
-    const runtime::Shape shape = set->image_shape();
-    const std::string head = std::to_string(set->size()) + " images of " + shape.to_string() +
-                             ", " + std::to_string(set->classes()) + " classes";
-    hash.update(std::as_bytes(std::span(head)));
-    std::vector<std::int32_t> labels(set->size());
-    for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = set->label(i);
-    hash.update(std::as_bytes(std::span(labels)));
-    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.elements()));
-    const std::size_t stride = 1 + set->size() * pixels.size() / most_bytes;
-    for (std::size_t i = 0; i < set->size(); i += stride) {
-      set->read(i, pixels);
-      hash.update(std::as_bytes(std::span(pixels)));
-    }
-  }
-  return hash.hex_digest();
-}
-
 Trainer::Trainer(const Config& config, const std::string& source)
     : impl_(std::make_unique<Impl>(config, source)) {}
 
@@ -557,6 +542,11 @@ const RunRecord& Trainer::record() const { return impl_->record; }
 
 void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   const Config& config = impl_->experiment.config;
+  check_made_with(checkpoint, impl_->given);
+  if (checkpoint.data != impl_->experiment.data_checksum) {
+    throw data::DataError(record.dataset +
+                          ": the images or labels are not those that the run began with; must be");
+  }
   if (!checkpoint.model.arrange_for(impl_->experiment.network, config.training.workers)) {
     throw CheckpointError("checkpoint: its tensors are not those of model " +
                           impl_->experiment.network.name + " with " +
@@ -582,14 +572,7 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   impl_->progress = std::move(checkpoint);
 }
 
-std::string Trainer::config_checksum() const {
-  Sha256 hash;
-  const std::string text = print_config(impl_->experiment.config);
-  hash.update(std::as_bytes(std::span(text)));
-  return hash.hex_digest();
-}
-
-std::string Trainer::data_checksum() const { return impl_->data_checksum(); }
+const std::string& Trainer::data_checksum() const { return impl_->experiment.data_checksum; }
 
 RunRecord Trainer::run(const TrainerObserver& observer, const std::atomic<bool>* stop) {
   return impl_->run(observer, stop);

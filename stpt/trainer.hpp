@@ -48,13 +48,12 @@ class Trainer {
   [[nodiscard]] const RunRecord& record() const;
 
   /// Goes on after this checkpoint (over several ranks: rank 0's; the others get it from there);
-  /// `record` is the run's until then. Throws CheckpointError if they do not fit.
+  /// `record` is the run's until then. Throws CheckpointError if they do not fit, data::DataError
+  /// if the data are others.
   void resume(Checkpoint checkpoint, const RunRecord& record);
 
-  /// What ranks must agree on before they train together: a checksum of the config and one of the
-  /// data. Reads some of the images.
-  [[nodiscard]] std::string config_checksum() const;
-  [[nodiscard]] std::string data_checksum() const;
+  /// Of the labels and some of the images.
+  [[nodiscard]] const std::string& data_checksum() const;
 
   /// Trains to the end or until `stop` is set on any rank (then status is "stopped"). Throws
   /// runtime::TaskError, TrainingError. All ranks of the job call it.

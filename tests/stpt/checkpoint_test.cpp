@@ -36,6 +36,8 @@ Checkpoint example() {
   checkpoint.base_learning_rate = std::nextafter(0.05, 1.0);
   checkpoint.plateau = {0.91234567890123456, 2, 3};
   checkpoint.wall_seconds = 1e-300;
+  checkpoint.config = "{\"name\": \"\u00e4\"}\n";
+  checkpoint.data = "c0ffee";
   checkpoint.model.parameters = {
       {1.5F, -0.0F, std::bit_cast<float>(0x7fc12345U)},
       {},
@@ -65,6 +67,8 @@ void check_same(const Checkpoint& a, const Checkpoint& b) {
   CHECK(a.plateau.stale_epochs == b.plateau.stale_epochs);
   CHECK(a.plateau.decays == b.plateau.decays);
   CHECK(same_bits(a.wall_seconds, b.wall_seconds));
+  CHECK(a.config == b.config);
+  CHECK(a.data == b.data);
   CHECK(same_bits(a.model.parameters, b.model.parameters));
   CHECK(same_bits(a.model.velocity, b.model.velocity));
   CHECK(same_bits(a.model.running, b.model.running));
@@ -212,9 +216,9 @@ TEST_CASE("What is no checkpoint is refused in one line", "[checkpoint]") {
   }
   SECTION("another version") {
     std::string changed = bytes;
-    changed[8] = 2;
+    changed[8] = 1;
     CHECK(error_with(sign(changed)) ==
-          "is of version 2; must be of version 1, go on with the program that wrote it");
+          "is of version 1; must be of version 2, go on with the program that wrote it");
   }
 }
 
@@ -250,7 +254,8 @@ TEST_CASE("A forged header cannot make it read or allocate beyond the file", "[c
        {std::pair{"\"epoch\": 7", "\"epoch\":1e10"}, std::pair{"\"epoch\": 7", "\"epoch\":\"7\""},
         std::pair{"\"epoch\": 7,", ""}, std::pair{"1e-300", "\"now\""},
         std::pair{"1e-300", "\"nan!\""}, std::pair{"1e-300", "null"},
-        std::pair{"\"plateau\": {", "\"plateau\":[{"}, std::pair{"\"running\"", "\"walking\""}}) {
+        std::pair{"\"plateau\": {", "\"plateau\":[{"}, std::pair{"\"running\"", "\"walking\""},
+        std::pair{"\"c0ffee\"", "3"}, std::pair{"\"config\"", "\"confit\""}}) {
     INFO(from << " -> " << to);
     CHECK(refused(with_header(bytes, replaced(header, from, to))));
   }

@@ -566,15 +566,21 @@ TEST_CASE("Unreadable images are named, and end the run where there are many", "
                                 "data/val/dark/1001.JPEG: is empty\n"));
   }
   SECTION("beyond it, while training") {
+    // So large that not all of them are read before.
+    fs::rename(folder / "data/train/light/1100.JPEG", folder / "data/train/light/1098.JPEG");
+    fs::remove(folder / "data/val/dark/1001.JPEG");
+    arguments.insert(arguments.end(),
+                     {"--set", "data.image_size=256", "--set", "data.crop_size=16"});
     const Outcome outcome = program.run(arguments);
     CHECK(outcome.status == 1);
     CHECK_THAT(outcome.err,
-               Catch::Matchers::Contains("data/train/light/1100.JPEG: is neither a JPEG nor a PNG "
-                                         "file; data.bad_image_limit allows 0 of the 200 in "));
+               Catch::Matchers::Contains("data/train/light/1098.JPEG: is neither a JPEG nor a PNG "
+                                         "file; data.bad_image_limit allows 0 of the 199 in "));
     CHECK(text_of(summary_of(folder / "out"), "status") == "failed");
   }
-  SECTION("beyond it, while the mean is taken") {
-    arguments.back() = "data.normalize=true";
+  SECTION("beyond it, before anything is written") {
+    SECTION("while the mean is taken") { arguments.back() = "data.normalize=true"; }
+    SECTION("among the test images") { fs::remove(folder / "data/train/light/1100.JPEG"); }
     const Outcome outcome = program.run(arguments);
     CHECK(outcome.status == 2);
     CHECK(lines_in(outcome.err) == 1);
@@ -729,7 +735,16 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
             .status == 0);
     fs::copy_file(program.folder() / "other" / "checkpoint.bin", checkpoint,
                   fs::copy_options::overwrite_existing);
-    expected = "checkpoint: its tensors are not those of model mlp";
+    expected = "checkpoint: was made with another model.name; the run's config.json must say";
+  }
+  SECTION("a config that was changed by hand") {
+    const fs::path config = program.folder() / "out" / "config.json";
+    std::string text = read_file(config);
+    text.replace(text.find("\"batch_per_worker\": 16"), 22, "\"batch_per_worker\": 8 ");
+    write_file(config, text);
+    expected = "checkpoint: was made with another training.batch_per_worker; the run's config.json";
+    SECTION("to be resumed") {}
+    SECTION("to be exported") { arguments = {"--export", "out"}; }
   }
   SECTION("a checkpoint that is gone after two epochs") {
     fs::remove(checkpoint);
@@ -763,6 +778,37 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
   CHECK(lines_in(outcome.err) == 1);
   CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("stpt_starpu: " + expected));
   CHECK(snapshot(program.folder()) == before);
+}
+
+TEST_CASE("A run goes on with its data alone, wherever they lie", "[executable]") {
+  Program program;
+  const fs::path folder = program.folder();
+  write_file(folder / "run.json", small_run);
+  write_image_folder(folder / "data", 200, 40);
+  REQUIRE(program
+              .run({"--config", "run.json", "--output", "out", "--set", "data.path=data", "--set",
+                    "data.format=image_folder", "--set", "data.image_size=16", "--set",
+                    "training.epochs=1"})
+              .status == 0);
+  fs::rename(folder / "data", folder / "moved");
+  const Arguments resume = {"--resume", "out", "--set", "data.path=moved"};
+  const auto more = [&](const char* epochs) {
+    Arguments arguments = resume;
+    arguments.insert(arguments.end(), {"--set", std::string("training.epochs=") + epochs});
+    return program.run(arguments);
+  };
+  CHECK(more("2").status == 0);
+  const auto before = snapshot(folder / "out");
+  SECTION("an image less") { fs::remove(folder / "moved/val/dark/1001.JPEG"); }
+  SECTION("another image") {
+    fs::copy_file(folder / "moved/train/light/1100.JPEG", folder / "moved/train/dark/1001.JPEG",
+                  fs::copy_options::overwrite_existing);
+  }
+  const Outcome outcome = more("3");
+  CHECK(outcome.status == 2);
+  CHECK(outcome.err ==
+        "stpt_starpu: data: the images or labels are not those that the run began with; must be\n");
+  CHECK(snapshot(folder / "out") == before);
 }
 
 TEST_CASE("A run of a network of one's own needs its file no more", "[executable]") {
