@@ -501,9 +501,12 @@ std::string render_report(const RunRecord& run) {
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-      "'unsafe-inline'\">\n<title>" +
-      (run.name.empty() ? "run" : escaped(run.name)) + " – stpt_starpu</title>\n<style>" +
-      std::string(kStyle) + "</style>\n</head>\n<body>\n<main>\n";
+      "'unsafe-inline'\">\n" +
+      // It is written anew after each epoch.
+      std::string(run.status == "running" ? "<meta http-equiv=\"refresh\" content=\"10\">\n" : "") +
+      "<title>" + (run.name.empty() ? "run" : escaped(run.name)) +
+      " – stpt_starpu</title>\n<style>" + std::string(kStyle) +
+      "</style>\n</head>\n<body>\n<main>\n";
   html += element("header", "", header(run) + figures(run, sum));
   if (run.epochs.empty()) {
     html +=

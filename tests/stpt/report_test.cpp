@@ -230,6 +230,16 @@ TEST_CASE("the report of several ranks names them and what they sent", "[report]
   }
 }
 
+TEST_CASE("the report of a run that goes on shows itself anew", "[report]") {
+  RunRecord run = run_of(2, 3);
+  for (const char* status : {"running", "complete", "stopped", "failed"}) {
+    run.status = status;
+    const std::string html = render_report(run);
+    check_sound(html);
+    CHECK(has(html, "http-equiv=\"refresh\"") == (run.status == "running"));
+  }
+}
+
 TEST_CASE("a failed run's report says what failed", "[report]") {
   RunRecord run = run_of(2, 4);
   run.status = "failed";
