@@ -75,34 +75,57 @@ inline Bytes jpeg_file(Size size, const Paint& paint, const JpegOptions& options
   return file;
 }
 
-/// `format` is one of libpng's PNG_FORMAT_...; 8 bits a channel, or 16 (linear light).
-inline Bytes png_file(Size size, const Paint& paint, png_uint_32 format = PNG_FORMAT_RGB) {
-  png_image image{};
-  image.version = PNG_IMAGE_VERSION;
-  image.width = static_cast<png_uint_32>(size.width);
-  image.height = static_cast<png_uint_32>(size.height);
-  image.format = format;
-  const std::size_t channels = PNG_IMAGE_SAMPLE_CHANNELS(format);
-  const bool deep = (format & PNG_FORMAT_FLAG_LINEAR) != 0;
-  std::vector<std::uint16_t> deep_pixels;
-  Bytes pixels;
-  for (int y = 0; y < size.height; ++y) {
-    for (int x = 0; x < size.width; ++x) {
-      const Color color = paint(x, y);
-      for (std::size_t c = 0; c < channels; ++c) {
-        pixels.push_back(color[c]);
-        deep_pixels.push_back(static_cast<std::uint16_t>(color[c] * 257));
+struct PngOptions {
+  int type = PNG_COLOR_TYPE_RGB;
+  int bits = 8;  ///< a channel; 16: what is painted, twice
+  bool interlaced = false;
+  double gamma = 0;                     ///< what a gAMA chunk says; 0: there is none
+  std::vector<png_color> palette = {};  ///< painted are indices
+  Bytes palette_alpha = {};
+  const png_color_16* transparent = nullptr;  ///< the colour that is, in the file's bits
+};
+
+/// A channel of fewer than 8 bits takes them from the lower ones of what is painted.
+inline Bytes png_file(Size size, const Paint& paint, const PngOptions& options = {}) {
+  // Without functions for errors libpng ends the program: the test itself is wrong.
+  png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
+  png_infop info = png_create_info_struct(png);
+  Bytes file;
+  png_set_write_fn(
+      png, &file,
+      [](png_structp to, png_bytep bytes, std::size_t count) {
+        auto& out = *static_cast<Bytes*>(png_get_io_ptr(to));
+        out.insert(out.end(), bytes, bytes + count);
+      },
+      nullptr);
+  png_set_IHDR(png, info, static_cast<png_uint_32>(size.width),
+               static_cast<png_uint_32>(size.height), options.bits, options.type,
+               options.interlaced ? PNG_INTERLACE_ADAM7 : PNG_INTERLACE_NONE,
+               PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+  if (options.gamma != 0) png_set_gAMA(png, info, options.gamma);
+  if (!options.palette.empty())
+    png_set_PLTE(png, info, options.palette.data(), static_cast<int>(options.palette.size()));
+  if (!options.palette_alpha.empty() || options.transparent != nullptr) {
+    png_set_tRNS(png, info, options.palette_alpha.data(),
+                 static_cast<int>(options.palette_alpha.size()), options.transparent);
+  }
+  png_write_info(png, info);
+  png_set_packing(png);
+  const std::size_t channels = png_get_channels(png, info);
+  const std::size_t bytes = options.bits == 16 ? 2 : 1;
+  Bytes row(static_cast<std::size_t>(size.width) * channels * bytes);
+  const int passes = png_set_interlace_handling(png);
+  for (int pass = 0; pass < passes; ++pass) {
+    for (int y = 0; y < size.height; ++y) {
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        const std::size_t sample = i / bytes;
+        row[i] = paint(static_cast<int>(sample / channels), y)[sample % channels];
       }
+      png_write_row(png, row.data());
     }
   }
-  const void* buffer = deep ? static_cast<const void*>(deep_pixels.data()) : pixels.data();
-  png_alloc_size_t length = 0;
-  png_image_write_to_memory(&image, nullptr, &length, 0, buffer, 0, nullptr);
-  Bytes file(length);
-  if (png_image_write_to_memory(&image, file.data(), &length, 0, buffer, 0, nullptr) == 0) {
-    throw std::runtime_error(image.message);
-  }
-  file.resize(length);
+  png_write_end(png, info);
+  png_destroy_write_struct(&png, &info);
   return file;
 }
 

@@ -18,7 +18,7 @@ const ImageFolderOptions small{8, ResizeMode::stretch, 0};
 
 /// A gray PNG file of 4 x 4; what is read from it is that value throughout.
 void write_gray(const fs::path& path, std::uint8_t value) {
-  write_bytes(path, png_file({4, 4}, plain({value}), PNG_FORMAT_GRAY));
+  write_bytes(path, png_file({4, 4}, plain({value}), {.type = PNG_COLOR_TYPE_GRAY}));
 }
 
 void write_text(const fs::path& path) { write_bytes(path, {'t', 'e', 'x', 't'}); }
@@ -144,12 +144,11 @@ TEST_CASE("Images become squares by stretching or by a crop", "[image folder]") 
   write_set(folder.path());
   // 30 x 10: the left, middle and right third have values of their own.
   write_bytes(folder.path() / "train/a/1.png",
-              png_file(
-                  {30, 10},
-                  [](int x, int) {
-                    return Color{static_cast<std::uint8_t>(x < 10 ? 50 : x < 20 ? 100 : 150)};
-                  },
-                  PNG_FORMAT_GRAY));
+              png_file({30, 10},
+                       [](int x, int) {
+                         return Color{static_cast<std::uint8_t>(x < 10 ? 50 : x < 20 ? 100 : 150)};
+                       },
+                       {.type = PNG_COLOR_TYPE_GRAY}));
   const auto row = [&](ResizeMode mode) {
     std::vector<std::uint8_t> image(3 * 6 * 6);
     load_image_folder(folder.path(), {6, mode, 0}).train->read(0, image);
