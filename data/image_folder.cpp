@@ -196,6 +196,18 @@ std::vector<std::string> class_names(const fs::path& half) {
   return names;
 }
 
+/// A link to a folder that it lies in would bring in the same images again, and those of other
+/// classes with them. `link` lies below `half`, perhaps through other links.
+void check_leads_elsewhere(const fs::path& link, const fs::path& half) {
+  const fs::path target = fs::canonical(link);
+  for (fs::path above = link; above != half;) {
+    above = above.parent_path();
+    const fs::path place = fs::canonical(above);
+    if (std::ranges::mismatch(target, place).in1 != target.end()) continue;
+    fail(link, "links to " + target.string() + ", which it lies in; must lead elsewhere");
+  }
+}
+
 /// The images of each class, as paths relative to `half`.
 std::vector<std::vector<std::string>> image_files(const fs::path& half,
                                                   const std::vector<std::string>& classes) {
@@ -203,12 +215,15 @@ std::vector<std::vector<std::string>> image_files(const fs::path& half,
   const std::size_t root_length = half.native().size() + 1;
   for (const std::string& name : classes) {
     std::vector<std::string>& members = files.emplace_back();
+    if (fs::is_symlink(half / name)) check_leads_elsewhere(half / name, half);
     auto entry = fs::recursive_directory_iterator(half / name,
                                                   fs::directory_options::follow_directory_symlink);
     for (; entry != fs::recursive_directory_iterator(); ++entry) {
       if (is_hidden(entry->path())) {
         entry.disable_recursion_pending();
-      } else if (has_image_name(entry->path()) && !entry->is_directory()) {
+      } else if (entry->is_directory()) {
+        if (entry->is_symlink()) check_leads_elsewhere(entry->path(), half);
+      } else if (has_image_name(entry->path())) {
         members.push_back(entry->path().native().substr(root_length));
       }
     }

@@ -139,6 +139,60 @@ TEST_CASE("A folder that is laid out otherwise is refused", "[image folder]") {
   CHECK(error_of([&] { (void)load_image_folder(root, small); }) == root.string() + expected);
 }
 
+TEST_CASE("Links lead to images and folders elsewhere", "[image folder]") {
+  const TemporaryFolder folder;
+  const fs::path root = folder.path() / "set";
+  write_set(root);
+  write_gray(folder.path() / "more/deep/1.png", 13);
+  write_gray(folder.path() / "c.png", 30);
+  write_gray(folder.path() / "classes/c/2.png", 31);
+  fs::create_directory_symlink(folder.path() / "more", root / "train/a/more");
+  fs::create_symlink(folder.path() / "c.png", folder.path() / "classes/c/1.png");
+  for (const char* half : {"train", "val"}) {
+    fs::create_directory_symlink("../../classes/c", root / half / "c");
+  }
+  const DatasetPair pair = load_image_folder(root, small);
+  CHECK(values_of(*pair.train) == std::vector{10, 20, 30, 11, 21, 31, 12, 13});
+  CHECK(values_of(*pair.test) == std::vector{110, 120, 30, 31});
+  // A link to a link is followed, too: the same folder twice, but not below itself.
+  fs::create_directory_symlink("more", root / "train/a/again");
+  CHECK(load_image_folder(root, small).train->size() == 9);
+}
+
+TEST_CASE("A link to a folder that it lies in is refused", "[image folder]") {
+  const TemporaryFolder folder;
+  const fs::path root = fs::canonical(folder.path()) / "set";
+  write_set(root);
+  fs::path link = root / "train/a/loop";
+  fs::path target = root / "train/a";
+  SECTION("its class") {}
+  SECTION("one between") {
+    link = root / "train/a/deep/deeper/loop";
+    target = root / "train/a/deep";
+  }
+  SECTION("all classes") { target = root / "train"; }
+  SECTION("the set") { target = root; }
+  SECTION("in the test images") {
+    link = root / "val/a/loop";
+    target = root / "val/a";
+  }
+  SECTION("as a class") {
+    link = root / "train/loop";
+    target = root / "train";
+    write_gray(root / "val/loop/1.png", 1);
+  }
+  SECTION("through a folder elsewhere") {
+    fs::create_directories(folder.path() / "more");
+    fs::create_directory_symlink(folder.path() / "more", root / "train/a/more");
+    link = root / "train/a/more/loop";
+  }
+  fs::create_directories(link.parent_path());
+  fs::create_directory_symlink(fs::relative(target, fs::canonical(link.parent_path())), link);
+  CHECK(error_of([&] { (void)load_image_folder(root, small); }) ==
+        link.string() + ": links to " + target.string() +
+            ", which it lies in; must lead elsewhere");
+}
+
 TEST_CASE("Images become squares by stretching or by a crop", "[image folder]") {
   const TemporaryFolder folder;
   write_set(folder.path());
