@@ -568,7 +568,7 @@ TEST_CASE("Unreadable images are named, and end the run where there are many", "
   SECTION("beyond it, while training") {
     // So large that not all of them are read before.
     fs::rename(folder / "data/train/light/1100.JPEG", folder / "data/train/light/1098.JPEG");
-    fs::remove(folder / "data/val/dark/1001.JPEG");
+    write_image_folder(folder / "data", 0, 40);
     arguments.insert(arguments.end(),
                      {"--set", "data.image_size=256", "--set", "data.crop_size=16"});
     const Outcome outcome = program.run(arguments);
@@ -578,11 +578,16 @@ TEST_CASE("Unreadable images are named, and end the run where there are many", "
                                          "file; data.bad_image_limit allows 0 of the 199 in "));
     CHECK(text_of(summary_of(folder / "out"), "status") == "failed");
   }
-  SECTION("beyond it, before anything is written") {
-    SECTION("while the mean is taken") { arguments.back() = "data.normalize=true"; }
+  SECTION("beyond it, before the training") {
+    std::string file = "data/val/dark/1001.JPEG: is empty; ";
     SECTION("among the test images") { fs::remove(folder / "data/train/light/1100.JPEG"); }
+    SECTION("while the mean is taken") {
+      arguments.back() = "data.normalize=true";
+      file = "data/train/light/1100.JPEG: is neither ";
+    }
     const Outcome outcome = program.run(arguments);
     CHECK(outcome.status == 2);
+    CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("stpt_starpu: " + file));
     CHECK(lines_in(outcome.err) == 1);
     CHECK_FALSE(fs::exists(folder / "out"));
   }
