@@ -1,8 +1,10 @@
 #include "runtime/failure.hpp"
 
+#include <utility>
+
 namespace stpt::runtime {
 
-void Failure::record(const std::string& message) noexcept {
+void Failure::record(const std::string& message, std::exception_ptr cause) noexcept {
   const std::scoped_lock lock(mutex_);
   if (failed_.load(std::memory_order_relaxed)) return;
   try {
@@ -10,6 +12,7 @@ void Failure::record(const std::string& message) noexcept {
   } catch (...) {
     // No memory for the text; that there was a failure still counts.
   }
+  cause_ = std::move(cause);
   failed_.store(true, std::memory_order_release);
 }
 
@@ -21,12 +24,18 @@ std::string Failure::message() const {
 void Failure::rethrow() const {
   if (!failed()) return;
   const std::scoped_lock lock(mutex_);
-  throw TaskError(message_);
+  if (!cause_) throw TaskError(message_);
+  try {
+    std::rethrow_exception(cause_);
+  } catch (...) {
+    std::throw_with_nested(TaskError(message_));
+  }
 }
 
 void Failure::clear() noexcept {
   const std::scoped_lock lock(mutex_);
   message_.clear();
+  cause_ = nullptr;
   failed_.store(false, std::memory_order_release);
 }
 

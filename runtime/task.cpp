@@ -47,7 +47,7 @@ void run_body(void* descriptors[], void* argument, WorkerKind kind, void* stream
     }
     payload.body({kind, pointers, stream, starpu_worker_get_id()});
   } catch (const std::exception& error) {
-    failure.record(payload.codelet->name() + ": " + error.what());
+    failure.record(payload.codelet->name() + ": " + error.what(), std::current_exception());
   } catch (...) {
     failure.record(payload.codelet->name() + ": unknown exception");
   }

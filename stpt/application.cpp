@@ -137,7 +137,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
   } catch (const std::exception& error) {
     if (cluster.size() > 1) observer.abandon(error);
     output.fail(message_of(error));
-    return failed;
+    return blames_data(error) ? bad_input : failed;
   }
 }
 

@@ -20,6 +20,13 @@ std::string one_line(std::string text) {
 }
 
 std::string message_of(const std::exception& error) {
+  try {
+    std::rethrow_if_nested(error);
+  } catch (const data::DataError& cause) {
+    return message_of(cause);
+  } catch (...) {
+    // The task's own message says it.
+  }
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "out of memory";
   return one_line(error.what());
 }
@@ -31,6 +38,17 @@ void print(const std::string& text) {
 
 void print_error(const std::string& message) {
   std::cerr << "stpt_starpu: " + message + "\n" << std::flush;
+}
+
+bool blames_data(const std::exception& error) {
+  try {
+    std::rethrow_if_nested(error);
+  } catch (const data::DataError&) {
+    return true;
+  } catch (...) {
+    return false;
+  }
+  return dynamic_cast<const data::DataError*>(&error) != nullptr;
 }
 
 bool blames_input(const std::exception& error) {

@@ -24,10 +24,12 @@ template <typename... Values>
 
 /// Without line breaks, which what a message quotes may hold.
 [[nodiscard]] std::string one_line(std::string text);
-/// One line.
+/// One line; of a task that failed because of the data, what is wrong with them.
 [[nodiscard]] std::string message_of(const std::exception& error);
 /// The error is what a person gave: a command line, a run file, data, a directory, a checkpoint.
 [[nodiscard]] bool blames_input(const std::exception& error);
+/// The error is in the data, or of a task that met one there.
+[[nodiscard]] bool blames_data(const std::exception& error);
 
 /// To standard output. Throws std::runtime_error if it cannot be written to.
 void print(const std::string& text);

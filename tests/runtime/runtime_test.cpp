@@ -254,5 +254,19 @@ TEST_CASE("a failure keeps its first message", "[failure]") {
   CHECK_NOTHROW(failure.rethrow());
 }
 
+TEST_CASE("a failure keeps the exception behind it", "[failure]") {
+  Failure failure;
+  failure.record("first", std::make_exception_ptr(std::out_of_range("cause")));
+  failure.record("second", std::make_exception_ptr(std::range_error("other")));
+  CHECK(message_of<TaskError>([&] { failure.rethrow(); }) == "first");
+  CHECK(message_of<std::out_of_range>([&] {
+          try {
+            failure.rethrow();
+          } catch (const TaskError& error) {
+            std::rethrow_if_nested(error);
+          }
+        }) == "cause");
+}
+
 }  // namespace
 }  // namespace stpt::runtime

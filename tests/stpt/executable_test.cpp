@@ -572,10 +572,10 @@ TEST_CASE("Unreadable images are named, and end the run where there are many", "
     arguments.insert(arguments.end(),
                      {"--set", "data.image_size=256", "--set", "data.crop_size=16"});
     const Outcome outcome = program.run(arguments);
-    CHECK(outcome.status == 1);
-    CHECK_THAT(outcome.err,
-               Catch::Matchers::Contains("data/train/light/1098.JPEG: is neither a JPEG nor a PNG "
-                                         "file; data.bad_image_limit allows 0 of the 199 in "));
+    CHECK(outcome.status == 2);
+    CHECK_THAT(outcome.err, Catch::Matchers::Contains(
+                                "stpt_starpu: data/train/light/1098.JPEG: is neither a JPEG "
+                                "nor a PNG file; data.bad_image_limit allows 0 of the 199 in "));
     CHECK(text_of(summary_of(folder / "out"), "status") == "failed");
   }
   SECTION("beyond it, before the training") {
