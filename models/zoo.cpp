@@ -141,9 +141,10 @@ Network make_network(const std::string& name, const Shape& input, int classes,
       nearest = model.name;
     }
   }
-  throw std::invalid_argument("unknown model \"" + name + "\"" +
-                              (least <= 2 ? ", perhaps \"" + nearest + "\"?" : "") +
-                              " (known: " + known + ")");
+  throw std::invalid_argument(
+      "unknown model \"" + name + "\"" +
+      (!nearest.empty() && least <= 2 ? ", perhaps \"" + nearest + "\"?" : "") +
+      " (known: " + known + ")");
 }
 
 }  // namespace stpt::models
