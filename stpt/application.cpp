@@ -39,18 +39,19 @@ namespace fs = std::filesystem;
 
 struct RunFile {
   Config config;
-  std::string name;                ///< for messages
+  ConfigSource source;
   bool saved_checkpoints = false;  ///< of a run that goes on: runtime.checkpoint until now
 };
 
 RunFile load_run_file(const CommandLine& line) {
+  RunFile file;
   if (line.resume) {
-    RunFile file;
-    file.name = (RunDirectory::open(*line.resume).file(config_name)).string();
-    const std::string text = read_run_file(file.name, "--resume needs the directory of a run");
-    const Config before = parse_config(text, file.name);
+    const std::string name = RunDirectory::open(*line.resume).file(config_name).string();
+    const std::string text = read_run_file(name, "--resume needs the directory of a run");
+    const Config before = parse_config(text, name);
     file.saved_checkpoints = before.runtime.checkpoint;
-    file.config = parse_config(text, file.name, line.overrides);
+    file.config = parse_config(text, name, line.overrides);
+    file.source = {name, line.overrides};
     const std::string change = first_difference(
         before, file.config, [](std::string_view key) { return !may_change_on_resume(key); });
     if (!change.empty()) {
@@ -61,19 +62,20 @@ RunFile load_run_file(const CommandLine& line) {
     }
     return file;
   }
-  RunFile file;
-  file.name = line.config.value_or("the defaults");
+  const std::string name = line.config.value_or("the defaults");
   const std::string text =
       line.config ? read_run_file(*line.config, "--config needs a run file") : "{}";
-  file.config = parse_config(text, file.name, line.overrides);
+  file.config = parse_config(text, name, line.overrides);
+  file.source = {name, line.overrides};
   return file;
 }
 
-/// What the installed StarPU cannot do; it would only say so once the run has begun.
+/// What the installed StarPU cannot do, or its environment asks for; it would only say so once the
+/// run has begun, or abort.
 void check_runtime(const RunFile& file) {
   const RuntimeConfig& config = file.config.runtime;
   if (const int most = runtime::Runtime::most_cpu_workers(); config.cpu_workers > most) {
-    throw ConfigError(file.name, "runtime.cpu_workers",
+    throw ConfigError(file.source, "runtime.cpu_workers",
                       "is " + std::to_string(config.cpu_workers) +
                           "; this StarPU was built for at most " + std::to_string(most));
   }
@@ -83,7 +85,7 @@ void check_runtime(const RunFile& file) {
   for (const std::string& name : known) {
     if (!name.starts_with("modular-")) names += name + ", ";
   }
-  throw ConfigError(file.name, "runtime.scheduler",
+  throw ConfigError(file.source, "runtime.scheduler",
                     "is \"" + config.scheduler + "\"; this StarPU has " + names + "modular-...");
 }
 
@@ -206,11 +208,11 @@ void check_agreement(const RunFile& file, const Trainer& trainer, const std::str
     const std::string difference = first_difference(
         file.config, parse_config(other_config, "rank 0"), [](std::string_view) { return true; });
     if (!difference.empty()) {
-      throw ConfigError(file.name, difference,
+      throw ConfigError(file.source, difference,
                         "differs from rank 0's; all ranks must train with the same config");
     }
     if (kind != other_kind) {
-      throw ConfigError(file.name, "runtime",
+      throw ConfigError(file.source, "runtime",
                         "this rank would train on " + kind + ", rank 0 on " + other_kind +
                             "; set STARPU_NCUDA=0 for all to train on cores");
     }
@@ -240,7 +242,7 @@ std::vector<RankRecord> describe_ranks(const Trainer& trainer) {
 void check_ranks(const RunFile& file) {
   const int ranks = runtime::Cluster::current().size();
   if (file.config.training.workers >= ranks) return;
-  throw ConfigError(file.name, "training.workers",
+  throw ConfigError(file.source, "training.workers",
                     "is " + std::to_string(file.config.training.workers) + ", but the job has " +
                         std::to_string(ranks) + " ranks; each needs at least one worker");
 }
@@ -270,7 +272,7 @@ int train(const CommandLine& line, const std::string& version) {
     Config config = file.config;
     // The checkpoint has them; the file may be gone.
     if (line.resume && !starts_over) config.model.weights.clear();
-    trainer.emplace(config, file.name);
+    trainer.emplace(config, file.source);
   });
   check_agreement(file, *trainer, version);
   const std::vector<RankRecord> ranks = describe_ranks(*trainer);
@@ -306,9 +308,9 @@ std::string validate_run(const CommandLine& line) {
   RunDirectory::check(line.output.value_or(""));
   check_runtime(file);
   // All that the trainer does before it trains.
-  const Experiment experiment(file.config, file.name);
+  const Experiment experiment(file.config, file.source);
   const auto count = [](std::size_t value) { return format_count(static_cast<double>(value)); };
-  return file.name + ": ok\n" + experiment.network.name + ": " +
+  return file.source.file() + ": ok\n" + experiment.network.name + ": " +
          format_count(static_cast<double>(experiment.network.parameter_count())) + " parameters; " +
          count(experiment.split.training.size()) + " training, " +
          count(experiment.split.hold_out.size()) + " hold-out and " +

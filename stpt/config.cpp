@@ -24,6 +24,8 @@ namespace {
 namespace json = boost::json;
 using namespace config;
 
+constexpr const char* set_option = "--set";
+
 // ---- Unknown keys ----------------------------------------------------------------------------
 
 /// Steps from one section to another in the tree of sections.
@@ -234,21 +236,30 @@ void insert(json::object& root, std::string_view path, json::value value) {
 
 }  // namespace
 
-ConfigError::ConfigError(const std::string& source, const std::string& path,
+ConfigError::ConfigError(const ConfigSource& source, const std::string& path,
                          const std::string& problem)
-    : std::runtime_error(one_line((source.empty() ? "" : source + ": ") +
+    : std::runtime_error(one_line((source.of(path).empty() ? "" : source.of(path) + ": ") +
                                   (path.empty() ? "" : path + ": ") + problem)) {}
+
+ConfigSource::ConfigSource(std::string file, const std::vector<std::string>& overrides)
+    : file_(std::move(file)) {
+  Config scratch;  // an override of a section gives the keys that it has
+  for (const std::string& override : overrides) apply_override(scratch, override, overridden_);
+}
+
+std::string ConfigSource::of(std::string_view path) const {
+  return overridden_.contains(std::string(path.substr(0, path.find('[')))) ? set_option : file_;
+}
 
 Config parse_config(std::string_view json_text, const std::string& source_name,
                     const std::vector<std::string>& overrides) {
-  const std::string override_source = "--set";
   Config config;
   std::set<std::string> given, overridden;
   apply_file(config, json_text, source_name, 0, given);
   try {
     for (const std::string& override : overrides) apply_override(config, override, overridden);
   } catch (const Problem& problem) {
-    throw ConfigError(override_source, problem.path, problem.text);
+    throw ConfigError(set_option, problem.path, problem.text);
   }
   drop_older_schedule(config, overridden);
   drop_older_model(config.model, overridden);
@@ -262,8 +273,7 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
   try {
     check_rules(config);
   } catch (const Problem& problem) {
-    const bool from_override = overridden.contains(problem.path.substr(0, problem.path.find('[')));
-    throw ConfigError(from_override ? override_source : source_name, problem.path, problem.text);
+    throw ConfigError(ConfigSource(source_name, overrides), problem.path, problem.text);
   }
   return config;
 }
@@ -317,11 +327,11 @@ int pretrain_iterations(const StptConfig& config, std::int64_t iterations_per_ep
 }
 
 void validate_for_images(const Config& config, std::int64_t training_images,
-                         const std::string& source_name) {
+                         const ConfigSource& source) {
   const std::int64_t images =
       config.data.limit > 0 ? std::min(config.data.limit, training_images) : training_images;
   if (const MaybeProblem problem = check_images(config, images)) {
-    throw ConfigError(source_name, problem->path, problem->text);
+    throw ConfigError(source, problem->path, problem->text);
   }
 }
 

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "data/augmentation.hpp"
@@ -217,12 +219,29 @@ struct Config {
 /// of what the paper tried (section 3.2: 200 of 2500), but at least 12 as far as there are so many.
 [[nodiscard]] int pretrain_iterations(const StptConfig& config, std::int64_t iterations_per_epoch);
 
+/// Who gave a config's values, for messages.
+class ConfigSource {
+ public:
+  ConfigSource(std::string file = "") : file_(std::move(file)) {}
+  ConfigSource(const char* file) : file_(file) {}
+  /// Overrides that parse_config takes.
+  ConfigSource(std::string file, const std::vector<std::string>& overrides);
+
+  [[nodiscard]] const std::string& file() const { return file_; }
+  /// "--set" for what an override gave, else the run file. The path may end in an index.
+  [[nodiscard]] std::string of(std::string_view path) const;
+
+ private:
+  std::string file_;
+  std::set<std::string> overridden_;
+};
+
 /// A run file or override that cannot be used, in one line:
 /// "run.json: training.epochs: is 0; must be a whole number from 1 to 1000000".
 class ConfigError : public std::runtime_error {
  public:
-  /// `source` and `path` are left out of the line where they are empty.
-  ConfigError(const std::string& source, const std::string& path, const std::string& problem);
+  /// The source and `path` are left out of the line where they are empty.
+  ConfigError(const ConfigSource& source, const std::string& path, const std::string& problem);
 };
 
 /// Reads a run file over the one that it extends, if it does (its path is taken from the folder of
@@ -256,7 +275,7 @@ void validate(const Config& config, const std::string& source_name = "");
 /// data.limit: the hold-out fits, one step is filled, Pre-train fits into an epoch. Throws
 /// ConfigError.
 void validate_for_images(const Config& config, std::int64_t training_images,
-                         const std::string& source_name = "");
+                         const ConfigSource& source = {});
 
 /// The name of an enumerator as run files spell it; for every enum above.
 template <typename Enum>

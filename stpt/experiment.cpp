@@ -84,7 +84,7 @@ void check_test_images(const Config& config, const data::Dataset& test) {
 
 /// Wraps what is known only once the data are there into the error that names the key.
 template <class Make>
-auto made(const std::string& source, const char* key, Make make) {
+auto made(const ConfigSource& source, const char* key, Make make) {
   try {
     return make();
   } catch (const std::invalid_argument& error) {
@@ -93,7 +93,7 @@ auto made(const std::string& source, const char* key, Make make) {
 }
 
 int checked_iterations(const Config& config, const data::DatasetPair& data,
-                       const data::Sampler& sampler, const std::string& source) {
+                       const data::Sampler& sampler, const ConfigSource& source) {
   validate_for_images(config, static_cast<std::int64_t>(data.train->size()), source);
   return static_cast<int>(
       sampler.iterations(static_cast<std::size_t>(config.training.workers),
@@ -102,7 +102,7 @@ int checked_iterations(const Config& config, const data::DatasetPair& data,
 
 /// Of what the network sees: the data set's images, cut to data.crop_size.
 runtime::Shape input_shape(const Config& config, const data::Dataset& dataset,
-                           const std::string& source) {
+                           const ConfigSource& source) {
   runtime::Shape shape = dataset.image_shape();
   const int side = config.data.crop_size;
   if (side == 0) return shape;
@@ -144,7 +144,7 @@ std::string checksum_of(const data::DatasetPair& data) {
 }  // namespace
 
 models::Network build_network(const ModelConfig& config, const runtime::Shape& input, int classes,
-                              const std::string& source) {
+                              const ConfigSource& source) {
   const auto build = [&] {
     const NetworkConfig& own = config.network;
     if (own.description.empty()) {
@@ -152,15 +152,17 @@ models::Network build_network(const ModelConfig& config, const runtime::Shape& i
         return models::make_network(config.name, input, classes, {.zero_gamma = config.zero_gamma});
       });
     }
-    return build_network(read_json(own.description),
-                         own.file.empty() ? source + ": model.network" : own.file, input, classes);
+    return build_network(
+        read_json(own.description),
+        own.file.empty() ? source.of("model.network") + ": model.network" : own.file, input,
+        classes);
   };
   models::Network network = build();
   network.data_type = config.data_type;
   return network;
 }
 
-Experiment::Experiment(const Config& run_config, const std::string& source)
+Experiment::Experiment(const Config& run_config, const ConfigSource& source)
     : config(run_config),
       data(load(config)),
       split(data::make_split(
@@ -278,7 +280,7 @@ models::LoweringOptions Experiment::lowering() const {
   return options;
 }
 
-GpuChoice Experiment::find_gpus(const std::string& source) const {
+GpuChoice Experiment::find_gpus(const ConfigSource& source) const {
   const runtime::Cluster& cluster = runtime::Cluster::current();
   const char* asked = std::getenv("STARPU_NCUDA");
   const int most = codelets::has_cuda ? runtime::Runtime::most_gpus() : 0;
@@ -410,7 +412,7 @@ std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
 
 std::uint64_t Experiment::memory_bytes() const { return memory_bytes(most_candidates()); }
 
-void Experiment::check_memory(const std::string& source) const {
+void Experiment::check_memory(const ConfigSource& source) const {
   const std::uint64_t available =
       runtime::Machine::detect().available_bytes /
       static_cast<std::uint64_t>(runtime::Cluster::current().ranks_on_host());

@@ -22,12 +22,12 @@ namespace stpt {
 /// The network that the config names or describes, for images of that shape (1 x c x h x w). Throws
 /// ConfigError.
 [[nodiscard]] models::Network build_network(const ModelConfig& config, const runtime::Shape& input,
-                                            int classes, const std::string& source);
+                                            int classes, const ConfigSource& source);
 
 struct Experiment {
   /// Reads the data and builds the network. Throws ConfigError (with `source` as the file it
   /// names), data::DataError.
-  Experiment(const Config& run_config, const std::string& source);
+  Experiment(const Config& run_config, const ConfigSource& source);
 
   Config config;  ///< stpt.alpha resolved
   data::DatasetPair data;
@@ -72,9 +72,9 @@ struct Experiment {
 
  private:
   [[nodiscard]] std::uint64_t memory_bytes(std::size_t candidates) const;
-  void check_memory(const std::string& source) const;
+  void check_memory(const ConfigSource& source) const;
   /// Finds this rank's GPUs and how many workers share one; sees that they will do.
-  [[nodiscard]] GpuChoice find_gpus(const std::string& source) const;
+  [[nodiscard]] GpuChoice find_gpus(const ConfigSource& source) const;
   [[nodiscard]] std::uint64_t parameter_bytes() const;
   /// Of the model and so many replicas.
   [[nodiscard]] std::uint64_t model_bytes(std::size_t candidates) const;

@@ -78,7 +78,7 @@ struct ResumePoint {
 }  // namespace
 
 struct Trainer::Impl {
-  Impl(const Config& config, const std::string& source)
+  Impl(const Config& config, const ConfigSource& source)
       : given(config), experiment(config, source) {
     describe();
   }
@@ -531,7 +531,7 @@ RunRecord Trainer::Impl::run(const TrainerObserver& run_observer,
   return record;
 }
 
-Trainer::Trainer(const Config& config, const std::string& source)
+Trainer::Trainer(const Config& config, const ConfigSource& source)
     : impl_(std::make_unique<Impl>(config, source)) {}
 
 Trainer::~Trainer() = default;

@@ -37,7 +37,7 @@ class Trainer {
  public:
   /// Reads the data, builds the network and allocates nothing else. Throws ConfigError,
   /// data::DataError. `source` names the run file in errors.
-  explicit Trainer(const Config& config, const std::string& source = "");
+  explicit Trainer(const Config& config, const ConfigSource& source = {});
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;

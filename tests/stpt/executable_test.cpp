@@ -159,22 +159,32 @@ TEST_CASE("Bad input ends with status 2, one line and nothing written", "[execut
   }
   SECTION("unknown model") {
     set("model.name=resnet9");
+    expected = "--set: model.name: unknown model \"resnet9\", perhaps \"resnet8\"? (known: ";
+  }
+  SECTION("a model that is like none") {
+    set("model.name=5");
+    expected = "--set: model.name: unknown model \"5\" (known: ";
+  }
+  SECTION("a model in the file that the command line says nothing of") {
+    write_file(folder / "run.json",
+               R"({"model": {"name": "resnet9"}, "data": {"format": "synthetic"}})");
+    set("data.synthetic.width=16");
     expected = "run.json: model.name: unknown model \"resnet9\"";
   }
   SECTION("a model that does not fit the images") {
     set("model.name=lenet5");
     set("data.synthetic.height=4");
     set("data.synthetic.width=4");
-    expected = "run.json: model.name: lenet5: layer conv2: ";
+    expected = "--set: model.name: lenet5: layer conv2: ";
   }
   SECTION("unknown scheduler") {
     set("runtime.scheduler=swift");
-    expected = "run.json: runtime.scheduler: is \"swift\"; this StarPU has ";
+    expected = "--set: runtime.scheduler: is \"swift\"; this StarPU has ";
   }
   SECTION("more CPU workers than StarPU has room for") {
     set("runtime.cpu_workers=4096");
     if (runtime::Runtime::most_cpu_workers() >= 4096) return;
-    expected = "run.json: runtime.cpu_workers: is 4096; this StarPU was built for at most ";
+    expected = "--set: runtime.cpu_workers: is 4096; this StarPU was built for at most ";
   }
   SECTION("empty hold-out with a policy that scores on it") {
     set("data.hold_out=0");
@@ -200,7 +210,7 @@ TEST_CASE("Bad input ends with status 2, one line and nothing written", "[execut
           "training.batch_per_worker=4", "runtime.steps_in_flight=1", "runtime.cpu_workers=1"}) {
       set(override);
     }
-    expected = "run.json: stpt.candidates: 1024 candidates need about ";
+    expected = "--set: stpt.candidates: 1024 candidates need about ";
   }
   SECTION("more candidates than workers where that is refused") {
     set("stpt.many_candidates=reject");
@@ -208,7 +218,7 @@ TEST_CASE("Bad input ends with status 2, one line and nothing written", "[execut
   }
   SECTION("a crop larger than the images") {
     set("data.crop_size=13");
-    expected = "run.json: data.crop_size: is 13; must be at most the size of the images, 12x12";
+    expected = "--set: data.crop_size: is 13; must be at most the size of the images, 12x12";
   }
   SECTION("image_folder without a path") {
     set("data.format=image_folder");
@@ -393,7 +403,7 @@ TEST_CASE("GPUs that are required and not there are an error", "[executable]") {
   CHECK(outcome.status == 2);
   CHECK_THAT(outcome.err,
              Catch::Matchers::StartsWith(
-                 "stpt_starpu: run.json: runtime.require_cuda: STARPU_NCUDA asks for 8 GPUs, "));
+                 "stpt_starpu: --set: runtime.require_cuda: STARPU_NCUDA asks for 8 GPUs, "));
   CHECK_FALSE(fs::exists(program.folder() / "out"));
 }
 
@@ -406,7 +416,7 @@ TEST_CASE("half precision without a GPU is an error", "[executable]") {
         {"--config", "run.json", "--output", "out", "--set", "model.data_type=" + type});
     CHECK(outcome.status == 2);
     CHECK_THAT(outcome.err, Catch::Matchers::StartsWith(
-                                "stpt_starpu: run.json: model.data_type: is " + type +
+                                "stpt_starpu: --set: model.data_type: is " + type +
                                 "; cores compute in float32 only, and STARPU_NCUDA asks for "));
     CHECK_FALSE(fs::exists(program.folder() / "out"));
   }
