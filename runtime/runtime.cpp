@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "runtime/cluster.hpp"
+#include "runtime/environment.hpp"
 #include "runtime/gpu.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/tensor.hpp"
@@ -24,21 +25,21 @@ namespace {
 Runtime* live = nullptr;
 
 /// Sets an environment variable for as long as it lives.
-class Environment {
+class Variable {
  public:
-  Environment(const char* name, const std::string& value) : name_(name) {
+  Variable(const char* name, const std::string& value) : name_(name) {
     if (const char* before = std::getenv(name)) before_ = before;
     setenv(name, value.c_str(), 1);
   }
-  ~Environment() {
+  ~Variable() {
     if (before_) {
       setenv(name_, before_->c_str(), 1);
     } else {
       unsetenv(name_);
     }
   }
-  Environment(const Environment&) = delete;
-  Environment& operator=(const Environment&) = delete;
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
 
  private:
   const char* name_;
@@ -52,12 +53,8 @@ void check(const RuntimeOptions& options) {
                                 std::to_string(Runtime::most_cpu_workers()) +
                                 " (configure --enable-maxcpus)");
   }
-  if (options.scheduler.empty()) return;
-  const auto known = Runtime::schedulers();
-  if (std::find(known.begin(), known.end(), options.scheduler) != known.end()) return;
-  std::string list;
-  for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
-  throw std::invalid_argument("unknown scheduler \"" + options.scheduler + "\"; known: " + list);
+  if (const std::string problem = scheduler_problem(options.scheduler); !problem.empty())
+    throw std::invalid_argument("the scheduler " + problem);
 }
 
 }  // namespace
@@ -88,6 +85,7 @@ std::vector<int> in_turns(const std::vector<Worker>& workers) {
 Runtime::Runtime(const RuntimeOptions& options) {
   if (live != nullptr) throw std::logic_error("Runtime: one is alive already");
   check(options);
+  const Environment asked = Environment::read();
   keep_hwloc_from_displays();
   const Cluster& cluster = Cluster::current();
   // Ranks of one host do not get into each other's way.
@@ -96,11 +94,11 @@ Runtime::Runtime(const RuntimeOptions& options) {
   const auto quota = cores_by_quota();
   if (quota) cores = std::min(cores, std::max(1, *quota / cluster.ranks_on_host()));
   const int gpus = static_cast<int>(options.gpus.size());
-  int cpu_workers = options.cpu_workers;
+  std::optional<int> cpu_workers = asked.cpu_workers;
+  if (options.cpu_workers > 0) cpu_workers = options.cpu_workers;
   // StarPU itself takes all cores, which is right where nothing else needs or limits them. Beyond a
   // quota, workers that spin would have the threads throttled that drive GPUs.
-  if (cpu_workers == 0 && (gpus > 0 || cluster.size() > 1 || quota) &&
-      std::getenv("STARPU_NCPU") == nullptr) {
+  if (!cpu_workers && (gpus > 0 || cluster.size() > 1 || quota)) {
     cpu_workers = default_cpu_workers({.cores = cores,
                                        .gpus = gpus,
                                        .workers_per_gpu = options.workers_per_gpu,
@@ -109,11 +107,11 @@ Runtime::Runtime(const RuntimeOptions& options) {
                                        .most_workers = STARPU_NMAXWORKERS});
   }
   // StarPU prefers its environment to what a program asks for, hence this detour.
-  std::list<Environment> environment;
-  if (cpu_workers > 0) environment.emplace_back("STARPU_NCPU", std::to_string(cpu_workers));
+  std::list<Variable> environment;
+  if (cpu_workers) environment.emplace_back("STARPU_NCPU", std::to_string(*cpu_workers));
   // StarPU would bind several workers to one core, with a warning for each.
   const bool crowded =
-      cpu_workers + gpus > cores || (cluster.ranks_on_host() > cores && !has_share);
+      cpu_workers.value_or(0) + gpus > cores || (cluster.ranks_on_host() > cores && !has_share);
   if (crowded) environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
   if (crowded || cores <= 4) environment.emplace_back("STARPU_MPI_NOBIND", "1");
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
@@ -138,9 +136,9 @@ Runtime::Runtime(const RuntimeOptions& options) {
   // Where StarPU does not know the machine's buses yet it measures them here, and resets the GPUs
   // (cudaDeviceReset): what was planned or allocated on one before a Runtime lived would be gone.
   if (const int error = starpu_init(&conf); error != 0) {
-    throw std::runtime_error(error == -ENODEV
-                                 ? "StarPU found no worker: check STARPU_NCPU"
-                                 : "StarPU did not start (error " + std::to_string(-error) + ")");
+    throw std::runtime_error(
+        error == -ENODEV ? "StarPU found no worker: check STARPU_NCPU and STARPU_RESERVE_NCPU"
+                         : "StarPU did not start (error " + std::to_string(-error) + ")");
   }
   for (unsigned id = 0; id < starpu_worker_get_count(); ++id) {
     const auto type = starpu_worker_get_type(static_cast<int>(id));
@@ -154,10 +152,12 @@ Runtime::Runtime(const RuntimeOptions& options) {
   }
   cuda_workers_ = in_turns(workers_);
   // Fewer than nobody asked for will do: STARPU_RESERVE_NCPU takes some.
-  if (count(WorkerKind::cpu) < (options.cpu_workers > 0 ? cpu_workers : std::min(cpu_workers, 1))) {
+  const int least =
+      options.cpu_workers > 0 ? options.cpu_workers : std::min(cpu_workers.value_or(0), 1);
+  if (count(WorkerKind::cpu) < least) {
     starpu_shutdown();
     throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cpu)) +
-                             " CPU workers instead of " + std::to_string(cpu_workers) +
+                             " CPU workers instead of " + std::to_string(*cpu_workers) +
                              "; it was built for " + std::to_string(STARPU_NMAXWORKERS) +
                              " workers in all, those of GPUs included");
   }

@@ -54,7 +54,8 @@ struct CpuWorkerLimits {
 class Runtime {
  public:
   /// Throws std::invalid_argument if this StarPU knows no such scheduler or was built for fewer CPU
-  /// workers, std::runtime_error if it does not start.
+  /// workers, or if its environment asks for what cannot be (Environment::read), and
+  /// std::runtime_error if it does not start.
   explicit Runtime(const RuntimeOptions& options = {});
   ~Runtime();
   Runtime(const Runtime&) = delete;

@@ -15,6 +15,7 @@
 #include "data/dataset.hpp"
 #include "models/zoo.hpp"
 #include "runtime/cluster.hpp"
+#include "runtime/environment.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/runtime.hpp"
 #include "stpt/checkpoint.hpp"
@@ -79,14 +80,13 @@ void check_runtime(const RunFile& file) {
                       "is " + std::to_string(config.cpu_workers) +
                           "; this StarPU was built for at most " + std::to_string(most));
   }
-  const std::vector<std::string> known = runtime::Runtime::schedulers();
-  if (config.scheduler.empty() || std::ranges::find(known, config.scheduler) != known.end()) return;
-  std::string names;
-  for (const std::string& name : known) {
-    if (!name.starts_with("modular-")) names += name + ", ";
+  if (const std::string problem = runtime::scheduler_problem(config.scheduler); !problem.empty())
+    throw ConfigError(file.source, "runtime.scheduler", problem);
+  try {
+    (void)runtime::Environment::read();
+  } catch (const std::invalid_argument& error) {
+    throw ConfigError("", "", error.what());
   }
-  throw ConfigError(file.source, "runtime.scheduler",
-                    "is \"" + config.scheduler + "\"; this StarPU has " + names + "modular-...");
 }
 
 // ---- Training --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@
 #include "data/synthetic.hpp"
 #include "models/zoo.hpp"
 #include "runtime/cluster.hpp"
+#include "runtime/environment.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/random.hpp"
 #include "stpt/evaluator.hpp"
@@ -282,12 +283,11 @@ models::LoweringOptions Experiment::lowering() const {
 
 GpuChoice Experiment::find_gpus(const ConfigSource& source) const {
   const runtime::Cluster& cluster = runtime::Cluster::current();
-  const char* asked = std::getenv("STARPU_NCUDA");
+  const runtime::Environment wanted = runtime::Environment::read();
   const int most = codelets::has_cuda ? runtime::Runtime::most_gpus() : 0;
   const std::vector<runtime::Gpu> found = runtime::find_gpus();
   GpuChoice choice =
-      choose_gpus(found, asked != nullptr ? std::optional(std::atoi(asked)) : std::nullopt, most,
-                  cluster.rank_on_host(), cluster.ranks_on_host());
+      choose_gpus(found, wanted.gpus, most, cluster.rank_on_host(), cluster.ranks_on_host());
   if (config.runtime.require_cuda && (choice.gpus.empty() || !choice.shortage.empty())) {
     throw ConfigError(source, "runtime.require_cuda",
                       choice.shortage.empty() ? "is true, but no GPU was found" : choice.shortage);
@@ -299,6 +299,8 @@ GpuChoice Experiment::find_gpus(const ConfigSource& source) const {
                             "; cores compute in float32 only, and " +
                             (choice.shortage.empty() ? "no GPU is used" : choice.shortage));
     }
+    if (config.runtime.cpu_workers == 0 && wanted.cpu_workers == 0)
+      throw ConfigError("", "STARPU_NCPU", "is 0 and no GPU is used; must be at least 1");
     return choice;
   }
   // StarPU leaves a tenth of a GPU's memory to others, and libraries take some.
@@ -317,8 +319,7 @@ GpuChoice Experiment::find_gpus(const ConfigSource& source) const {
   const auto pieces = std::max(static_cast<std::size_t>(most_local_workers()), most_candidates());
   choice.workers_per_gpu =
       workers_per_gpu(pieces, choice.gpus.size(), memory - models, activation_bytes());
-  if (const char* wanted = std::getenv("STARPU_NWORKER_PER_CUDA"); wanted != nullptr)
-    choice.workers_per_gpu = std::max(1, std::atoi(wanted));
+  choice.workers_per_gpu = wanted.workers_per_gpu.value_or(choice.workers_per_gpu);
   return choice;
 }
 

@@ -15,6 +15,7 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -257,6 +258,32 @@ TEST_CASE("Bad input ends with status 2, one line and nothing written", "[execut
   CHECK(lines_in(outcome.err) == 1);
   CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("stpt_starpu: " + expected));
   CHECK(snapshot(folder) == before);
+}
+
+TEST_CASE("An environment that StarPU cannot use is bad input", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const WithEnvironment no_gpus("STARPU_NCUDA", "0");
+  const auto [variable, value] =
+      GENERATE(table<std::string, std::string>({{"STARPU_NCPU", "abc"},
+                                                {"STARPU_NCPU", "-1"},
+                                                {"STARPU_NCPU", "0"},
+                                                {"STARPU_NCPUS", "1.5"},
+                                                {"STARPU_NCUDA", "x"},
+                                                {"STARPU_NWORKER_PER_CUDA", "-1"},
+                                                {"STARPU_SCHED", "swift"}}));
+  CAPTURE(variable, value);
+  const WithEnvironment environment(variable, value);
+  const auto before = snapshot(program.folder());
+  for (const Arguments& arguments : {Arguments{"--config", "run.json", "--output", "out"},
+                                     Arguments{"--config", "run.json", "--validate"}}) {
+    const Outcome outcome = program.run(arguments);
+    CHECK(outcome.status == 2);
+    CHECK(outcome.out.empty());
+    CHECK(lines_in(outcome.err) == 1);
+    CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("stpt_starpu: " + variable + ": is "));
+    CHECK(snapshot(program.folder()) == before);
+  }
 }
 
 TEST_CASE("Bad data end with status 2, one line and nothing written", "[executable]") {
@@ -774,6 +801,11 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
       fs::remove(program.folder() / "out" / file);
     write_file(program.folder() / "out" / "config.json", "");
     expected = "out/config.json:1:1: the text is empty";
+  }
+  std::optional<WithEnvironment> environment;
+  SECTION("no core to train on") {
+    environment.emplace("STARPU_NCPU", "0");
+    expected = "STARPU_NCPU: is 0 and no GPU is used; must be at least 1";
   }
   SECTION("metrics that are gone") {
     fs::remove(program.folder() / "out" / "metrics.jsonl");

@@ -1,0 +1,59 @@
+#include "runtime/environment.hpp"
+
+#include <starpu.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <stdexcept>
+#include <string_view>
+#include <vector>
+
+#include "runtime/runtime.hpp"
+
+namespace stpt::runtime {
+namespace {
+
+std::optional<int> number(const char* variable, int low, int high) {
+  const char* const value = std::getenv(variable);
+  if (value == nullptr) return std::nullopt;
+  const std::string_view text = value;
+  int result = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), result);
+  if (error == std::errc() && end == text.data() + text.size() && low <= result && result <= high)
+    return result;
+  throw std::invalid_argument(std::string(variable) + ": is \"" + value +
+                              "\"; must be a whole number from " + std::to_string(low) + " to " +
+                              std::to_string(high) + ", or not set");
+}
+
+}  // namespace
+
+Environment Environment::read() {
+  constexpr int most_gpus = 4096;  // what there are of so many is another question
+  Environment environment;
+  environment.cpu_workers = number("STARPU_NCPUS", 0, Runtime::most_cpu_workers());
+  if (const auto newer = number("STARPU_NCPU", 0, Runtime::most_cpu_workers()))
+    environment.cpu_workers = newer;
+  environment.gpus = number("STARPU_NCUDA", 0, most_gpus);
+  environment.workers_per_gpu = number("STARPU_NWORKER_PER_CUDA", 1, STARPU_NMAXWORKERS - 1);
+  // A library of schedulers has names of its own.
+  const char* const scheduler = std::getenv("STARPU_SCHED");
+  if (scheduler != nullptr && std::getenv("STARPU_SCHED_LIB") == nullptr) {
+    const std::string problem = scheduler_problem(scheduler);
+    if (!problem.empty()) throw std::invalid_argument("STARPU_SCHED: " + problem);
+  }
+  return environment;
+}
+
+std::string scheduler_problem(const std::string& name) {
+  const std::vector<std::string> known = Runtime::schedulers();
+  if (name.empty() || std::ranges::find(known, name) != known.end()) return "";
+  std::string names;
+  for (const std::string& other : known) {
+    if (!other.starts_with("modular-")) names += other + ", ";
+  }
+  return "is \"" + name + "\"; this StarPU has " + names + "modular-...";
+}
+
+}  // namespace stpt::runtime

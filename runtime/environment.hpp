@@ -1,0 +1,22 @@
+// What StarPU's environment variables ask for.
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace stpt::runtime {
+
+struct Environment {
+  std::optional<int> cpu_workers;      ///< STARPU_NCPU, else STARPU_NCPUS, its older name
+  std::optional<int> gpus;             ///< STARPU_NCUDA
+  std::optional<int> workers_per_gpu;  ///< STARPU_NWORKER_PER_CUDA
+
+  /// Throws std::invalid_argument, which names the variable, where one of these or STARPU_SCHED has
+  /// a value that StarPU would abort for, or take for another one.
+  [[nodiscard]] static Environment read();
+};
+
+/// What is wrong with a scheduler's name, as in `is "x"; this StarPU has ...`; empty if nothing is.
+[[nodiscard]] std::string scheduler_problem(const std::string& name);
+
+}  // namespace stpt::runtime

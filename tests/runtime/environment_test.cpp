@@ -1,0 +1,71 @@
+#include "runtime/environment.hpp"
+
+#include <stdexcept>
+#include <string>
+
+#include "runtime/runtime.hpp"
+#include "tests/catch.hpp"
+#include "tests/gpu.hpp"
+#include "tests/runtime/runtime_testing.hpp"
+
+namespace stpt::runtime {
+namespace {
+
+using testing::contains;
+using testing::WithEnvironment;
+
+std::string refusal(const std::string& variable, const std::string& value) {
+  const WithEnvironment environment(variable, value);
+  return testing::message_of<std::invalid_argument>([] { (void)Environment::read(); });
+}
+
+TEST_CASE("numbers in StarPU's environment are read", "[environment]") {
+  const WithEnvironment gpus("STARPU_NCUDA", "8"), streams("STARPU_NWORKER_PER_CUDA", "4");
+  const WithEnvironment older("STARPU_NCPUS", "3");
+  CHECK(Environment::read().gpus == 8);
+  CHECK(Environment::read().workers_per_gpu == 4);
+  CHECK(Environment::read().cpu_workers == 3);
+  const WithEnvironment newer("STARPU_NCPU", "0");  // GPUs may do without
+  CHECK(Environment::read().cpu_workers == 0);
+}
+
+TEST_CASE("what StarPU would abort for is refused", "[environment]") {
+  const std::string most = std::to_string(Runtime::most_cpu_workers());
+  for (const char* variable : {"STARPU_NCPU", "STARPU_NCPUS"}) {
+    for (const char* value : {"abc", "1.5", "1,2", "1e3", "-1", "", " 2", "2 ", "99999999999"}) {
+      CAPTURE(variable, value);
+      CHECK(refusal(variable, value) == std::string(variable) + ": is \"" + value +
+                                            "\"; must be a whole number from 0 to " + most +
+                                            ", or not set");
+    }
+    CHECK(contains(refusal(variable, std::to_string(Runtime::most_cpu_workers() + 1)), most));
+    CHECK(refusal(variable, most).empty());
+  }
+  for (const char* variable : {"STARPU_NCUDA", "STARPU_NWORKER_PER_CUDA"}) {
+    for (const char* value : {"x", "-1", "1.5", ""}) {
+      CAPTURE(variable, value);
+      CHECK(contains(refusal(variable, value), std::string(variable) + ": is \"" + value + "\"; "));
+    }
+  }
+  CHECK(refusal("STARPU_NCUDA", "0").empty());
+  CHECK(contains(refusal("STARPU_NWORKER_PER_CUDA", "0"), "whole number from 1 to "));
+}
+
+TEST_CASE("a scheduler in StarPU's environment is one that it has", "[environment]") {
+  CHECK(refusal("STARPU_SCHED", "dmda").empty());
+  CHECK(refusal("STARPU_SCHED", "").empty());  // to StarPU as if it were not set
+  const std::string problem = refusal("STARPU_SCHED", "swift");
+  CHECK(contains(problem, "STARPU_SCHED: is \"swift\"; this StarPU has "));
+  CHECK(contains(problem, "lws, "));
+  const WithEnvironment library("STARPU_SCHED_LIB", "/opt/schedulers.so");
+  CHECK(refusal("STARPU_SCHED", "swift").empty());
+}
+
+TEST_CASE("a runtime does not start in an environment that cannot be", "[environment]") {
+  const WithEnvironment environment("STARPU_NCPU", "two");
+  CHECK_THROWS_AS(Runtime({.cpu_workers = 1, .scheduler = {}}), std::invalid_argument);
+  CHECK_FALSE(Runtime::alive());
+}
+
+}  // namespace
+}  // namespace stpt::runtime
