@@ -13,13 +13,6 @@ namespace {
 constexpr std::uint32_t grid = 4;  // random values per side of a pattern
 using Grid = std::array<int, std::size_t{grid} * grid>;
 
-void check(const char* key, std::int64_t value, std::int64_t low, std::int64_t high) {
-  if (value < low || value > high) {
-    throw DataError("data.synthetic." + std::string(key) + ": " + std::to_string(value) +
-                    "; must lie between " + std::to_string(low) + " and " + std::to_string(high));
-  }
-}
-
 /// Bilinear interpolation of a grid that repeats in both directions, in integers, so that every
 /// machine makes the same pixels.
 std::vector<std::uint8_t> upsample(const Grid& values, int height, int width) {
@@ -111,20 +104,38 @@ std::shared_ptr<const Dataset> make_set(const SyntheticOptions& options, std::ui
 
 }  // namespace
 
-DatasetPair make_synthetic(const SyntheticOptions& options, std::uint64_t seed) {
-  check("classes", options.classes, 2, 256);
-  check("channels", options.channels, 1, 64);
-  check("height", options.height, 1, 1024);
-  check("width", options.width, 1, 1024);
-  check("train_images", options.train_images, options.classes, 10'000'000);
-  check("test_images", options.test_images, 1, 10'000'000);
-  const std::int64_t bytes = (std::int64_t{options.train_images} + options.test_images) *
-                             options.channels * options.height * options.width;
-  constexpr std::int64_t max_bytes = std::int64_t{16} << 30U;
-  if (bytes > max_bytes) {
-    throw DataError("data.synthetic: the images take " + std::to_string(bytes) +
-                    " bytes; at most " + std::to_string(max_bytes) + " are made");
+std::optional<SyntheticProblem> find_problem(const SyntheticOptions& options) {
+  using namespace synthetic_limits;
+  struct Range {
+    const char* option;
+    std::int64_t value, low, high;
+  };
+  const Range ranges[] = {
+      {"classes", options.classes, 2, classes},
+      {"channels", options.channels, 1, channels},
+      {"height", options.height, 1, side},
+      {"width", options.width, 1, side},
+      // Each class is to be there.
+      {"train_images", options.train_images, options.classes, images},
+      {"test_images", options.test_images, 1, images},
+  };
+  for (const Range& range : ranges) {
+    if (range.value >= range.low && range.value <= range.high) continue;
+    return {{range.option, "is " + std::to_string(range.value) + "; must lie between " +
+                               std::to_string(range.low) + " and " + std::to_string(range.high)}};
   }
+  const std::int64_t image = std::int64_t{options.channels} * options.height * options.width;
+  const std::int64_t all = (std::int64_t{options.train_images} + options.test_images) * image;
+  if (all <= bytes) return std::nullopt;
+  return {{"train_images", "is " + std::to_string(options.train_images) +
+                               "; with the test images " + std::to_string(all) +
+                               " bytes, must be at most " + std::to_string(bytes) + " (" +
+                               std::to_string(bytes / image) + " images of this size)"}};
+}
+
+DatasetPair make_synthetic(const SyntheticOptions& options, std::uint64_t seed) {
+  if (const auto problem = find_problem(options))
+    throw DataError("data.synthetic." + problem->option + ": " + problem->text);
   const std::vector<std::uint8_t> patterns = make_patterns(options, seed);
   return {make_set(options, seed, "train", options.train_images, patterns),
           make_set(options, seed, "test", options.test_images, patterns), "synthetic"};

@@ -12,6 +12,7 @@
 
 #include "data/augmentation.hpp"
 #include "data/image_folder.hpp"
+#include "data/synthetic.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt {
@@ -63,12 +64,6 @@ struct ModelConfig {
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
-struct SyntheticConfig {
-  int classes = 10, channels = 3, height = 32, width = 32;
-  int train_images = 10000, test_images = 2000;
-  friend bool operator==(const SyntheticConfig&, const SyntheticConfig&) = default;
-};
-
 struct DataConfig {
   DataFormat format = DataFormat::idx;
   /// Folder with the data set; empty for idx: Debian's dataset-fashion-mnist.
@@ -87,7 +82,7 @@ struct DataConfig {
   bool alternate_flip = false;       ///< mirror an image in every other epoch instead
   bool random_resized_crop = false;  ///< instead of padding and a crop of fixed size
   bool normalize = true;  ///< to mean 0 and variance 1 per channel over the training images
-  SyntheticConfig synthetic;
+  data::SyntheticOptions synthetic;
   friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };
 

@@ -114,6 +114,14 @@ const std::vector<Rule>& rules() {
          return Problem{"data.hold_out", "is 0, but policy " + policy_name(config) +
                                              " scores candidates on the hold-out; must be above 0"};
        }},
+      {"`data.synthetic.train_images` is at least `classes`, and all synthetic images have at most "
+       "16 GiB of pixels, where `data.format` is synthetic.",
+       [](const Config& config) -> MaybeProblem {
+         if (config.data.format != DataFormat::synthetic) return std::nullopt;
+         const auto problem = data::find_problem(config.data.synthetic);
+         if (!problem) return std::nullopt;
+         return Problem{"data.synthetic." + problem->option, problem->text};
+       }},
       {"The hold-out leaves at least the images of one iteration to train on. `stpt.alpha` is at "
        "most the iterations of an epoch, and `stpt.score_window` at most those of Pre-train where "
        "`stpt.score` is training_window.",

@@ -47,12 +47,8 @@ data::DatasetPair load(const Config& config) {
           data::load_image_folder(config.data.path, {config.data.image_size, config.data.resize,
                                                      config.data.bad_image_limit}),
           cache_limit(config.data));
-    case DataFormat::synthetic: {
-      const SyntheticConfig& synthetic = config.data.synthetic;
-      return data::make_synthetic({synthetic.classes, synthetic.channels, synthetic.height,
-                                   synthetic.width, synthetic.train_images, synthetic.test_images},
-                                  config.training.seed);
-    }
+    case DataFormat::synthetic:
+      return data::make_synthetic(config.data.synthetic, config.training.seed);
   }
   throw std::logic_error("load: unknown data format");
 }

@@ -83,16 +83,19 @@ TEST_CASE("Senseless synthetic sizes are refused", "[synthetic]") {
   const auto error = [](SyntheticOptions options) {
     return error_of([&] { (void)make_synthetic(options, 1); });
   };
-  CHECK(error({1, 3, 32, 32, 100, 10}) == "data.synthetic.classes: 1; must lie between 2 and 256");
-  CHECK(error({10, 0, 32, 32, 100, 10}) == "data.synthetic.channels: 0; must lie between 1 and 64");
+  CHECK(error({1, 3, 32, 32, 100, 10}) ==
+        "data.synthetic.classes: is 1; must lie between 2 and 256");
+  CHECK(error({10, 0, 32, 32, 100, 10}) ==
+        "data.synthetic.channels: is 0; must lie between 1 and 64");
   CHECK(error({10, 3, -1, 32, 100, 10}) ==
-        "data.synthetic.height: -1; must lie between 1 and 1024");
+        "data.synthetic.height: is -1; must lie between 1 and 1024");
   CHECK(error({10, 3, 32, 5000, 100, 10}) ==
-        "data.synthetic.width: 5000; must lie between 1 and 1024");
+        "data.synthetic.width: is 5000; must lie between 1 and 1024");
   CHECK(error({10, 3, 32, 32, 9, 10}) ==
-        "data.synthetic.train_images: 9; must lie between 10 and 10000000");
+        "data.synthetic.train_images: is 9; must lie between 10 and 10000000");
   CHECK(error({10, 3, 32, 32, 100, 0}) ==
-        "data.synthetic.test_images: 0; must lie between 1 and 10000000");
+        "data.synthetic.test_images: is 0; must lie between 1 and 10000000");
   CHECK(error({10, 64, 1024, 1024, 10000, 1}) ==
-        "data.synthetic: the images take 671155748864 bytes; at most 17179869184 are made");
+        "data.synthetic.train_images: is 10000; with the test images 671155748864 bytes, must be "
+        "at most 17179869184 (256 images of this size)");
 }

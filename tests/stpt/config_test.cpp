@@ -269,6 +269,29 @@ TEST_CASE("values out of range", "[config]") {
         "2");
 }
 
+TEST_CASE("synthetic images that cannot be made", "[config]") {
+  const auto error = [](const std::string& synthetic) {
+    return error_of(R"({"data": {"format": "synthetic", "synthetic": {)" + synthetic + "}}}");
+  };
+  // Each key's range is that of the images, and docs/config.md has it.
+  const std::string place = "run.json: data.synthetic.";
+  CHECK(error(R"("height": 1025)") ==
+        place + "height: is 1025; must be a whole number from 1 to 1024");
+  CHECK(error(R"("width": 1025)") ==
+        place + "width: is 1025; must be a whole number from 1 to 1024");
+  CHECK(error(R"("channels": 65)") ==
+        place + "channels: is 65; must be a whole number from 1 to 64");
+  CHECK(error(R"("train_images": 10000000000)") ==
+        place + "train_images: is 10000000000; must be a whole number from 1 to 10000000");
+  CHECK(error(R"("classes": 3, "train_images": 2)") ==
+        place + "train_images: is 2; must lie between 3 and 10000000");
+  CHECK(error(R"("channels": 64, "height": 1024, "width": 1024)")
+            .starts_with(place + "train_images: is 10000; with the test images 805306368000 "));
+  // What nobody asks for may be as large as its range.
+  CHECK(error_of(R"({"data": {"synthetic": {"classes": 200, "train_images": 100}}})") ==
+        "no error");
+}
+
 TEST_CASE("candidates that cannot be", "[config]") {
   const std::string right =
       "must be a set's name (search, raise, refine, narrow, middle, wide, table2, unchanged) or a "
