@@ -300,7 +300,9 @@ int train(const CommandLine& line, const std::string& version) {
 
 std::string memory_text(std::uint64_t bytes) {
   const double mebibytes = static_cast<double>(bytes) / (1024.0 * 1024.0);
-  return mebibytes < 1024 ? format("%.0f MiB", mebibytes) : format("%.1f GiB", mebibytes / 1024);
+  if (mebibytes < 1) return "less than 1 MiB";
+  return mebibytes < 1024 ? format("about %.0f MiB", mebibytes)
+                          : format("about %.1f GiB", mebibytes / 1024);
 }
 
 std::string validate_run(const CommandLine& line) {
@@ -309,14 +311,14 @@ std::string validate_run(const CommandLine& line) {
   check_runtime(file);
   // All that the trainer does before it trains.
   const Experiment experiment(file.config, file.source);
-  const auto count = [](std::size_t value) { return format_count(static_cast<double>(value)); };
   return file.source.file() + ": ok\n" + experiment.network.name + ": " +
-         format_count(static_cast<double>(experiment.network.parameter_count())) + " parameters; " +
-         count(experiment.split.training.size()) + " training, " +
-         count(experiment.split.hold_out.size()) + " hold-out and " +
-         count(experiment.data.test->size()) + " test images; " +
-         std::to_string(experiment.iterations_per_epoch) + " iterations per epoch; about " +
-         memory_text(experiment.memory_bytes()) + " of memory\n";
+         format_count(experiment.network.parameter_count()) + " parameters; " +
+         format_count(experiment.split.training.size()) + " training, " +
+         format_count(experiment.split.hold_out.size()) + " hold-out and " +
+         format_count(experiment.data.test->size()) + " test images; " +
+         std::to_string(experiment.iterations_per_epoch) + " iterations per epoch; " +
+         memory_text(experiment.memory_bytes()) +
+         " of memory for training, besides the program and the data set as loaded\n";
 }
 
 /// The model of the run's last checkpoint, which the run directory alone must suffice for.
@@ -347,7 +349,7 @@ std::string export_model(const CommandLine& line) {
   for (const EpochRecord& epoch : run.epochs) iterations += epoch.iterations;
   export_weights(file, network, checkpoint.model, iterations);
   return file.string() + ": " + network.name + " after epoch " + std::to_string(checkpoint.epoch) +
-         ", " + format_count(static_cast<double>(network.parameter_count())) + " parameters\n";
+         ", " + format_count(network.parameter_count()) + " parameters\n";
 }
 
 std::string models_table() {
@@ -360,8 +362,8 @@ std::string models_table() {
     rows.push_back(
         {info.name,
          std::to_string(input.c) + "x" + std::to_string(input.h) + "x" + std::to_string(input.w),
-         format_count(static_cast<double>(network.parameter_count())),
-         format("%.2f", network.flops_per_image() / 1e6), info.description});
+         format_count(network.parameter_count()), format("%.2f", network.flops_per_image() / 1e6),
+         info.description});
   }
   std::array<std::size_t, 5> widths{};
   for (const auto& row : rows) {

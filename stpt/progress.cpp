@@ -77,16 +77,19 @@ std::string format_duration(double seconds) {
   return format("%lld:%02lld", minutes, whole % 60);
 }
 
-std::string format_count(double value) {
-  if (!std::isfinite(value)) return "?";
-  if (value > 0 && value < 10) return format("%.1f", value);
-  std::string digits = format("%.0f", value);
-  const std::size_t first = digits[0] == '-' ? 1 : 0;
-  for (std::size_t place = digits.size(); place > first + 3;) {
+std::string format_count(std::uint64_t value) {
+  std::string digits = std::to_string(value);
+  for (std::size_t place = digits.size(); place > 3;) {
     place -= 3;
     digits.insert(place, 1, ' ');
   }
   return digits;
+}
+
+std::string format_rate(double value) {
+  if (!std::isfinite(value) || value < 0) return "?";
+  if (value > 0 && value < 10) return format("%.1f", value);
+  return format_count(static_cast<std::uint64_t>(std::llround(std::min(value, 1e15))));
 }
 
 std::string format_learning_rate(double value) { return format("%.3g", value); }
@@ -110,8 +113,7 @@ std::string format_epoch(const EpochRecord& record, int epochs) {
     line += " (warm-up)";
   }
   line += "  train " + percent(record.train_top1) + "  test " + percent(record.test_top1);
-  if (record.images_per_second > 0)
-    line += "  " + format_count(record.images_per_second) + " img/s";
+  if (record.images_per_second > 0) line += "  " + format_rate(record.images_per_second) + " img/s";
   return line + "  " + format_duration(record.seconds);
 }
 
@@ -163,7 +165,7 @@ void ProgressLine::update(const ProgressState& state) {
            {"lr " + format_learning_rate(state.learning_rate), 3},
            {state.train_top1 ? "train " + percent(*state.train_top1) : "", 4},
            {state.test_top1 ? "test " + percent(*state.test_top1) : "", 6},
-           {state.images_per_second > 0 ? format_count(state.images_per_second) + " img/s" : "", 7},
+           {state.images_per_second > 0 ? format_rate(state.images_per_second) + " img/s" : "", 7},
            {eta, 1}},
           room);
   if (terminal_) {

@@ -64,9 +64,10 @@ class ProgressLine {
   std::size_t drawn_columns_ = 0;  ///< of the line that stands there now
 };
 
-/// The parts, for tests and the report: "1:02:03", "3 120", "0.0125", and the whole lines.
+/// The parts, for tests and the report: "1:02:03", "3 120", "7.5", "0.0125", and the whole lines.
 [[nodiscard]] std::string format_duration(double seconds);
-[[nodiscard]] std::string format_count(double value);
+[[nodiscard]] std::string format_count(std::uint64_t value);
+[[nodiscard]] std::string format_rate(double value);  ///< below 10 with a decimal
 [[nodiscard]] std::string format_learning_rate(double value);
 [[nodiscard]] std::string format_epoch(const EpochRecord& record, int epochs);
 

@@ -463,6 +463,18 @@ TEST_CASE("a run is only checked by --validate, and nothing written", "[executab
   CHECK(snapshot(program.folder()) == before);
 }
 
+TEST_CASE("--validate counts in whole numbers", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  Arguments arguments = {"--validate", "--config", "run.json"};
+  for (const char* override : {"data.hold_out=8", "data.synthetic.test_images=7",
+                               "data.synthetic.height=2", "data.synthetic.width=2"})
+    arguments.insert(arguments.end(), {"--set", override});
+  const std::string said = program.run(arguments).out;
+  CHECK_THAT(said, Catch::Matchers::Contains("; 632 training, 8 hold-out and 7 test images; "));
+  CHECK_THAT(said, Catch::Matchers::Contains(" MiB of memory for training, "));
+}
+
 TEST_CASE("Output that cannot be written is a failure", "[executable]") {
   Program program;
   program.start({"--help"});

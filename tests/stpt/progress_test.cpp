@@ -68,10 +68,14 @@ TEST_CASE("numbers as people read them", "[progress]") {
   CHECK(format_duration(-1) == "?");
   CHECK(format_duration(std::numeric_limits<double>::infinity()) == "?");
   CHECK(format_count(0) == "0");
-  CHECK(format_count(7.25) == "7.2");
+  CHECK(format_count(7) == "7");
   CHECK(format_count(312) == "312");
   CHECK(format_count(3120) == "3 120");
-  CHECK(format_count(1234567.8) == "1 234 568");
+  CHECK(format_count(1234567) == "1 234 567");
+  CHECK(format_rate(0) == "0");
+  CHECK(format_rate(7.25) == "7.2");
+  CHECK(format_rate(3120.4) == "3 120");
+  CHECK(format_rate(std::numeric_limits<double>::infinity()) == "?");
   CHECK(format_learning_rate(0.25) == "0.25");
   CHECK(format_learning_rate(0.1 * 1.17) == "0.117");
   CHECK(format_learning_rate(0.0001) == "0.0001");
