@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <fstream>
 #include <ios>
+#include <string_view>
 #include <system_error>
 
 #include "stpt/config.hpp"
@@ -25,6 +26,9 @@ std::string read_run_file(const std::filesystem::path& path, const std::string& 
   }
   if (!in.eof()) throw ConfigError(path.string(), "", "is larger than 16 MiB; " + hint);
   text.resize(static_cast<std::size_t>(in.gcount()));
+  // Some editors begin UTF-8 with a byte order mark, which JSON does not know.
+  constexpr std::string_view mark = "\xef\xbb\xbf";
+  if (text.starts_with(mark)) text.erase(0, mark.size());
   return text;
 }
 

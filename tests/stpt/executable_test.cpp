@@ -475,6 +475,14 @@ TEST_CASE("--validate counts in whole numbers", "[executable]") {
   CHECK_THAT(said, Catch::Matchers::Contains(" MiB of memory for training, "));
 }
 
+TEST_CASE("A run file may begin with a byte order mark", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", std::string("\xef\xbb\xbf") + small_run);
+  const Outcome outcome = program.run({"--print-config", "--config", "run.json"});
+  CHECK(outcome.err.empty());
+  CHECK(outcome.out == print_config(parse_config(small_run, "run.json")));
+}
+
 TEST_CASE("Output that cannot be written is a failure", "[executable]") {
   Program program;
   program.start({"--help"});
