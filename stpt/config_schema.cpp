@@ -40,13 +40,6 @@ namespace {
 
 // ---- Values ----------------------------------------------------------------------------------
 
-std::optional<double> to_number(const json::value& value) {
-  if (const std::int64_t* number = value.if_int64()) return static_cast<double>(*number);
-  if (const std::uint64_t* large = value.if_uint64()) return static_cast<double>(*large);
-  if (const double* real = value.if_double()) return *real;
-  return std::nullopt;
-}
-
 struct NumberRange {
   double low;
   bool with_low;
@@ -89,7 +82,7 @@ Key whole(std::string path, Field field, std::type_identity_t<WholeRange<T>> ran
           [field](const Config& config) { return json::value(field(config)); },
           [field, range](Config& config, const json::value& value, const std::string& where) {
             const std::optional<T> number = to_whole<T>(value);
-            if (!number || !range.has(*number)) refuse(where, value, range.text());
+            if (!number || !range.has(*number)) refuse(where, value, range.text_for(value));
             field(config) = *number;
           }};
 }
@@ -269,7 +262,7 @@ ScheduleEntry to_schedule_entry(const json::value& value, const std::string& pat
   const WholeRange<int> range{1};
   const json::value& epoch = object->at("from_epoch");
   const std::optional<int> from = to_whole<int>(epoch);
-  if (!from || !range.has(*from)) refuse(path + ".from_epoch", epoch, range.text());
+  if (!from || !range.has(*from)) refuse(path + ".from_epoch", epoch, range.text_for(epoch));
   entry.from_epoch = *from;
   entry.candidates = to_candidates(object->at("candidates"), path + ".candidates");
   return entry;
@@ -319,7 +312,8 @@ Key epochs_key(std::string path, Field field, std::string meaning) {
             for (const json::value& element : *array) {
               const std::optional<int> epoch = to_whole<int>(element);
               if (!epoch || !range.has(*epoch)) {
-                refuse(where + "[" + std::to_string(epochs.size()) + "]", element, range.text());
+                refuse(where + "[" + std::to_string(epochs.size()) + "]", element,
+                       range.text_for(element));
               }
               epochs.push_back(*epoch);
             }

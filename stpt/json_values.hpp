@@ -11,6 +11,13 @@
 
 namespace stpt {
 
+[[nodiscard]] inline std::optional<double> to_number(const boost::json::value& value) {
+  if (const std::int64_t* number = value.if_int64()) return static_cast<double>(*number);
+  if (const std::uint64_t* large = value.if_uint64()) return static_cast<double>(*large);
+  if (const double* real = value.if_double()) return *real;
+  return std::nullopt;
+}
+
 /// A whole number of type T, also if it is written as 1e3.
 template <typename T>
 [[nodiscard]] std::optional<T> to_whole(const boost::json::value& value) {
@@ -37,6 +44,16 @@ struct WholeRange {
     if (high == std::numeric_limits<T>::max()) {
       return "a whole number of at least " + std::to_string(low);
     }
+    return both();
+  }
+  /// To refuse this value: names what the type can hold only where it is too large for that.
+  [[nodiscard]] std::string text_for(const boost::json::value& value) const {
+    const std::optional<double> number = to_number(value);
+    return number && *number >= static_cast<double>(high) ? both() : text();
+  }
+
+ private:
+  [[nodiscard]] std::string both() const {
     return "a whole number from " + std::to_string(low) + " to " + std::to_string(high);
   }
 };

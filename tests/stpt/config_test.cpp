@@ -244,7 +244,13 @@ TEST_CASE("values out of range", "[config]") {
   CHECK(error_of(R"({"stpt": {"alpha": -1}})") ==
         "run.json: stpt.alpha: is -1; must be a whole number of at least 0");
   CHECK(error_of(R"({"stpt": {"alpha": 3000000000}})") ==
-        "run.json: stpt.alpha: is 3000000000; must be a whole number of at least 0");
+        "run.json: stpt.alpha: is 3000000000; must be a whole number from 0 to 2147483647");
+  CHECK(error_of(R"({"data": {"limit": 9223372036854775808}})") ==
+        "run.json: data.limit: is 9223372036854775808; must be a whole number from 0 to "
+        "9223372036854775807");
+  CHECK(error_of(R"({"training": {"seed": 18446744073709551616}})") ==
+        "run.json: training.seed: is 1.8446744073709552e19; must be a whole number from 0 to "
+        "18446744073709551615");
   CHECK(error_of(R"({"training": {"seed": -1}})") ==
         "run.json: training.seed: is -1; must be a whole number of at least 0");
   CHECK(error_of(R"({"training": {"workers": 0}})") ==
