@@ -1,6 +1,7 @@
 #include "stpt/weights.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <span>
 #include <string>
@@ -33,6 +34,17 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text;
   for (const std::int64_t size : shape) text += (text.empty() ? "" : "x") + std::to_string(size);
   return text.empty() ? "a scalar" : text;
+}
+
+/// Fills the values. A run would end with what is not finite as a diverged one.
+void read_finite(const SafetensorsFile& weights, const fs::path& file, const std::string& name,
+                 std::span<float> values) {
+  weights.read(weights.entries().at(name), std::as_writable_bytes(values));
+  const auto bad = std::ranges::find_if_not(values, [](float x) { return std::isfinite(x); });
+  if (bad == values.end()) return;
+  throw ConfigError(file.string(), "",
+                    "tensor \"" + name + "\" has the value " + std::to_string(*bad) + " at " +
+                        std::to_string(bad - values.begin()) + "; all must be finite numbers");
 }
 
 void check(const SafetensorsFile& weights, const fs::path& file, const models::Network& network) {
@@ -87,7 +99,13 @@ void export_weights(const fs::path& file, const models::Network& network,
 }
 
 void check_weights(const fs::path& file, const models::Network& network) {
-  check(SafetensorsFile(file), file, network);
+  const SafetensorsFile weights(file);
+  check(weights, file, network);
+  std::vector<float> values;
+  for (const models::StateEntry& entry : models::state_dict(network)) {
+    values.resize(entry.elements());
+    read_finite(weights, file, entry.name, values);
+  }
 }
 
 void import_weights(const fs::path& file, const models::Network& network,
@@ -96,7 +114,7 @@ void import_weights(const fs::path& file, const models::Network& network,
   check(weights, file, network);
   for (const models::StateEntry& entry : models::state_dict(network)) {
     const std::span<float> first = entry.in(values);
-    weights.read(weights.entries().at(entry.name), std::as_writable_bytes(first));
+    read_finite(weights, file, entry.name, first);
     for (std::size_t worker = 1; entry.running && worker < values.running.size(); ++worker) {
       std::ranges::copy(first, entry.in(values, worker).begin());
     }

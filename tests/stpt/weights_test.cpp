@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <limits>
 
 #include "models/state_dict.hpp"
 #include "models/zoo.hpp"
@@ -133,6 +134,22 @@ TEST_CASE("weights of something else are refused, and the tensor named", "[weigh
   CHECK(write_changed(nothing, {{"bn.num_batches_tracked", "I64", {0}, {}}}) == "no error");
   CHECK(write_changed(nothing, {{"fc.num_batches_tracked", "I64", {0}, {}}}) ==
         "tensor \"fc.num_batches_tracked\" is none of resnet8's; remove it");
+}
+
+TEST_CASE("weights that are not finite are refused", "[weights]") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "model.safetensors";
+  const Network network = models::make_network("mlp", {1, 1, 4, 4}, 10);
+  ModelValues values = ModelValues::initial(network, 1, 1);
+  const models::StateEntry entry = models::state_dict(network).back();
+  const auto value =
+      GENERATE(std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity());
+  entry.in(values)[3] = value;
+  export_weights(file, network, values, 1);
+  const std::string problem = error_of(file, network);
+  CHECK(problem == "tensor \"" + entry.name + "\" has the value " + std::to_string(value) +
+                       " at 3; all must be finite numbers");
+  CHECK_THROWS_WITH(import_weights(file, network, values), file.string() + ": " + problem);
 }
 
 }  // namespace
