@@ -1,5 +1,6 @@
 #include "stpt/safetensors.hpp"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <boost/json/array.hpp>
@@ -11,6 +12,7 @@
 #include <fstream>
 #include <optional>
 #include <system_error>
+#include <utility>
 
 #include "stpt/config.hpp"
 #include "stpt/json_text.hpp"
@@ -64,6 +66,32 @@ SafetensorsFile::Entry to_entry(const fs::path& file, std::string_view name,
   entry.begin = data_begin + *begin;
   entry.end = data_begin + *end;
   return entry;
+}
+
+/// The format's own rule: the tensors lie one behind the other and fill the rest of the file.
+void check_places(const fs::path& file,
+                  const std::map<std::string, SafetensorsFile::Entry>& entries,
+                  std::uint64_t data_begin, std::uint64_t file_size) {
+  using Named = std::pair<const std::string, SafetensorsFile::Entry>;
+  std::vector<const Named*> in_place;
+  for (const Named& entry : entries) in_place.push_back(&entry);
+  std::ranges::sort(in_place, {}, [](const Named* entry) {
+    return std::pair(entry->second.begin, entry->second.end);
+  });
+  std::uint64_t place = data_begin;
+  for (const Named* entry : in_place) {
+    const auto& [name, tensor] = *entry;
+    if (tensor.begin != place) {
+      refuse(file, "is damaged (tensor " + in_quotes(name) +
+                       (tensor.begin < place ? " overlaps another one" : " lies behind a gap") +
+                       "); use a copy of it");
+    }
+    place = tensor.end;
+  }
+  if (place != file_size) {
+    refuse(file, "is damaged (" + std::to_string(file_size - place) +
+                     " bytes behind the last tensor belong to none); use a copy of it");
+  }
 }
 
 }  // namespace
@@ -124,6 +152,7 @@ SafetensorsFile::SafetensorsFile(const fs::path& file) : file_(file) {
       entries_[std::string(name)] =
           to_entry(file, name, value, size_bytes.size() + size, file_size);
     }
+    check_places(file, entries_, size_bytes.size() + size, file_size);
   } catch (const JsonError& problem) {
     refuse(file, std::string("is no safetensors file (its header: ") + problem.what() + ")");
   }

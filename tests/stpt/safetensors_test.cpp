@@ -120,6 +120,28 @@ TEST_CASE("files that are damaged or something else are refused", "[safetensors]
   }
 }
 
+TEST_CASE("a file is all tensors, one behind the other", "[safetensors]") {
+  const auto file = [](const std::string& x, const std::string& y, std::size_t bytes) {
+    const auto tensor = [](const char* name, const std::string& place) {
+      return "\"" + std::string(name) + R"(": {"dtype": "F32", "shape": [1], "data_offsets": )" +
+             place + "}";
+    };
+    const std::string header = "{" + tensor("x", x) + "," + tensor("y", y) + "}";
+    return refusal(with_size(header + std::string(bytes, 'z'), header.size()));
+  };
+  CHECK(file("[4, 8]", "[0, 4]", 8) == "no error");
+  CHECK(file("[4, 8]", "[4, 8]", 8) ==
+        "is damaged (tensor \"x\" lies behind a gap); use a copy of it");
+  CHECK(file("[0, 4]", "[0, 4]", 4) ==
+        "is damaged (tensor \"y\" overlaps another one); use a copy of it");
+  CHECK(file("[0, 4]", "[2, 6]", 6) ==
+        "is damaged (tensor \"y\" overlaps another one); use a copy of it");
+  CHECK(file("[0, 4]", "[5, 9]", 9) ==
+        "is damaged (tensor \"y\" lies behind a gap); use a copy of it");
+  CHECK(file("[0, 4]", "[4, 8]", 11) ==
+        "is damaged (3 bytes behind the last tensor belong to none); use a copy of it");
+}
+
 TEST_CASE("files that are not there, or cannot be, are refused", "[safetensors]") {
   const TemporaryFolder folder;
   const auto missing = folder.path() / "b.safetensors";
