@@ -191,9 +191,16 @@ std::string help_text() {
       "\n"
       "environment:\n"
       "  STARPU_NCPU    cores to use (default: all)\n"
+      "  STARPU_NCUDA   GPUs to use (default: all)\n"
       "  STARPU_SCHED   StarPU's scheduling policy where the run file names none (default: lws)\n"
       "\n"
-      "exit status: 0 done, 1 the run failed, 2 the command line, run file or data is wrong\n";
+      "exit status:\n"
+      "  0    done\n"
+      "  1    the run failed\n"
+      "  2    the command line, run file, environment or data is wrong; nothing was written\n"
+      "  130  SIGINT (Ctrl-C) stopped the run after a step; 143: SIGTERM did. --resume goes on "
+      "with\n"
+      "       it. A second signal kills it\n";
   return out;
 }
 

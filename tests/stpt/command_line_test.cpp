@@ -97,7 +97,7 @@ TEST_CASE("the help names every option and fits a terminal", "[command_line]") {
   for (const char* word :
        {"--config FILE", "--set KEY=VALUE", "--output DIR", "--resume DIR", "--validate",
         "--export DIR", "--to FILE", "--print-config ", "--print-config-docs", "--list-models",
-        "--help", "--version", "STARPU_NCPU", "STARPU_SCHED"}) {
+        "--help", "--version", "STARPU_NCPU", "STARPU_NCUDA", "STARPU_SCHED", "130", "143"}) {
     INFO(word);
     CHECK(help.find(word) != std::string::npos);
   }
