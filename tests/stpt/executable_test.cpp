@@ -463,7 +463,7 @@ TEST_CASE("a run is only checked by --validate, and nothing written", "[executab
   CHECK(snapshot(program.folder()) == before);
 }
 
-TEST_CASE("--validate counts in whole numbers", "[executable]") {
+TEST_CASE("Counts are whole numbers in what --validate says", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
   Arguments arguments = {"--validate", "--config", "run.json"};
