@@ -92,7 +92,8 @@ inline constexpr std::array names<PretrainBatch> = {
           "the batch of all workers together, so that a candidate is judged by the batch it will "
           "be used with (as the paper simulates it)"},
     Named{PretrainBatch::worker, "worker",
-          "the batch of one worker: cheap, but judges another noise (the paper's Figure 1)"},
+          "the batch of one worker, or of the few that few_candidates gives it: cheap, but judges "
+          "another noise (the paper's Figure 1)"},
 };
 template <>
 inline constexpr std::array names<LrScaling> = {
@@ -178,7 +179,8 @@ inline constexpr std::array names<ManyCandidates> = {
 };
 template <>
 inline constexpr std::array names<FewCandidates> = {
-    Named{FewCandidates::groups, "groups", "several workers share a candidate's batch"},
+    Named{FewCandidates::groups, "groups",
+          "workers / candidates, rounded down, train each candidate, every one on a batch"},
     Named{FewCandidates::idle, "idle", "the others wait"},
 };
 

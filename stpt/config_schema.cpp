@@ -516,7 +516,8 @@ const std::vector<Key>& schema() {
       whole("stpt.score_window", STPT_FIELD(stpt.score_window), {1},
             "Score training_window: so many last iterations are averaged."),
       choice("stpt.tie_rule", STPT_FIELD(stpt.tie_rule),
-             "When candidates score about the same. Where `candidates` or `schedule` is given and "
+             "When candidates score about the same on images, by accuracy; by loss or in the "
+             "training window, exactly the same. Where `candidates` or `schedule` is given and "
              "this is not: prefer_unchanged, since with larger a set that is tried in many epochs "
              "makes the learning rate climb as soon as all score well."),
       choice("stpt.replica_data", STPT_FIELD(stpt.replica_data),
@@ -525,18 +526,20 @@ const std::vector<Key>& schema() {
              "Batch normalisation's running averages after the choice."),
       whole("stpt.recalibration_batches", STPT_FIELD(stpt.recalibration_batches), {1},
             "With running_statistics recalibrate."),
-      choice("stpt.momentum", STPT_FIELD(stpt.momentum), "The momentum buffer after the choice."),
+      choice("stpt.momentum", STPT_FIELD(stpt.momentum),
+             "The momentum buffer after the choice, with winner_progress kept."),
       choice("stpt.winner_progress", STPT_FIELD(stpt.winner_progress),
              "What the winner learnt in Pre-train."),
       number("stpt.divergence_factor", STPT_FIELD(stpt.divergence_factor), at_least(0),
              "A candidate whose loss exceeds so many times the loss at the start, or that of a "
-             "network that guesses, is out, and costs no more; 0: only one whose loss is not a "
-             "finite number."),
+             "network that guesses, is out, and costs no more; 0, or where there is no other "
+             "candidate: only one whose loss is not a finite number."),
       whole("stpt.max_retries", STPT_FIELD(stpt.max_retries), {0, 100},
             "When every candidate is out, the base learning rate is halved and Pre-train repeated, "
             "so many times before the run fails."),
       choice("stpt.drift_limit", STPT_FIELD(stpt.drift_limit),
-             "Keeps the base learning rate from running away."),
+             "Keeps the base of the next candidates from running away; a learning rate that was "
+             "chosen trains as it is."),
       number("stpt.clamp_low", STPT_FIELD(stpt.clamp_low), {0, false, 1, true},
              "With drift_limit clamp."),
       number("stpt.clamp_high", STPT_FIELD(stpt.clamp_high), at_least(1),
@@ -548,7 +551,7 @@ const std::vector<Key>& schema() {
       choice("stpt.many_candidates", STPT_FIELD(stpt.many_candidates),
              "With more candidates than workers."),
       choice("stpt.few_candidates", STPT_FIELD(stpt.few_candidates),
-             "With fewer candidates than workers."),
+             "With pretrain_batch worker and fewer candidates than workers."),
 
       choice("runtime.fusion", STPT_FIELD(runtime.fusion), "How much goes into one task."),
       whole("runtime.steps_in_flight", STPT_FIELD(runtime.steps_in_flight), {1, 64},

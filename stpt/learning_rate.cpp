@@ -83,7 +83,9 @@ LearningRateSchedule::LearningRateSchedule(const TrainingConfig& training, const
   }
   const std::int64_t after_warmup = std::max<std::int64_t>(iterations_ - warmup_iterations_, 0);
   const double annealed = rate_.anneal.fraction * static_cast<double>(after_warmup);
-  anneal_start_ -= std::clamp<std::int64_t>(std::llround(annealed), 0, after_warmup);
+  // Of few iterations one is left: an epoch to choose in.
+  const std::int64_t most = rate_.anneal.fraction < 1 ? after_warmup - 1 : after_warmup;
+  anneal_start_ -= std::min<std::int64_t>(std::llround(annealed), std::max<std::int64_t>(most, 0));
 }
 
 double LearningRateSchedule::factor(std::int64_t iteration) const {

@@ -15,8 +15,9 @@ namespace {
 /// Replica k's messages; 0 is the current model's.
 int channel_of(std::size_t k) { return static_cast<int>(k) + 1; }
 
-LossLimit loss_limit(const Experiment& experiment) {
-  return {experiment.config.stpt.divergence_factor,
+/// What is no choice is plain training, which a batch that is harder than others does not end.
+LossLimit loss_limit(const Experiment& experiment, std::size_t candidates) {
+  return {candidates > 1 ? experiment.config.stpt.divergence_factor : 0,
           std::log(static_cast<double>(experiment.network.classes))};
 }
 
@@ -127,7 +128,7 @@ std::size_t Pretrain::first_piece(std::size_t replica) const {
 void Pretrain::take_snapshot(std::size_t candidates) {
   const Experiment& experiment = session_.experiment;
   const models::ModelState& current = *session_.current;
-  const LossLimit limit = loss_limit(experiment);
+  const LossLimit limit = loss_limit(experiment, candidates);
   std::vector<std::pair<models::Team, Replica*>> first;  // of each team
   for (std::size_t k = 0; k < candidates; ++k) {
     Replica* replica = replicas_[k].get();
@@ -234,7 +235,7 @@ void Pretrain::collect_steps(PretrainResult& result) const {
     results_of.push_back(runtime::values_of<WorkerResult>(all_results[rank]));
   }
   std::vector<std::size_t> taken(results_of.size(), 0);
-  const LossLimit limit = loss_limit(experiment);
+  const LossLimit limit = loss_limit(experiment, candidates);
   for (std::size_t k = 0; k < candidates; ++k) {
     const models::Team team = experiment.replica_team(k, candidates);
     std::vector<std::span<const WorkerResult>> ranks;

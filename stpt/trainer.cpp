@@ -240,8 +240,10 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
       candidate.score_loss = score.loss;
       candidate.diverged = score.diverged;
       candidate.winner = choice.winner == k;
+      const double trained_with = pretrain_learning_rate(base, score.factor, config, replica_batch,
+                                                         experiment.global_batch());
       candidate.curve = curve_of(taken, plan.first, 10, [&](std::int64_t iteration) {
-        return experiment.schedule.at(iteration, score.learning_rate);
+        return experiment.schedule.at(iteration, trained_with);
       });
       const std::int64_t steps = std::ssize(taken);
       if (candidate.winner && config.winner_progress == Progress::kept) {
@@ -271,7 +273,8 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
                           std::to_string(set.factors.size()) +
                           " candidates diverged, also after halving the base learning rate " +
                           std::to_string(attempt) + " times to " + format_learning_rate(base) +
-                          "; start from a smaller training.learning_rate.initial");
+                          "; start from a smaller training.learning_rate.initial, or allow "
+                          "more with stpt.divergence_factor");
     }
     ++result.retries;
     progress.base_learning_rate = base / 2;

@@ -259,6 +259,13 @@ TEST_CASE("without an anneal, or one too short to notice", "[learning_rate]") {
   CHECK(schedule(config).anneal_start() == 20);
   config.learning_rate.anneal.fraction = 0.5;
   CHECK(schedule(config).anneal_start() == 60);
+  // Rounding leaves an iteration.
+  config.learning_rate.anneal.fraction = 0.999;
+  CHECK(schedule(config).anneal_start() == 21);
+  config.learning_rate.warmup.epochs = 0;
+  config.epochs = 1;
+  config.learning_rate.anneal.fraction = 0.5;
+  CHECK(LearningRateSchedule(config, stpt_config(1), 1).anneal_start() == 1);
 }
 
 TEST_CASE("every iteration has a positive LR", "[learning_rate]") {

@@ -81,6 +81,18 @@ TEST_CASE("one candidate of 1.0 is plain training bit for bit") {
   }
 }
 
+TEST_CASE("one candidate may have a batch that is hard for it, as plain training may") {
+  const Overrides rough = small + Overrides{"training.learning_rate.initial=1", "training.epochs=1",
+                                            "stpt.divergence_factor=1.01", "stpt.max_retries=0"};
+  const Outcome stpt = train(rough + Overrides{"stpt.candidates=[1]"});
+  const std::vector<CurvePoint>& curve = winner(stpt.record.epochs.at(0)).curve;
+  CHECK(std::ranges::max(curve, {}, &CurvePoint::loss).loss >
+        1.01 * std::max(curve.front().loss, std::log(4)));
+  CHECK(same_bits(train(rough + Overrides{fixed}).model, stpt.model));
+  // Of two that have it both are out.
+  CHECK_THROWS_AS(train(rough + Overrides{"stpt.candidates=[1, 1.01]"}), TrainingError);
+}
+
 TEST_CASE("losers leave no trace in the winner") {
   // always_one takes the unchanged candidate whatever the others score.
   const Outcome plain = train(small + Overrides{fixed, "model.name=resnet8"});
@@ -172,9 +184,10 @@ TEST_CASE("a loss below that of guessing has not exploded, however small it was 
 TEST_CASE("a network that has learnt may let its small loss grow") {
   const Outcome outcome =
       train(small + longer +
-            Overrides{"stpt.candidates=[1]", "stpt.max_retries=0", "stpt.divergence_factor=1.3",
+            Overrides{"stpt.candidates=[1, 1e-9]", "stpt.divergence_factor=1.3",
                       "training.learning_rate.initial=0.01", "training.epochs=5"});
-  const CandidateRecord& candidate = winner(outcome.record.epochs.back());
+  const CandidateRecord& candidate = outcome.record.epochs.back().candidates[0];
+  CHECK_FALSE(candidate.diverged);
   const auto larger = std::ranges::max(candidate.curve, {}, &CurvePoint::loss);
   CHECK(larger.loss > 1.3 * candidate.curve.front().loss);
   CHECK(larger.loss < std::log(4));
@@ -194,13 +207,13 @@ TEST_CASE("smoothed labels weigh on training alone") {
 
 TEST_CASE("when all candidates diverge the base is halved until one lives") {
   const Outcome outcome =
-      train(small + Overrides{"stpt.candidates=[1]", "training.learning_rate.initial=1e12",
+      train(small + Overrides{"stpt.candidates=[1, 0.5]", "training.learning_rate.initial=1e12",
                               "stpt.divergence_factor=100", "stpt.max_retries=60",
                               "training.epochs=1", "stpt.clamp_low=1e-20"});
   const EpochRecord& epoch = outcome.record.epochs.at(0);
   CHECK(epoch.retries > 0);
   CHECK(epoch.base_learning_rate == Approx(1e12 * std::pow(0.5, epoch.retries)).epsilon(1e-12));
-  CHECK(winner(epoch).learning_rate == epoch.base_learning_rate);
+  CHECK(winner(epoch).learning_rate == epoch.base_learning_rate * winner(epoch).factor);
 }
 
 TEST_CASE("when nothing helps the run ends with one clear line") {
@@ -298,6 +311,16 @@ TEST_CASE("every option of Pre-train runs and does what it says") {
                                 "training.learning_rate.initial=" +
                                     std::to_string(winner(epoch).learning_rate)});
     CHECK(same_bits(other.model, fixed_run.model));
+  }
+  SECTION("a candidate's curve has the learning rate that is scaled to its batch") {
+    const Outcome other =
+        train(run + Overrides{"stpt.pretrain_batch=worker", "stpt.few_candidates=idle",
+                              "stpt.lr_scaling=linear"});
+    for (const CandidateRecord& candidate : other.record.epochs.at(0).candidates) {
+      CHECK(candidate.learning_rate == Approx(0.05 * candidate.factor).epsilon(1e-12));
+      for (const CurvePoint& point : candidate.curve)
+        CHECK(point.learning_rate == Approx(candidate.learning_rate / 8).epsilon(1e-12));
+    }
   }
   SECTION("reset momentum changes what follows") {
     CHECK_FALSE(same_bits(plain.model, train(run + Overrides{"stpt.momentum=reset"}).model));
