@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <stdexcept>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "runtime/runtime.hpp"
@@ -27,6 +29,27 @@ std::optional<int> number(const char* variable, int low, int high) {
                               std::to_string(high) + ", or not set");
 }
 
+/// Where StarPU keeps what it has measured. It aborts if it cannot make the folder.
+std::filesystem::path measurements() {
+  if (const char* const folder = std::getenv("STARPU_PERF_MODEL_DIR")) return folder;
+  for (const char* variable : {"XDG_CACHE_HOME", "STARPU_HOME", "HOME", "TMPDIR", "TEMP", "TMP"}) {
+    if (const char* const home = std::getenv(variable))
+      return std::filesystem::path(home) / ".starpu/sampling";
+  }
+  return "/tmp/.starpu/sampling";
+}
+
+void check_measurements() {
+  const std::filesystem::path folder = measurements();
+  std::error_code error;
+  std::filesystem::create_directories(folder / "bus", error);
+  if (!error) return;
+  throw std::invalid_argument("STARPU_PERF_MODEL_DIR: StarPU cannot make " + folder.string() +
+                              " (" + error.message() +
+                              "), where it keeps what it measures; must be set to a folder that "
+                              "can be written to");
+}
+
 }  // namespace
 
 Environment Environment::read() {
@@ -43,6 +66,7 @@ Environment Environment::read() {
     const std::string problem = scheduler_problem(scheduler);
     if (!problem.empty()) throw std::invalid_argument("STARPU_SCHED: " + problem);
   }
+  check_measurements();
   return environment;
 }
 

@@ -12,7 +12,8 @@ struct Environment {
   std::optional<int> workers_per_gpu;  ///< STARPU_NWORKER_PER_CUDA
 
   /// Throws std::invalid_argument, which names the variable, where one of these or STARPU_SCHED has
-  /// a value that StarPU would abort for, or take for another one.
+  /// a value that StarPU would abort for, or take for another one, and where StarPU has no folder
+  /// to write to (STARPU_PERF_MODEL_DIR), which this makes.
   [[nodiscard]] static Environment read();
 };
 

@@ -1,10 +1,13 @@
 #include "runtime/environment.hpp"
 
+#include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <string>
 
 #include "runtime/runtime.hpp"
 #include "tests/catch.hpp"
+#include "tests/data/testing.hpp"
 #include "tests/gpu.hpp"
 #include "tests/runtime/runtime_testing.hpp"
 
@@ -59,6 +62,17 @@ TEST_CASE("a scheduler in StarPU's environment is one that it has", "[environmen
   CHECK(contains(problem, "lws, "));
   const WithEnvironment library("STARPU_SCHED_LIB", "/opt/schedulers.so");
   CHECK(refusal("STARPU_SCHED", "swift").empty());
+}
+
+TEST_CASE("StarPU has a folder to write to", "[environment]") {
+  const data::testing::TemporaryFolder folder;
+  const std::filesystem::path file = folder.path() / "file";
+  std::ofstream(file) << "no folder";
+  CHECK(refusal("STARPU_PERF_MODEL_DIR", (folder.path() / "new").string()).empty());
+  CHECK(std::filesystem::is_directory(folder.path() / "new/bus"));
+  const std::string problem = "STARPU_PERF_MODEL_DIR: StarPU cannot make " + file.string();
+  CHECK(contains(refusal("STARPU_PERF_MODEL_DIR", file.string()), problem + " (Not a directory)"));
+  CHECK(contains(refusal("XDG_CACHE_HOME", file.string()), problem + "/.starpu/sampling"));
 }
 
 TEST_CASE("a runtime does not start in an environment that cannot be", "[environment]") {
