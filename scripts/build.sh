@@ -4,6 +4,7 @@
 # Without targets: ./stpt_starpu, the tests and the benchmarks. The objects are in build/, with
 # --sanitize in build-sanitize/.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=build
 options=()

@@ -20,6 +20,8 @@ fi
 folder=$(realpath -m "${1:-bundle}")
 # Only what is a bundle goes to make room for one.
 [[ ! -e $folder || -e $folder/lib/start.sh ]] || die "$folder exists and is no bundle"
+target=$folder
+folder=$target.part  # until all of it is there
 
 # ---- Build ---------------------------------------------------------------------------------
 
@@ -67,7 +69,8 @@ while read -r name path; do
   else
     install --mode 644 --strip "$path" "$folder/lib/$name"
   fi
-done < <(ldd "$folder"/bin/* | awk '$2 == "=>" { print $1, $3 }' | sort -u)
+done < <(ldd "$folder"/bin/* | sed -n 's/^\t\(\S*\) => \(.*\) (0x[0-9a-f]*)$/\1 \2/p; s/^\t\(\S*\) => not found$/\1 nowhere/p' |
+  sort -u)
 
 # ---- The rest ------------------------------------------------------------------------------
 
@@ -105,10 +108,12 @@ chmod +x "$folder/lib/start.sh"
 
 # Everything but NVIDIA's must be found here or be the C library's.
 missing=$(env -i LD_LIBRARY_PATH="$folder/lib:$folder/lib/cxx:$folder/lib/mpi" ldd "$folder"/bin/* |
-  awk -v own="$folder/" '$2 == "=>" && index($3, own) != 1 { print $1 }' | sort -u |
+  awk -F ' => ' -v own="$folder/" 'NF == 2 && index($2, own) != 1 { print $1 }' | tr -d '\t' | sort -u |
   grep -vE "$of_the_host|$of_nvidia" || true)
 [[ -z $missing ]] || die "not in the folder: ${missing//$'\n'/ }"
 size=$(du -sm --apparent-size "$folder" | cut -f 1)
 (( size <= most_mebibytes )) ||
   die "$folder has $size MiB, more than $most_mebibytes: build for fewer GPUs (CUDA_ARCHITECTURES=90)"
-say "$folder: $version, $size MiB, for hosts with glibc $glibc or newer"
+rm -rf "$target"
+mv "$folder" "$target"
+say "$target: $version, $size MiB, for hosts with glibc $glibc or newer"

@@ -22,8 +22,10 @@ max_gpus=16
 cudnn_frontend_version=1.32.0
 # Of the wheel for CPython 3.11 on x86-64; the headers are the same in all.
 cudnn_frontend_sha256=c6006556017a4d1c914c52a556c71b1267f2d6a0500f742e7b4edef539878df0
+unset CDPATH  # cd prints nothing
 patches=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/patches
-cache=${STPT_STARPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stpt_starpu}
+home=${HOME:-$(getent passwd "$(id -u)" | cut -d : -f 6)}
+cache=${STPT_STARPU_CACHE:-${XDG_CACHE_HOME:-$home/.cache}/stpt_starpu}
 
 trap 'say "stopped at line $LINENO"' ERR
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -191,6 +193,11 @@ fetch_starpu() {
 # Begins the filling of the cache: alone there, in a folder of its own ($work), with $stage to put
 # together what is moved into place when it is complete.
 begin_in_cache() {
+  # What StarPU's configure can do with.
+  [[ $cache == /* && $cache != *[[:space:]]* ]] ||
+    die "cannot use the cache $cache: set STPT_STARPU_CACHE to an absolute path without spaces"
+  [[ ${TMPDIR:-/tmp} == /* && ${TMPDIR:-} != *[[:space:]]* ]] ||
+    die "cannot build in $TMPDIR: set TMPDIR to an absolute path without spaces"
   mkdir -p "$cache"
   exec 9>"$cache/lock"
   flock --nonblock 9 || { say "waiting for another setup"; flock 9; }

@@ -3,6 +3,7 @@
 #   scripts/test.sh [--sanitize] [more options of ctest]
 # --sanitize: with the address and undefined-behaviour sanitizers
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=build
 sanitize=()

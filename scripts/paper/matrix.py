@@ -2,7 +2,7 @@
 
 An arm is a run file of configs/paper or configs/small, or one with another initial learning rate,
 <file>@<rate>. Complete runs are kept, interrupted ones go on from their last checkpoint. A run that
-failed (it diverged) is a result, too; delete its directory to repeat it.
+diverged is a result, too; delete its directory to repeat it.
 """
 
 import argparse
@@ -73,16 +73,23 @@ class Run:
 
     def summary(self):
         try:
-            return json.loads((self.directory / "summary.json").read_text())
+            return json.loads((self.directory / "summary.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {"status": "new"}
+
+    def has_result(self):
+        """Also where it diverged; but not where the machine or its settings ended it."""
+        summary = self.summary()
+        failure = summary.get("failure") or ""
+        return summary["status"] == "complete" or (
+            summary["status"] == "failed" and ("diverged" in failure or "not finite" in failure))
 
     def can_resume(self):
         if not (self.directory / "checkpoint.bin").exists():
             return False
         # With its last epoch done but no summary it was killed in its last moment: there is nothing
         # to resume.
-        header, *epochs = (self.directory / "metrics.jsonl").read_text().splitlines()
+        header, *epochs = (self.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return len(epochs) < json.loads(header)["epochs_planned"]
 
     def train(self, lock):
@@ -101,8 +108,8 @@ class Run:
                 process.terminate()
                 process.wait()
                 raise
-        if self.summary()["status"] not in ("complete", "failed"):
-            lines = self.log.read_text(errors="replace").strip().splitlines()
+        if not self.has_result():
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise MatrixError(f"{self.title}: ended with status {status}: "
                               f"{lines[-1] if lines else 'no message'}; see {self.log}")
 
@@ -148,7 +155,7 @@ def train_all(options):
     for run in runs:
         run.check()
     for number, run in enumerate(runs, 1):
-        kept = run.summary()["status"] in ("complete", "failed")
+        kept = run.has_result()
         if not kept:
             run.train(lock)
         summary = run.summary()

@@ -95,10 +95,10 @@ def read(output):
     """{arm: its ended runs by seed}, in the order of TITLES, then by initial learning rate."""
     arms = {}
     for file in sorted(output.glob("*/seed-*/summary.json")):
-        summary = json.loads(file.read_text())
+        summary = json.loads(file.read_text(encoding="utf-8"))
         if summary["status"] not in ("complete", "failed"):
             continue
-        lines = (file.parent / "metrics.jsonl").read_text().splitlines()
+        lines = (file.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         header, *epochs = (json.loads(line) for line in lines)
         arm = file.parent.parent.name
         seed = int(file.parent.name.removeprefix("seed-"))
@@ -423,11 +423,11 @@ def write(output):
 
     (output / "results.json").write_text(json.dumps(
         {"setting": setting, "machine": machine, "arms": rows, "comparisons": comparisons},
-        indent=1, ensure_ascii=False) + "\n")
+        indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (output / "results.md").write_text(
         f"{setting}.\n\n{machine}.\n\n{markdown(arms_table(rows))}\n"
         f"{markdown(comparisons_table(comparisons))}\n{NOTE}\n" +
-        "".join(f"\n- {text}" for text in failures))
+        "".join(f"\n- {text}" for text in failures), encoding="utf-8")
     page = output / "paper.html"
     page.write_text(
         "<!doctype html><html lang=en><meta charset=utf-8>"
@@ -438,5 +438,5 @@ def write(output):
         f"{html_table(comparisons_table(comparisons))}"
         "<p>First minus second, seed by seed.</p>" +
         ("<h2>Failed</h2><ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in failures) +
-         "</ul>" if failures else "") + figures(arms) + "</html>\n")
+         "</ul>" if failures else "") + figures(arms) + "</html>\n", encoding="utf-8")
     return page
