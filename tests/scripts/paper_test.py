@@ -118,6 +118,18 @@ class Paper(unittest.TestCase):
         self.assertIn("not finite", row["failures"]["1"])
         self.assertIn("0 of 1", (self.output / "results.md").read_text())
 
+    def test_what_the_machine_ended_is_none(self):
+        arguments = ["--seeds", "1", "--arms", "reference"]
+        without_cores = os.environ | {"STARPU_RESERVE_NCPU": "1024"}
+        result = subprocess.run(self.command(*arguments), capture_output=True, text=True,
+                                env=without_cores)
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("StarPU found no worker", result.stderr)
+        result = self.matrix(*arguments)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertNotIn("(kept)", result.stdout)
+        self.assertEqual(self.summary("reference", 1)["status"], "complete")
+
     def test_two_do_not_write_at_once(self):
         self.output.mkdir()
         with open(self.output / "lock", "w") as lock:
