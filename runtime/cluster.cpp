@@ -16,6 +16,8 @@
 #include <thread>
 #include <utility>
 
+#include "runtime/machine.hpp"
+
 namespace stpt::runtime {
 namespace {
 
@@ -153,6 +155,8 @@ Cluster::Cluster() : host_(host_name()) {
                                "; with Slurm try srun --mpi=pmix, or mpirun of the MPI that "
                                "stpt_starpu is linked with");
     }
+    // So that ranks of one host do not get into each other's way.
+    has_own_cores_ = take_share_of_cores(rank_on_host_, ranks_on_host_);
   }
   live = this;
 }

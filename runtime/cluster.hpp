@@ -37,6 +37,9 @@ class Cluster {
   [[nodiscard]] int ranks_on_host() const { return ranks_on_host_; }
   /// This one's number among them, from 0.
   [[nodiscard]] int rank_on_host() const { return rank_on_host_; }
+  /// It is bound to its own part of the host's cores: there are enough, and the launcher has not
+  /// bound it.
+  [[nodiscard]] bool has_own_cores() const { return has_own_cores_; }
   /// "rank 2 (node7)"
   [[nodiscard]] std::string here() const;
 
@@ -64,6 +67,7 @@ class Cluster {
   explicit Cluster(std::nullptr_t);  // a job of one rank
 
   int rank_ = 0, size_ = 1, rank_on_host_ = 0, ranks_on_host_ = 1;
+  bool has_own_cores_ = false;
   std::string host_;
   std::vector<std::string> hosts_;  ///< of every rank
   std::unique_ptr<Mpi> mpi_;        // null without a launcher

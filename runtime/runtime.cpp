@@ -88,8 +88,6 @@ Runtime::Runtime(const RuntimeOptions& options) {
   const Environment asked = Environment::read();
   keep_hwloc_from_displays();
   const Cluster& cluster = Cluster::current();
-  // Ranks of one host do not get into each other's way.
-  const bool has_share = take_share_of_cores(cluster.rank_on_host(), cluster.ranks_on_host());
   int cores = Machine::detect().cores;
   const auto quota = cores_by_quota();
   if (quota) cores = std::min(cores, std::max(1, *quota / cluster.ranks_on_host()));
@@ -110,8 +108,8 @@ Runtime::Runtime(const RuntimeOptions& options) {
   std::list<Variable> environment;
   if (cpu_workers) environment.emplace_back("STARPU_NCPU", std::to_string(*cpu_workers));
   // StarPU would bind several workers to one core, with a warning for each.
-  const bool crowded =
-      cpu_workers.value_or(0) + gpus > cores || (cluster.ranks_on_host() > cores && !has_share);
+  const bool crowded = cpu_workers.value_or(0) + gpus > cores ||
+                       (cluster.ranks_on_host() > cores && !cluster.has_own_cores());
   if (crowded) environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
   if (crowded || cores <= 4) environment.emplace_back("STARPU_MPI_NOBIND", "1");
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);

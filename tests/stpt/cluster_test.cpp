@@ -2,6 +2,9 @@
 // for all when one fails.
 #include "runtime/cluster.hpp"
 
+#include <sched.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
@@ -18,6 +21,7 @@
 
 #include "models/team.hpp"
 #include "models/zoo.hpp"
+#include "runtime/machine.hpp"
 #include "stpt/data_parallel.hpp"
 #include "stpt/json_text.hpp"
 #include "tests/catch.hpp"
@@ -133,6 +137,31 @@ TEST_CASE("1, 2, 3 and 4 ranks give the same bits", "[cluster]") {
   for (const int ranks : {2, 3, 4}) {
     INFO(ranks << " ranks");
     check_same(train(program, ranks, values), one);
+  }
+}
+
+TEST_CASE("ranks of one host name the cores that each has", "[cluster]") {
+  constexpr int ranks = 2;
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  (void)train(program, ranks, {"training.epochs=1"});
+  std::istringstream metrics(read_file(program.folder() / "on2/metrics.jsonl"));
+  std::string header;
+  std::getline(metrics, header);
+  // Bound to some of them or within a quota, ranks have the same in common.
+  cpu_set_t bound;
+  REQUIRE(sched_getaffinity(0, sizeof bound, &bound) == 0);
+  if (runtime::cores_by_quota() || CPU_COUNT(&bound) < sysconf(_SC_NPROCESSORS_ONLN)) return;
+  const int cores = runtime::Machine::detect().cores;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const int own = std::max(1, (rank + 1) * cores / ranks - rank * cores / ranks);
+    const std::string device = read_json(header)
+                                   .at("ranks")
+                                   .at(static_cast<std::size_t>(rank))
+                                   .at("device")
+                                   .as_string()
+                                   .c_str();
+    CHECK_THAT(device, Catch::Matchers::StartsWith(std::to_string(own) + " core"));
   }
 }
 
