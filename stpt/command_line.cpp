@@ -197,7 +197,8 @@ std::string help_text() {
       "exit status:\n"
       "  0    done\n"
       "  1    the run failed\n"
-      "  2    the command line, run file, environment or data is wrong; nothing was written\n"
+      "  2    the command line, run file, environment or data is wrong; nothing was written, but\n"
+      "       for a run that met the data while it trained: its last checkpoint is kept\n"
       "  130  SIGINT (Ctrl-C) stopped the run after a step; 143: SIGTERM did. --resume goes on "
       "with\n"
       "       it. A second signal kills it\n";
