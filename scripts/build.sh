@@ -14,5 +14,6 @@ if [[ ${1:-} == --sanitize ]]; then
   options=(-DSTPT_SANITIZE=ON -DSTPT_BUILD_BENCHMARKS=OFF)
 fi
 scripts/setup.sh
-[[ -e $build/build.ninja ]] || cmake -S . -B "$build" -G Ninja "${options[@]}" >&2
+# Each time: for GPUs or not is what the StarPU is that setup.sh has just seen to.
+cmake -S . -B "$build" -G Ninja -DSTPT_CUDA="${STPT_CUDA:-AUTO}" "${options[@]}" >&2
 cmake --build "$build" ${1:+--target "$@"} >&2

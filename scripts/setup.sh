@@ -44,7 +44,11 @@ cuda_home() {
 }
 
 cuda=
-[[ ${STPT_CUDA:-} == OFF ]] || cuda=$(cuda_home)
+case ${STPT_CUDA:-AUTO} in
+  AUTO | ON) cuda=$(cuda_home) ;;
+  OFF) ;;
+  *) say "STPT_CUDA is '$STPT_CUDA', not AUTO, ON or OFF"; exit 2 ;;
+esac
 # Without GPUs workers without a task sleep (--enable-blocking-drivers): a spinning one would keep
 # MPI's thread from the core they share. StarPU cannot run several workers on a GPU that way.
 flavour=cpu-blocking
