@@ -531,9 +531,10 @@ const std::vector<Key>& schema() {
       choice("stpt.winner_progress", STPT_FIELD(stpt.winner_progress),
              "What the winner learnt in Pre-train."),
       number("stpt.divergence_factor", STPT_FIELD(stpt.divergence_factor), at_least(0),
-             "A candidate whose loss exceeds so many times the loss at the start, or that of a "
-             "network that guesses, is out, and costs no more; 0, or where there is no other "
-             "candidate: only one whose loss is not a finite number."),
+             "A candidate whose loss, the mean of an iteration or of as many as 64 images take, "
+             "exceeds so many times that at the start, or that of a network that guesses, is out, "
+             "and costs no more; 0, or where there is no other candidate: only one whose loss is "
+             "not a finite number."),
       whole("stpt.max_retries", STPT_FIELD(stpt.max_retries), {0, 100},
             "When every candidate is out, the base learning rate is halved and Pre-train repeated, "
             "so many times before the run fails."),

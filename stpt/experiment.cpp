@@ -222,6 +222,10 @@ int Experiment::workers_per_replica(std::size_t candidates) const {
   return std::max(1, config.training.workers / static_cast<int>(candidates));
 }
 
+std::int64_t Experiment::replica_batch(std::size_t candidates) const {
+  return std::int64_t{workers_per_replica(candidates)} * config.training.batch_per_worker;
+}
+
 models::Team Experiment::team() const {
   return {0, runtime::Cluster::current().size(), config.training.workers};
 }

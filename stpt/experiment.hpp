@@ -51,6 +51,8 @@ struct Experiment {
   [[nodiscard]] std::size_t most_candidates() const;
   /// Logical workers that train one of `candidates` replicas (option stpt.few_candidates).
   [[nodiscard]] int workers_per_replica(std::size_t candidates) const;
+  /// Images in an iteration of one of them.
+  [[nodiscard]] std::int64_t replica_batch(std::size_t candidates) const;
   /// All ranks of the job and all workers: those of Main-train.
   [[nodiscard]] models::Team team() const;
   /// Those that train replica `replica` of `candidates` in Pre-train. Ranks form as many teams of

@@ -38,10 +38,23 @@ class Stopwatch {
 Replica::Replica(const models::Network& network, const models::Team& team, const std::string& name)
     : state(network, team, name), log(name) {}
 
+bool LossLimit::exceeded_by(std::span<const StepResult> steps) const {
+  constexpr std::int64_t enough = 64;
+  if (factor == 0) return false;
+  std::int64_t images = 0;
+  double loss = 0;
+  for (auto step = steps.rbegin(); step != steps.rend() && images < enough; ++step) {
+    images += step->samples;
+    loss += step->loss * static_cast<double>(step->samples);
+  }
+  return images >= enough &&
+         loss > static_cast<double>(images) * factor * std::max(steps.front().loss, guessing);
+}
+
 void CandidateSteps::add(const StepResult& step, const LossLimit& limit) {
   if (diverged) return;
   steps.push_back(step);
-  diverged = !step.finite() || limit.exceeded_by(step.loss, steps.front().loss);
+  diverged = !step.finite() || limit.exceeded_by(steps);
 }
 
 void Replica::watch(const LossLimit& limit) {
@@ -151,8 +164,6 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
   const Experiment& experiment = session_.experiment;
   const StptConfig& config = experiment.config.stpt;
   const std::size_t candidates = factors.size();
-  const std::int64_t group_batch = std::int64_t{experiment.workers_per_replica(candidates)} *
-                                   experiment.config.training.batch_per_worker;
   const EpochPlan plan = experiment.schedule.plan(epoch);
   PretrainResult result;
 
@@ -188,8 +199,9 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
         } else if (batches.empty()) {
           batches = session_.load(order, iteration, team, epoch);
         }
-        const double rate = pretrain_learning_rate(base_learning_rate, factors[k], config,
-                                                   group_batch, experiment.global_batch());
+        const double rate =
+            pretrain_learning_rate(base_learning_rate, factors[k], config,
+                                   experiment.replica_batch(candidates), experiment.global_batch());
         session_.data_parallel.step(
             replica.state, batches,
             static_cast<float>(experiment.schedule.at(plan.first + iteration, rate)), replica.log,

@@ -21,9 +21,9 @@ struct LossLimit {
   double factor = 0;    ///< of the larger of the first step's loss and `guessing`; 0: no limit
   double guessing = 0;  ///< loss of a network that takes all classes for equally likely
 
-  [[nodiscard]] bool exceeded_by(double loss, double first) const {
-    return factor > 0 && loss > factor * std::max(first, guessing);
-  }
+  /// Whether the last steps have exceeded it: as many as it takes for 64 images, whose mean loss
+  /// is judged. Of fewer images a few that are hard would decide.
+  [[nodiscard]] bool exceeded_by(std::span<const StepResult> steps) const;
 };
 
 /// One candidate's model and how it went.
@@ -41,7 +41,7 @@ struct Replica {
   void watch(const LossLimit& limit);
 };
 
-/// Steps up to the first, if there is one, that is no longer finite, or whose loss exceeds the
+/// Steps up to the first, if there is one, that is no longer finite, or with which they exceed the
 /// limit: it ends the candidate.
 struct CandidateSteps {
   std::vector<StepResult> steps;

@@ -210,9 +210,7 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
   const StptConfig& config = experiment.config.stpt;
   const CandidateSet& set = candidates_at(config, epoch);
   const EpochPlan plan = experiment.schedule.plan(epoch);
-  const std::int64_t replica_batch =
-      std::int64_t{experiment.workers_per_replica(set.factors.size())} *
-      experiment.config.training.batch_per_worker;
+  const std::int64_t replica_batch = experiment.replica_batch(set.factors.size());
   result.candidate_set = set.name.empty() ? "custom" : set.name;
   for (int attempt = 0;; ++attempt) {
     const double base = progress.base_learning_rate;

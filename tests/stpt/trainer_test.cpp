@@ -173,12 +173,34 @@ TEST_CASE("a loss that explodes ends a candidate, unless a factor of 0 lets it g
 }
 
 TEST_CASE("a loss below that of guessing has not exploded, however small it was at first") {
-  const LossLimit limit{.factor = 4, .guessing = 2.3};
-  CHECK_FALSE(limit.exceeded_by(9.1, 0.01));
-  CHECK(limit.exceeded_by(9.3, 0.01));
-  CHECK_FALSE(limit.exceeded_by(39, 10));
-  CHECK(limit.exceeded_by(41, 10));
-  CHECK_FALSE(LossLimit{}.exceeded_by(1e30, 1));
+  const auto exceeds = [](double loss, double first, LossLimit limit = {4, 2.3}) {
+    return limit.exceeded_by(std::vector<StepResult>{{64, first, 0}, {64, loss, 0}});
+  };
+  CHECK_FALSE(exceeds(9.1, 0.01));
+  CHECK(exceeds(9.3, 0.01));
+  CHECK_FALSE(exceeds(39, 10));
+  CHECK(exceeds(41, 10));
+  CHECK_FALSE(exceeds(1e30, 1, {}));
+}
+
+TEST_CASE("a few hard images do not end a candidate") {
+  const LossLimit limit{.factor = 4, .guessing = 2};
+  const auto steps = [](std::int64_t batch, std::vector<double> losses) {
+    std::vector<StepResult> all;
+    for (const double loss : losses) all.push_back({batch, loss, 0});
+    return all;
+  };
+  // The mean of the last four batches of 16 is judged, when there are four.
+  CHECK_FALSE(limit.exceeded_by(steps(16, {1, 9, 9})));
+  CHECK_FALSE(limit.exceeded_by(steps(16, {1, 1, 1, 28})));
+  CHECK_FALSE(limit.exceeded_by(steps(16, {1, 99, 1, 1, 1, 28})));
+  CHECK(limit.exceeded_by(steps(16, {1, 1, 1, 31})));
+  // Of batches of 40 it is two, of larger ones one.
+  CHECK_FALSE(limit.exceeded_by(steps(40, {1, 1, 14})));
+  CHECK(limit.exceeded_by(steps(40, {1, 1, 16})));
+  CHECK(limit.exceeded_by(steps(64, {1, 1, 9})));
+  CHECK(limit.exceeded_by(steps(100, {1, 1, 9})));
+  CHECK_FALSE(limit.exceeded_by({}));
 }
 
 TEST_CASE("a network that has learnt may let its small loss grow") {
