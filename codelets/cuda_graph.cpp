@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,13 @@ class Capture {
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
 
+  /// A call that captures forbid has ended it, as another thread's may.
+  [[nodiscard]] bool broken() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream_, &status), "capturing a graph");
+    return status == cudaStreamCaptureStatusInvalidated;
+  }
+
   [[nodiscard]] Graph end() {
     ended_ = true;
     cudaGraph_t graph = nullptr;
@@ -50,18 +58,30 @@ class Capture {
   bool ended_ = false;
 };
 
+/// Null where the capture was broken.
 Executable capture(cudaStream_t stream, const std::function<void()>& enqueue) {
   Capture capture(stream);
-  enqueue();
+  try {
+    enqueue();
+  } catch (...) {
+    if (capture.broken()) return nullptr;
+    throw;
+  }
+  if (capture.broken()) return nullptr;
   const Graph graph = capture.end();
   cudaGraphExec_t executable = nullptr;
   check(cudaGraphInstantiate(&executable, graph.get(), 0), "instantiating a graph");
   return Executable(executable);
 }
 
-/// One worker's graphs of one piece of work, by their addresses; null where these have been met
-/// once. Used by the worker's thread alone.
-using Graphs = std::map<std::vector<void*>, Executable>;
+struct Captured {
+  Executable graph;  ///< null if there is none yet
+  int attempts = 0;  ///< to capture it
+};
+
+/// One worker's graphs of one piece of work, by their addresses, from the first time that these are
+/// met. Used by the worker's thread alone.
+using Graphs = std::map<std::vector<void*>, Captured>;
 
 }  // namespace
 
@@ -90,19 +110,28 @@ void GraphCache::run(int worker, std::size_t work, std::span<void* const> pointe
       check(cudaStreamSynchronize(own), "waiting for graphs");  // none may go while it runs
       graphs.clear();
     }
-    graphs.emplace(key, nullptr);
+    graphs.try_emplace(key);
     return;
   }
-  if (!found->second) found->second = capture(own, enqueue);
-  check(cudaGraphLaunch(found->second.get(), own), "launching a graph");
+  auto& [graph, attempts] = found->second;
+  if (!graph) {
+    if (attempts == most_attempts)
+      throw std::runtime_error("capturing a graph: broken off by calls of other threads each time");
+    ++attempts;
+    graph = capture(own, enqueue);
+  }
+  if (graph)
+    check(cudaGraphLaunch(graph.get(), own), "launching a graph");
+  else
+    enqueue();  // and the next time a graph
 }
 
 std::size_t GraphCache::size() const {
   const std::scoped_lock lock(impl_->mutex);
   std::size_t count = 0;
   for (const auto& [kind, graphs] : impl_->graphs) {
-    count += static_cast<std::size_t>(
-        std::ranges::count_if(graphs, [](const auto& entry) { return entry.second != nullptr; }));
+    count += static_cast<std::size_t>(std::ranges::count_if(
+        graphs, [](const auto& entry) { return entry.second.graph != nullptr; }));
   }
   return count;
 }

@@ -136,7 +136,11 @@ void Loader::submit_to_gpu([[maybe_unused]] const Batch& batch,
                   [labels = std::move(labels)](const runtime::TaskContext& task) {
                     std::ranges::copy(labels, task.buffer<std::int32_t>(0));
                   },
-                  {.priority = load_priority});
+                  {.worker = -1,
+                   .priority = load_priority,
+                   .footprint = 0,
+                   .name = nullptr,
+                   .prefetch_for = worker});
 #endif
 }
 

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 import queue
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -84,10 +85,13 @@ class Limit:
 
 
 class Process:
-    """A program that prints lines of JSON. It and what it started end with the block."""
+    """A program that prints lines of JSON. It and what it started end with the block. What it has to
+    say besides goes to a log."""
 
-    def __init__(self, command, limit):
+    def __init__(self, command, limit, log):
+        self.command = command
         self.limit = limit
+        self.log = log
         self.errors = tempfile.TemporaryFile("w+")
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -133,9 +137,12 @@ class Process:
             raise Failed(f"the loss is no number: {answer}")
         return answer
 
-    def _last_error(self):
+    def _errors(self):
         self.errors.seek(0)
-        lines = self.errors.read().strip().splitlines()
+        return self.errors.read().strip()
+
+    def _last_error(self):
+        lines = self._errors().splitlines()
         return lines[-1] if lines else "no message"
 
     def __enter__(self):
@@ -148,6 +155,7 @@ class Process:
             self.process.wait(timeout=min(10, self.limit.left()))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.log(self.command, self._errors())
         self.process.wait()
         self.errors.close()
 
@@ -159,6 +167,7 @@ class Bench:
         self.result = {"quick": options.quick, "checked": False, "checks": [], "rows": [],
                        "operations": [], "failures": []}
         self.save()
+        self.log_file().write_text("")
 
     # ---- What is run --------------------------------------------------------------------------
 
@@ -216,6 +225,18 @@ class Bench:
         self.result["failures"].append({"part": part, "reason": reason})
         self.save()
 
+    def log_file(self):
+        return Path(self.options.output + ".log")
+
+    def log(self, command, text):
+        """What a program said: the reason for a failure in the results is its last line."""
+        if text := text.rstrip():
+            with self.log_file().open("a") as log:
+                log.write(f"$ {shlex.join(map(str, command))}\n{text}\n\n")
+
+    def process(self, command, limit):
+        return Process(command, limit, self.log)
+
     def output_of(self, command, limit):
         try:
             return subprocess.run(command, check=True, capture_output=True, text=True,
@@ -224,7 +245,7 @@ class Bench:
             raise Failed(str(error)) from None
 
     def identify(self, limit):
-        with Process([*self.program("gpu_bench"), "info"], limit) as process:
+        with self.process([*self.program("gpu_bench"), "info"], limit) as process:
             device = process.read()
             if device is None:
                 raise Failed("no answer")
@@ -242,25 +263,27 @@ class Bench:
                 done = subprocess.run([*self.program(program), "[cuda]"], cwd=ROOT, timeout=limit.left(),
                                       env={**ENVIRONMENT, "STARPU_HOME": scratch}, text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            except subprocess.TimeoutExpired:
+            except subprocess.TimeoutExpired as late:
+                self.log([program], (late.stdout or b"").decode(errors="replace"))
                 raise Failed(f"not done within {limit.seconds:.0f} s") from None
             except OSError as error:
                 raise Failed(str(error)) from None
         passed = re.search(r"All tests passed \(\d+ assertions? in (\d+) test cases?\)", done.stdout)
         if done.returncode != 0 or passed is None:
+            self.log([program], done.stdout)
             print(done.stdout[-4000:], file=sys.stderr)
-            raise Failed("failed")
+            raise Failed(f"failed, see {self.log_file()}")
         self.result["checks"].append({"program": program, "tests": int(passed[1])})
 
     def find_pytorch(self, limit):
-        with Process(self.pytorch("check"), limit) as process:
+        with self.process(self.pytorch("check"), limit) as process:
             self.result["pytorch"] = process.read()
 
     def operations(self, data_type, limit):
         peaks = self.result["peaks"]
         command = self.ours("ops", self.options.model, self.options.batch, data_type, "--rounds",
                             self.options.rounds)
-        with Process(command, limit) as process:
+        with self.process(command, limit) as process:
             while (line := process.read()) is not None:
                 rate, traffic = line["flops"] / line["seconds"], line["bytes"] / line["seconds"]
                 self.result["operations"].append({
@@ -273,7 +296,7 @@ class Bench:
 
     def overhead(self, model, batch, data_type, limit):
         rows = []
-        with Process(self.ours("overhead", model, batch, data_type, "--serve"), limit) as process:
+        with self.process(self.ours("overhead", model, batch, data_type, "--serve"), limit) as process:
             process.read()
             for _ in range(self.options.rounds):
                 rows.append(process.round(2 * self.options.seconds))
@@ -286,8 +309,8 @@ class Bench:
     def replicas(self, model, batch, data_type, count, limit):
         several = self.ours("step", model, batch, data_type, "--serve", "--replicas", count,
                             "--workers-per-gpu", count)
-        with Process(self.ours("step", model, batch, data_type, "--serve"), limit) as one, \
-                Process(several, limit) as many:
+        with self.process(self.ours("step", model, batch, data_type, "--serve"), limit) as one, \
+                self.process(several, limit) as many:
             one.read()
             many.read()
             rates = [(one.round(self.options.seconds)["images_per_second"],
@@ -306,10 +329,10 @@ class Bench:
             row = {"kind": "training", "model": model, "batch": batch, "type": data_type,
                    "ours": None, "rates": [], "pytorch": {}, "best": None}
         with contextlib.ExitStack() as stack:
-            ours = stack.enter_context(Process(self.ours("step", model, batch, data_type, "--serve"), limit))
+            ours = stack.enter_context(self.process(self.ours("step", model, batch, data_type, "--serve"), limit))
             theirs = None
             if variant:  # both start at the same time
-                theirs = stack.enter_context(Process(self.pytorch(model, batch, data_type, variant), limit))
+                theirs = stack.enter_context(self.process(self.pytorch(model, batch, data_type, variant), limit))
             parameters = ours.read()["parameters"]
             if theirs:
                 # It is imported by now. It tries out convolutions while the GPU does nothing else.
@@ -457,7 +480,7 @@ class Bench:
         if result["failures"]:
             lines.extend(["", "Not done:"])
             lines.extend(f"  {failure['part']}: {failure['reason']}" for failure in result["failures"])
-        lines.append(f"\n{self.options.output}")
+        lines.append(f"\n{self.options.output}, {self.log_file()}")
         return "\n".join(lines)
 
 

@@ -88,12 +88,14 @@ class Replicas {
                        optimizer_),
         replicas_(static_cast<std::size_t>(options.replicas)) {
     data_parallel_.reserve(replicas_.size(), 1);
+    std::vector<std::vector<float>> images;  // drawing them takes longer than copying
     for (int turn = 0; turn <= steps_in_flight; ++turn) {
       const data::Batch& batch =
           batches_.emplace_back(options.batch, network_.input(), "batch", program().image_parts());
       for (std::size_t part = 0; part < batch.images.size(); ++part) {
-        const runtime::Tensor& images = batch.images[part];
-        fill(images, random_images(images.bytes() / sizeof(float), part));
+        const runtime::Tensor& tensor = batch.images[part];
+        if (turn == 0) images.push_back(random_images(tensor.bytes() / sizeof(float), part));
+        fill(tensor, images[part]);
       }
       fill(batch.labels, random_labels(options.batch, network_.classes));
     }

@@ -31,10 +31,12 @@ class Copying {
   [[nodiscard]] int enqueued() const { return enqueued_; }
   [[nodiscard]] std::size_t graphs() const { return cache_.size(); }
 
-  void run(int worker, std::size_t work, DeviceBuffer& from, DeviceBuffer& to) {
+  void run(int worker, std::size_t work, DeviceBuffer& from, DeviceBuffer& to,
+           bool break_capture = false) {
     void* const pointers[] = {from.pointer(), to.pointer()};
     cache_.run(worker, work, pointers, stream_.get(), [&] {
       ++enqueued_;
+      if (break_capture) cudaStreamSynchronize(stream_.get());
       check_cuda(cudaMemcpyAsync(to.pointer(), from.pointer(), 64, cudaMemcpyDeviceToDevice,
                                  stream_.get()));
     });
@@ -133,4 +135,31 @@ TEST_CASE("A capture that fails leaves the stream as it was", "[cuda]") {
   copying.run(0, 0, from, to);
   CHECK(copying.graphs() == 1);
   CHECK(to.download() == filled(5));
+}
+
+TEST_CASE("A capture that is broken off runs directly, and is tried again", "[cuda]") {
+  NEEDS_GPUS(1);
+  Copying copying;
+  DeviceBuffer from(64), to(64);
+  copying.run(0, 0, from, to);
+  const auto copies = [&](int value, bool break_capture) {
+    from.upload(filled(value));
+    to.upload(filled(0));
+    copying.run(0, 0, from, to, break_capture);
+    return to.download() == filled(value);
+  };
+  SECTION("once") {
+    CHECK(copies(1, true));
+    CHECK(copying.enqueued() == 3);  // in vain, and directly
+    CHECK(copying.graphs() == 0);
+    CHECK(copies(2, false));
+    CHECK(copies(3, false));
+    CHECK(copying.graphs() == 1);
+    CHECK(copying.enqueued() == 4);
+  }
+  SECTION("but not for ever") {
+    for (int i = 0; i < GraphCache::most_attempts; ++i) CHECK(copies(i, true));
+    CHECK_THROWS_WITH(copying.run(0, 0, from, to, true), Catch::Matchers::Contains("broken off"));
+    CHECK(cudaGetLastError() == cudaSuccess);
+  }
 }

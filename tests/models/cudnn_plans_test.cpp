@@ -53,10 +53,9 @@ TEST_CASE("cuDNN has fast plans for every convolution of known networks on an H2
                               {pass, type, src, weights, dst, layer.stride, layer.padding, tf32},
                               h200, 90, what));
           INFO(choice.engine);
-          CHECK(choice.workspace_bytes <= std::size_t{type == DataType::float32 ? 2U : 1U} << 30);
-          // Engine 0 is the reference, which is left where the limit bars all others; for small
-          // images the heuristics may prefer it.
-          if (imagenet) CHECK(choice.engine.substr(0, choice.engine.find("_k")) != "eng0");
+          CHECK(choice.workspace_bytes <= std::size_t{type == DataType::float32 ? 3U : 1U} << 30);
+          // Engine 0 is the reference, which is left where the limit bars all others.
+          CHECK(choice.engine.substr(0, choice.engine.find("_k")) != "eng0");
           ++plans;
         }
       }

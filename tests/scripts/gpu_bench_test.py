@@ -158,7 +158,9 @@ class GpuBench(unittest.TestCase):
     def test_marks_figures_where_a_check_fails(self):
         result = self.bench("--quick", broken="models_tests")
         self.assertEqual(self.done.returncode, 1)
-        self.assertEqual(self.failed(result), {"checks: models_tests": "failed"})
+        log = Path(f"{self.output}.log")
+        self.assertEqual(self.failed(result), {"checks: models_tests": f"failed, see {log}"})
+        self.assertEqual(log.read_text(), "$ models_tests\n1 assertion failed\n\n")
         self.assertIs(result["checked"], False)
         self.row(result, "training", model="resnet50", type="float16")
         self.assertIn("1 assertion failed", self.done.stderr)
@@ -184,6 +186,7 @@ class GpuBench(unittest.TestCase):
         result = self.bench("--quick", broken="pytorch")
         self.assertEqual(self.done.returncode, 0, self.done.stderr)
         self.assertIn("this PyTorch sees no GPU", self.failed(result)["PyTorch"])
+        self.assertRegex(Path(f"{self.output}.log").read_text(), r"\$ .*check.*\nthis PyTorch sees no GPU\n")
         row = self.row(result, "training", model="resnet50", type="bfloat16")
         self.assertEqual((row["ours"]["median"], row["best"], row["pytorch"]), (200, None, {}))
 
