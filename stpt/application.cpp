@@ -329,12 +329,6 @@ std::string export_model(const CommandLine& line) {
   const std::string config_file = directory.file(config_name).string();
   const Config config = parse_config(
       read_run_file(config_file, "--export needs the directory of a run"), config_file);
-  if (config.stpt.running_statistics == RunningStatistics::recalibrate) {
-    throw ConfigError(
-        config_file, "stpt.running_statistics",
-        "is recalibrate, so that the model's running statistics are in no checkpoint; "
-        "only runs with winner can be exported");
-  }
   const fs::path checkpoint_file = directory.file(checkpoint_name);
   Checkpoint checkpoint = load_checkpoint(checkpoint_file);
   check_made_with(checkpoint, config);
@@ -347,7 +341,7 @@ std::string export_model(const CommandLine& line) {
   }
   std::int64_t iterations = 0;
   for (const EpochRecord& epoch : run.epochs) iterations += epoch.iterations;
-  export_weights(file, network, checkpoint.model, iterations);
+  export_weights(file, network, checkpoint.model, iterations, checkpoint.normalization);
   return file.string() + ": " + network.name + " after epoch " + std::to_string(checkpoint.epoch) +
          ", " + format_count(network.parameter_count()) + " parameters\n";
 }

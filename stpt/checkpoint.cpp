@@ -9,6 +9,8 @@
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
+#include <boost/json/value_from.hpp>
+#include <boost/json/value_to.hpp>
 #include <charconv>
 #include <cmath>
 #include <cstddef>
@@ -37,7 +39,7 @@ static_assert(std::endian::native == std::endian::little, "checkpoints are copie
 static_assert(sizeof(float) == 4 && std::numeric_limits<float>::is_iec559);
 
 constexpr std::string_view magic = "STPTCKPT";
-constexpr std::uint32_t version = 2;
+constexpr std::uint32_t version = 3;
 constexpr std::size_t preamble_bytes =
     magic.size() + sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t);
 constexpr std::size_t digest_bytes = 64;
@@ -99,6 +101,9 @@ std::string header_text(const Checkpoint& checkpoint) {
   header["wall_seconds"] = number(checkpoint.wall_seconds);
   header["config"] = checkpoint.config;
   header["data"] = checkpoint.data;
+  header["normalization"] =
+      json::object{{"mean", json::value_from(checkpoint.normalization.mean)},
+                   {"stddev", json::value_from(checkpoint.normalization.stddev)}};
   visit_arrays(checkpoint.model, [&header](const char* name, const Arrays& arrays) {
     json::array sizes;
     for (const std::vector<float>& array : arrays) sizes.emplace_back(array.size());
@@ -120,6 +125,9 @@ Checkpoint read_header(const json::object& header) {
   checkpoint.wall_seconds = to_double(header.at("wall_seconds"));
   checkpoint.config = header.at("config").as_string();
   checkpoint.data = header.at("data").as_string();
+  const json::object& normalization = header.at("normalization").as_object();
+  checkpoint.normalization = {json::value_to<std::vector<float>>(normalization.at("mean")),
+                              json::value_to<std::vector<float>>(normalization.at("stddev"))};
   return checkpoint;
 }
 

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "data/augmentation.hpp"
 #include "models/model_state.hpp"
 #include "stpt/config.hpp"
 #include "stpt/learning_rate.hpp"
@@ -18,9 +19,11 @@ struct Checkpoint {
   double chosen_learning_rate = 0;  ///< Main-train's base
   double base_learning_rate = 0;    ///< what the next candidates multiply
   PlateauState plateau;
-  double wall_seconds = 0;  ///< of the run so far
-  std::string config;       ///< the run's, by print_config
-  std::string data;         ///< a checksum of its data
+  double wall_seconds = 0;            ///< of the run so far
+  std::string config;                 ///< the run's, by print_config
+  std::string data;                   ///< a checksum of its data
+  data::Normalization normalization;  ///< of the images it is fed with
+  /// With running statistics as the last test had them where they are measured anew for each.
   models::ModelValues model;
 };
 

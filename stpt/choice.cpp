@@ -60,7 +60,10 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
     });
   };
   const auto lower_loss = [](const auto& a, const auto& b) { return a.loss < b.loss; };
-  const auto higher_accuracy = [](const auto& a, const auto& b) { return a.accuracy > b.accuracy; };
+  // A network that gives all images one answer is right on as many at any LR.
+  const auto higher_accuracy = [](const auto& a, const auto& b) {
+    return a.accuracy != b.accuracy ? a.accuracy > b.accuracy : a.loss < b.loss;
+  };
 
   const bool by_loss = metric == ScoreMetric::loss;
   const std::size_t best = by_loss ? first(running, lower_loss) : first(running, higher_accuracy);
@@ -84,7 +87,7 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
   if (by_loss || points == 0) {
     tie << "equal scores";
   } else {
-    tie << "tie within " << std::setprecision(2) << points << " points";
+    tie << "tie within " << std::setprecision(points < 10 ? 2 : 3) << points << " points";
   }
   const auto settle = [&](std::size_t winner, std::string_view why) {
     return Choice{winner, tie.str() + ": " + std::string(why)};

@@ -42,7 +42,8 @@ struct Choice {
 ///   larger            takes the largest LR of those up to half a decade above the best's: a short
 ///                     Pre-train prefers too small ones, so that against a larger one clear
 ///                     evidence is asked for, but wider steps are not taken on weak one;
-///   none              knows no near-ties: the first of equal scores.
+///   none              knows no near-ties.
+/// Of equal accuracies that with the lower loss is the better one.
 /// What is still equal goes to the lowest index.
 /// Throws std::invalid_argument if candidates were scored on different numbers of images.
 [[nodiscard]] Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule,

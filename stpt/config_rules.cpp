@@ -162,8 +162,8 @@ const std::vector<Rule>& rules() {
          return Problem{"training.learning_rate.warmup.start",
                         "is 0, with which a constant warm-up learns nothing; must be above 0"};
        }},
-      {"`training.learning_rate.milestones` rise, end within `training.epochs`, and are there for "
-       "policy step.",
+      {"`training.learning_rate.milestones` are there for policy step, rise, and lie behind the "
+       "warm-up and within `training.epochs`.",
        [](const Config& config) -> MaybeProblem {
          const std::string path = "training.learning_rate.milestones";
          if (config.training.learning_rate.policy != Policy::step) return std::nullopt;
@@ -177,6 +177,12 @@ const std::vector<Rule>& rules() {
              return Problem{place, "is " + std::to_string(epochs[i]) +
                                        "; must be above the one before it, " +
                                        std::to_string(epochs[i - 1])};
+           }
+           const int warmup = config.training.learning_rate.warmup.epochs;
+           if (epochs[i] <= warmup) {
+             return Problem{place, "is " + std::to_string(epochs[i]) +
+                                       "; must be above training.learning_rate.warmup.epochs, " +
+                                       std::to_string(warmup)};
            }
            if (epochs[i] > config.training.epochs) {
              return Problem{place, "is " + std::to_string(epochs[i]) +

@@ -444,13 +444,15 @@ const std::vector<Key>& schema() {
           "This share of a training image's label is spread evenly over all classes, which "
           "keeps the network from being too sure. Training losses are with it, hold-out and test "
           "without."),
-      number("training.loss_scale", STPT_FIELD(training.loss_scale), at_least(0),
+      number("training.loss_scale", STPT_FIELD(training.loss_scale), {0, true, 1e9, true},
              "What the loss is multiplied by before backward, and gradients divided by before the "
              "update, so that small ones do not vanish. 0: 1024 for float16, 1 for other types."),
       whole("training.seed", STPT_FIELD(training.seed), {0},
             "Of initialisation, order, augmentation and split."),
 
-      number("training.learning_rate.initial", STPT_FIELD(training.learning_rate.initial), above(0),
+      // Parameters are float32.
+      number("training.learning_rate.initial", STPT_FIELD(training.learning_rate.initial),
+             {1e-30, true, 1e30, true},
              "The learning rate to begin with. Where the first epoch tries the set search, what "
              "`stpt` "
              "finds depends little on it."),
@@ -487,7 +489,7 @@ const std::vector<Key>& schema() {
       flag("training.optimizer.nesterov", STPT_FIELD(training.optimizer.nesterov),
            "Nesterov's look-ahead."),
       number("training.optimizer.weight_decay", STPT_FIELD(training.optimizer.weight_decay),
-             at_least(0), "Times the weights, added to the gradient."),
+             {0, true, 1, true}, "Times the weights, added to the gradient."),
       flag("training.optimizer.decay_all", STPT_FIELD(training.optimizer.decay_all),
            "Weight decay on batch normalisation's parameters and on biases, too."),
 

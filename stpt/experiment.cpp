@@ -180,8 +180,25 @@ Experiment::Experiment(const Config& run_config, const ConfigSource& source)
       gpu_choice(find_gpus(source)),
       data_checksum(checksum_of(data)) {
   if (!config.model.weights.empty()) check_weights(config.model.weights, network);
+  check_batch_norm(source);
   check_memory(source);
   check_test_images(config, *data.test);
+}
+
+void Experiment::check_batch_norm(const ConfigSource& source) const {
+  const auto single = std::ranges::find_if(network.layers, [&](const models::Layer& layer) {
+    return layer.kind == models::LayerKind::batch_norm &&
+           network.activations[static_cast<std::size_t>(layer.output)].spatial() == 1;
+  });
+  if (single == network.layers.end()) return;
+  const std::string reason = "is 1, but layer \"" + single->name +
+                             "\", batch norm of 1x1 pixels, needs more than one image to take "
+                             "statistics of; must be at least 2";
+  if (config.training.batch_per_worker == 1)
+    throw ConfigError(source, "training.batch_per_worker", reason);
+  if (pretrains() && config.stpt.score == ScoreSource::hold_out &&
+      config.stpt.score_statistics == ScoreStatistics::batch && split.hold_out.size() == 1)
+    throw ConfigError(source, "data.hold_out", reason);
 }
 
 models::ModelValues Experiment::initial_values() const {

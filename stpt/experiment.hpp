@@ -75,6 +75,7 @@ struct Experiment {
  private:
   [[nodiscard]] std::uint64_t memory_bytes(std::size_t candidates) const;
   void check_memory(const ConfigSource& source) const;
+  void check_batch_norm(const ConfigSource& source) const;
   /// Finds this rank's GPUs and how many workers share one; sees that they will do.
   [[nodiscard]] GpuChoice find_gpus(const ConfigSource& source) const;
   [[nodiscard]] std::uint64_t parameter_bytes() const;

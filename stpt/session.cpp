@@ -73,7 +73,10 @@ Session::Session(const Experiment& run)
   if (run.config.stpt.running_statistics != RunningStatistics::recalibrate) return;
   calibration_.emplace(run.network, training.batch_per_worker, models::Mode::calibration,
                        run.lowering(), data_parallel.program().image_parts());
-  for (int batch = 0; batch < run.config.stpt.recalibration_batches; ++batch) {
+  const int batches =
+      std::min(run.config.stpt.recalibration_batches,
+               static_cast<int>(run.split.training.size()) / training.batch_per_worker);
+  for (int batch = 0; batch < batches; ++batch) {
     calibrated_.emplace_back(spec, "running.calibrated." + std::to_string(batch),
                              runtime::Home::host);
   }

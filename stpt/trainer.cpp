@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -89,6 +90,7 @@ struct Trainer::Impl {
   void restore_model(Session& session);
   /// The current model from all ranks, on rank 0; nothing on the others.
   [[nodiscard]] models::ModelValues collect_model(Session& session) const;
+  void settle_running_statistics(const Session& session, models::ModelValues& model) const;
   void train(Session& session, double earlier_seconds);
   void run_epoch(Session& session, Pretrain* pretrain, int epoch);
   void choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
@@ -234,8 +236,9 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
       CandidateRecord& candidate = result.candidates.emplace_back();
       candidate.factor = score.factor;
       candidate.learning_rate = score.learning_rate;
-      candidate.score_top1 = score.accuracy;
-      candidate.score_loss = score.loss;
+      constexpr double none = std::numeric_limits<double>::quiet_NaN();  // null in metrics.jsonl
+      candidate.score_top1 = score.diverged ? none : score.accuracy;
+      candidate.score_loss = score.diverged ? none : score.loss;
       candidate.diverged = score.diverged;
       candidate.winner = choice.winner == k;
       const double trained_with = pretrain_learning_rate(base, score.factor, config, replica_batch,
@@ -474,6 +477,17 @@ models::ModelValues Trainer::Impl::collect_model(Session& session) const {
   return state ? models::read(*state) : models::ModelValues{};
 }
 
+/// Those of the last test, where they are measured anew for each: training goes on without those
+/// that it has kept.
+void Trainer::Impl::settle_running_statistics(const Session& session,
+                                              models::ModelValues& model) const {
+  if (experiment.config.stpt.running_statistics != RunningStatistics::recalibrate) return;
+  if (!session.averaged_running || model.running.empty()) return;
+  const runtime::HostView settled(session.averaged_running, runtime::Access::read);
+  for (std::vector<float>& values : model.running)
+    std::ranges::copy(settled.as<float>(), values.begin());
+}
+
 void Trainer::Impl::train(Session& session, double earlier_seconds) {
   restore(session);
   // What the last epoch's test left, and the digest needs.
@@ -497,7 +511,9 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
       if (saves) {
         checkpoint.config = print_config(given);
         checkpoint.data = experiment.data_checksum;
+        checkpoint.normalization = experiment.normalization;
         checkpoint.model = collect_model(session);
+        settle_running_statistics(session, checkpoint.model);
       }
       if (observer->epoch_done) observer->epoch_done(record, saves ? &checkpoint : nullptr);
     }

@@ -1,6 +1,8 @@
 #include "stpt/weights.hpp"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <set>
 #include <span>
@@ -36,15 +38,29 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
   return text.empty() ? "a scalar" : text;
 }
 
+/// A list in JSON, in as many digits as it takes to come back.
+std::string list_text(const std::vector<float>& values) {
+  std::string text;
+  for (const float value : values) {
+    std::array<char, 32> digits{};
+    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr;
+    text.append(text.empty() ? "[" : ", ").append(digits.data(), end);
+  }
+  return text + "]";
+}
+
 /// Fills the values. A run would end with what is not finite as a diverged one.
 void read_finite(const SafetensorsFile& weights, const fs::path& file, const std::string& name,
                  std::span<float> values) {
   weights.read(weights.entries().at(name), std::as_writable_bytes(values));
-  const auto bad = std::ranges::find_if_not(values, [](float x) { return std::isfinite(x); });
+  const bool is_variance = name.ends_with(".running_var");
+  const auto bad = std::ranges::find_if_not(
+      values, [&](float x) { return std::isfinite(x) && (!is_variance || x >= 0); });
   if (bad == values.end()) return;
   throw ConfigError(file.string(), "",
                     "tensor \"" + name + "\" has the value " + std::to_string(*bad) + " at " +
-                        std::to_string(bad - values.begin()) + "; all must be finite numbers");
+                        std::to_string(bad - values.begin()) + "; all must be " +
+                        (is_variance ? "at least 0" : "finite numbers"));
 }
 
 void check(const SafetensorsFile& weights, const fs::path& file, const models::Network& network) {
@@ -82,7 +98,8 @@ void check(const SafetensorsFile& weights, const fs::path& file, const models::N
 }  // namespace
 
 void export_weights(const fs::path& file, const models::Network& network,
-                    const models::ModelValues& values, std::int64_t batches) {
+                    const models::ModelValues& values, std::int64_t batches,
+                    const data::Normalization& normalization) {
   // With one worker, whose running statistics are the mean.
   models::ModelValues averaged;
   if (network.has_batch_norm()) averaged.running = {values.average_running()};
@@ -95,7 +112,11 @@ void export_weights(const fs::path& file, const models::Network& network,
     const models::ModelValues& source = entry.running ? averaged : values;
     tensors.push_back({entry.name, float32, entry.dimensions, std::as_bytes(entry.in(source))});
   }
-  write_safetensors(file, tensors, {{"format", "pt"}, {"model", network.name}});
+  write_safetensors(file, tensors,
+                    {{"format", "pt"},
+                     {"model", network.name},
+                     {"mean", list_text(normalization.mean)},
+                     {"std", list_text(normalization.stddev)}});
 }
 
 void check_weights(const fs::path& file, const models::Network& network) {

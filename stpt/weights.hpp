@@ -5,15 +5,18 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "data/augmentation.hpp"
 #include "models/model_state.hpp"
 #include "models/network.hpp"
 
 namespace stpt {
 
 /// Running statistics are the mean over the workers'. `batches` is what each BatchNorm's
-/// num_batches_tracked says. Replaces `file`. Throws OutputError.
+/// num_batches_tracked says; the normalization is in the file's metadata, as lists "mean" and
+/// "std". Replaces `file`. Throws OutputError.
 void export_weights(const std::filesystem::path& file, const models::Network& network,
-                    const models::ModelValues& values, std::int64_t batches);
+                    const models::ModelValues& values, std::int64_t batches,
+                    const data::Normalization& normalization);
 
 /// Throws ConfigError, naming the file and the tensor, unless the file has every tensor of the
 /// network with its shape in float32, and no others but num_batches_tracked, which is not needed.

@@ -38,6 +38,7 @@ Checkpoint example() {
   checkpoint.wall_seconds = 1e-300;
   checkpoint.config = "{\"name\": \"\u00e4\"}\n";
   checkpoint.data = "c0ffee";
+  checkpoint.normalization = {{0.1F, -0.25F}, {1.0F / 3, 1e-38F}};
   checkpoint.model.parameters = {
       {1.5F, -0.0F, std::bit_cast<float>(0x7fc12345U)},
       {},
@@ -69,6 +70,8 @@ void check_same(const Checkpoint& a, const Checkpoint& b) {
   CHECK(same_bits(a.wall_seconds, b.wall_seconds));
   CHECK(a.config == b.config);
   CHECK(a.data == b.data);
+  CHECK(same_bits({a.normalization.mean, a.normalization.stddev},
+                  {b.normalization.mean, b.normalization.stddev}));
   CHECK(same_bits(a.model.parameters, b.model.parameters));
   CHECK(same_bits(a.model.velocity, b.model.velocity));
   CHECK(same_bits(a.model.running, b.model.running));
@@ -218,7 +221,7 @@ TEST_CASE("What is no checkpoint is refused in one line", "[checkpoint]") {
     std::string changed = bytes;
     changed[8] = 1;
     CHECK(error_with(sign(changed)) ==
-          "is of version 1; must be of version 2, go on with the program that wrote it");
+          "is of version 1; must be of version 3, go on with the program that wrote it");
   }
 }
 

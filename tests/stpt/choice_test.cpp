@@ -160,6 +160,22 @@ TEST_CASE("the larger of near-ties is at most half a decade above the best", "[c
   CHECK(choose(raised, TieRule::larger, ScoreMetric::accuracy).winner == 1U);
 }
 
+TEST_CASE("of equal accuracies that with the lower loss is the best", "[choice]") {
+  // One answer to all images is as often right at any LR.
+  Candidates candidates;
+  for (const auto& [factor, loss] :
+       {std::pair{1000.0, 3.3}, {100.0, 2.5}, {3.0, 2.31}, {1.0, 2.30}, {0.1, 2.32}})
+    candidates.push_back(paired(factor, loss, 100, {{0, 10}}));
+  for (int order = 0; order < 2; ++order) {
+    const auto pick = [&](TieRule rule) {
+      return candidates.at(choose(candidates, rule, ScoreMetric::accuracy).winner.value()).factor;
+    };
+    CHECK(pick(TieRule::none) == 1.0);
+    CHECK(pick(TieRule::larger) == 3.0);
+    std::ranges::reverse(candidates);
+  }
+}
+
 TEST_CASE("a larger LR is refused beyond two paired standard errors", "[choice]") {
   // Right where the best is not on c images, wrong where it is right on b.
   const auto winner = [](std::size_t b, std::size_t c) {

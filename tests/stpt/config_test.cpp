@@ -256,7 +256,8 @@ TEST_CASE("values out of range", "[config]") {
   CHECK(error_of(R"({"training": {"workers": 0}})") ==
         "run.json: training.workers: is 0; must be a whole number from 1 to 4096");
   CHECK(error_of(R"({"training": {"learning_rate": {"initial": 0}}})") ==
-        "run.json: training.learning_rate.initial: is 0; must be a number above 0");
+        "run.json: training.learning_rate.initial: is 0; must be a number of at least 1e-30 and at "
+        "most 1e30");
   CHECK(error_of(R"({"training": {"optimizer": {"momentum": 1}}})") ==
         "run.json: training.optimizer.momentum: is 1; must be a number of at least 0 and below 1");
   CHECK(error_of(R"({"training": {"learning_rate": {"anneal": {"fraction": 1.5}}}})") ==
@@ -370,6 +371,10 @@ TEST_CASE("rules between keys", "[config]") {
         "decay at; say [5, 8]");
   CHECK(error_of(R"({"training": {"learning_rate": {"policy": "step", "milestones": [5, 5]}}})") ==
         "run.json: training.learning_rate.milestones[1]: is 5; must be above the one before it, 5");
+  CHECK(error_of(R"({"training": {"learning_rate": {"policy": "step", "milestones": [2, 5],
+                     "warmup": {"epochs": 2}}}})") ==
+        "run.json: training.learning_rate.milestones[0]: is 2; must be above "
+        "training.learning_rate.warmup.epochs, 2");
   CHECK(error_of(R"({"training": {"learning_rate": {"policy": "step", "milestones": [5, 11]}}})") ==
         "run.json: training.learning_rate.milestones[1]: is 11; must be at most training.epochs, "
         "10");
@@ -641,7 +646,8 @@ TEST_CASE("a config made by a program is checked as well", "[config]") {
   CHECK(error([](Config& c) { c.training.epochs = 0; }) ==
         "test: training.epochs: is 0; must be a whole number from 1 to 1000000");
   CHECK(error([](Config& c) { c.training.learning_rate.initial = std::nan(""); }) ==
-        "test: training.learning_rate.initial: is nan; must be a number above 0");
+        "test: training.learning_rate.initial: is nan; must be a number of at least 1e-30 and at "
+        "most 1e30");
   CHECK(error([](Config& c) { c.stpt.candidates.factors = {1}; }) ==
         "test: stpt.candidates: has not the factors of the set that it names");
   CHECK(error([](Config& c) {

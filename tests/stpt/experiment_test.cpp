@@ -25,6 +25,26 @@ TEST_CASE("networks are lowered with the loss's scale and smoothing", "[experime
         0.25f);
 }
 
+TEST_CASE("batch norm of single values is refused before the run", "[experiment]") {
+  const Overrides network = {
+      "model.name=",
+      R"(model.network={"name": "own", "layers": [{"name": "conv", "type": "convolution", "filters": 4,
+         "kernel": 3}, {"type": "global_average_pool"}, {"name": "bn", "type": "batch_norm"},
+         {"name": "fc", "type": "fully_connected"}]})"};
+  const Overrides one = {"training.batch_per_worker=1"};
+  CHECK_NOTHROW(experiment(small + network));
+  CHECK_NOTHROW(experiment(small + one));
+  CHECK_THROWS_WITH(experiment(small + network + one),
+                    Catch::Matchers::EndsWith(
+                        "training.batch_per_worker: is 1, but layer \"bn\", batch norm of 1x1 "
+                        "pixels, needs more than one image to take statistics of; must be at least "
+                        "2"));
+  CHECK_THROWS_WITH(experiment(small + network + Overrides{"data.hold_out=1"}),
+                    Catch::Matchers::Contains("data.hold_out: is 1, but layer \"bn\""));
+  CHECK_NOTHROW(
+      experiment(small + network + Overrides{"data.hold_out=1", "stpt.score_statistics=running"}));
+}
+
 TEST_CASE("who asks for too many candidates is told how many fit", "[experiment]") {
   constexpr double gibibyte = 1024.0 * 1024.0 * 1024.0;
   const double available = static_cast<double>(runtime::Machine::detect().available_bytes);

@@ -42,6 +42,8 @@ std::string error_of(const std::filesystem::path& file, const Network& network) 
   return "no error";
 }
 
+const data::Normalization normalization{{0.25F, 0.1F}, {1, 0.3F}};
+
 TEST_CASE("what is exported is imported with the same bits", "[weights]") {
   const TemporaryFolder folder;
   const auto file = folder.path() / "model.safetensors";
@@ -51,7 +53,7 @@ TEST_CASE("what is exported is imported with the same bits", "[weights]") {
     ModelValues values = numbered(network, 2);
     // Of equal statistics the mean is exactly they.
     if (network.has_batch_norm()) values.running[1] = values.running[0];
-    export_weights(file, network, values, 123);
+    export_weights(file, network, values, 123, normalization);
     CHECK(error_of(file, network) == "no error");
     ModelValues imported = ModelValues::initial(network, 2, 2);
     import_weights(file, network, imported);
@@ -69,7 +71,7 @@ TEST_CASE("an export has the workers' mean and the count of batches", "[weights]
   for (std::size_t worker = 0; worker < 3; ++worker) {
     std::ranges::fill(values.running[worker], static_cast<float>(worker * worker));
   }
-  export_weights(file, network, values, 123);
+  export_weights(file, network, values, 123, normalization);
   const SafetensorsFile written(file);
   std::size_t counters = 0;
   for (const auto& [name, entry] : written.entries()) {
@@ -145,11 +147,29 @@ TEST_CASE("weights that are not finite are refused", "[weights]") {
   const auto value =
       GENERATE(std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity());
   entry.in(values)[3] = value;
-  export_weights(file, network, values, 1);
+  export_weights(file, network, values, 1, normalization);
   const std::string problem = error_of(file, network);
   CHECK(problem == "tensor \"" + entry.name + "\" has the value " + std::to_string(value) +
                        " at 3; all must be finite numbers");
   CHECK_THROWS_WITH(import_weights(file, network, values), file.string() + ": " + problem);
+}
+
+TEST_CASE("a negative variance is refused", "[weights]") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "model.safetensors";
+  const Network network = models::make_network("resnet8", {1, 1, 8, 8}, 10);
+  ModelValues values = ModelValues::initial(network, 1, 1);
+  for (const models::StateEntry& entry : models::state_dict(network)) {
+    if (entry.running) std::ranges::fill(entry.in(values), entry.name.ends_with("mean") ? -1 : 0);
+  }
+  export_weights(file, network, values, 1, normalization);
+  CHECK(error_of(file, network) == "no error");
+  const models::StateEntry entry = models::state_dict(network).at(4);
+  REQUIRE(entry.name.ends_with(".running_var"));
+  entry.in(values)[2] = -1;
+  export_weights(file, network, values, 1, normalization);
+  CHECK(error_of(file, network) ==
+        "tensor \"" + entry.name + "\" has the value -1.000000 at 2; all must be at least 0");
 }
 
 }  // namespace
