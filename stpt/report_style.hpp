@@ -75,6 +75,8 @@ path { fill: none; stroke-linejoin: round; stroke-linecap: round; }
 .dense .branch.won { stroke-width: 1.4; stroke-opacity: 1; }
 .up { stroke: var(--up); } .same { stroke: var(--same); } .down { stroke: var(--down); }
 .test { fill: var(--ink); stroke: var(--paper); stroke-width: 1; }
+.below { fill: var(--ink); }
+.halo { stroke: var(--paper); stroke-width: 4; paint-order: stroke; }
 .test-line { stroke: var(--ink); stroke-width: 1; stroke-opacity: .28; }
 .rate { stroke: var(--ink); stroke-width: 1.6; }
 .tried { fill: var(--paper); fill-opacity: .6; stroke-width: 1; stroke-opacity: .55; }

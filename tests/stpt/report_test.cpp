@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -228,6 +229,56 @@ TEST_CASE("the report of several ranks names them and what they sent", "[report]
     INFO(part);
     CHECK(has(html, part));
   }
+}
+
+TEST_CASE("the axis of learning rates holds those of a decay, not an anneal's end", "[report]") {
+  RunRecord run = run_of(20, 0);
+  const auto set_rate = [&](const std::function<double(double)>& rate_at) {
+    for (EpochRecord& epoch : run.epochs) {
+      for (CurvePoint& point : epoch.curve)
+        point.learning_rate = rate_at(static_cast<double>(point.iteration) / 50);
+      epoch.learning_rate = epoch.curve.back().learning_rate;
+    }
+    return report::learning_rate_chart(run, {976, 320, false});
+  };
+  run.initial_learning_rate = 0.01;
+  for (EpochRecord& epoch : run.epochs) epoch.base_learning_rate = 0.01;
+  // The arrow says that the line has left the axis.
+  const std::string step = set_rate(
+      [](double epochs) { return 0.01 * std::pow(0.1, std::floor((std::ceil(epochs) - 1) / 5)); });
+  CHECK(has(step, "1×10⁻⁵"));
+  CHECK_FALSE(has(step, "↓"));
+  const std::string anneal = set_rate([](double epochs) { return 0.01 * (20.0001 - epochs) / 20; });
+  CHECK(has(anneal, "↓"));
+  CHECK_FALSE(has(anneal, ">1×10⁻⁵<"));
+}
+
+TEST_CASE("tests below the axis of accuracies are pointed at", "[report]") {
+  RunRecord run = run_of(12, 0);
+  for (EpochRecord& epoch : run.epochs) {
+    epoch.test_top1 = 0.9 + 0.005 * epoch.epoch;
+    for (CurvePoint& point : epoch.curve) point.top1 = 0.95;
+  }
+  for (const bool narrow : {false, true}) {
+    const report::ChartSize size{narrow ? 361.0 : 976.0, 300, narrow};
+    run.epochs[0].test_top1 = 0.9;
+    CHECK_FALSE(has(report::accuracy_chart(run, size), "\"below\""));
+    run.epochs[0].test_top1 = 0.24;
+    const std::string chart = report::accuracy_chart(run, size);
+    CHECK(times(chart, "class=\"below\"") == 1);
+    CHECK(has(chart, ">test 24.00\u202f%</text>"));
+  }
+}
+
+TEST_CASE("the ticks of narrow charts have room for their numbers", "[report]") {
+  RunRecord run = run_of(3, 2);
+  for (EpochRecord& epoch : run.epochs) epoch.candidates[0].learning_rate = 1e-4;
+  const std::string chart = report::learning_rate_chart(run, {361, 290, true});
+  const std::string_view before = "class=\"tick end\" x=\"";
+  const std::size_t number = chart.find(">0.0001</text>");
+  REQUIRE(number != std::string::npos);
+  const std::size_t at = chart.rfind(before, number) + before.size();
+  CHECK(std::stod(chart.substr(at)) >= 41);  // six letters of 12 pixels' size
 }
 
 TEST_CASE("the report of a run that goes on shows itself anew", "[report]") {
