@@ -112,29 +112,39 @@ std::string figures(const RunRecord& run, const RunTotals& sum) {
   std::string html;
   const std::string none = "–";
   const bool trained = !run.epochs.empty();
-  html += headline("Test accuracy", trained ? percent(run.epochs.back().test_top1) : none,
-                   trained ? "after epoch " + std::to_string(run.epochs.back().epoch) +
-                                 (run.epochs_planned > run.epochs.back().epoch
-                                      ? " of " + std::to_string(run.epochs_planned)
-                                      : "")
-                           : "no epoch has ended");
-  html += headline("Best", trained ? percent(sum.best_test_top1) : none,
-                   trained ? "epoch " + std::to_string(sum.best_epoch) : "");
+  if (trained) {
+    html += headline("Test accuracy", percent(run.epochs.back().test_top1),
+                     "after epoch " + std::to_string(run.epochs.back().epoch) +
+                         (run.epochs_planned > run.epochs.back().epoch
+                              ? " of " + std::to_string(run.epochs_planned)
+                              : ""));
+    html +=
+        headline("Best", percent(sum.best_test_top1), "epoch " + std::to_string(sum.best_epoch));
+  } else {
+    html += headline("Epochs", "0 of " + std::to_string(run.epochs_planned),
+                     run.status == "running" ? "the first is under way" : "none has ended");
+  }
   const std::string start = "started at " + significant(run.initial_learning_rate);
   if (sum.chosen_learning_rate > 0) {
     html += headline("Learning rate found", significant(sum.chosen_learning_rate), start);
   } else {
-    html += headline(
-        "Learning rate",
-        run.initial_learning_rate > 0 ? significant(run.initial_learning_rate) : none,
-        trained ? "at the end " + significant(run.epochs.back().learning_rate) : "at the start");
+    html +=
+        headline("Learning rate",
+                 run.initial_learning_rate > 0 ? significant(run.initial_learning_rate) : none,
+                 trained ? last_moment(run) + ": " + significant(run.epochs.back().learning_rate)
+                         : "at the start");
   }
-  html += headline(
-      "Time", run.wall_seconds > 0 ? duration(run.wall_seconds) : none,
-      trained ? duration(sum.seconds / static_cast<double>(run.epochs.size())) + " an epoch" : "");
-  html +=
-      headline("Training speed",
-               sum.images_per_second > 0 ? whole_number(sum.images_per_second) : none, "images/s");
+  if (trained || run.wall_seconds > 0) {
+    html += headline(
+        "Time", run.wall_seconds > 0 ? duration(run.wall_seconds) : none,
+        trained ? duration(sum.seconds / static_cast<double>(run.epochs.size())) + " an epoch"
+                : "");
+  }
+  if (trained) {
+    html += headline("Training speed",
+                     sum.images_per_second > 0 ? whole_number(sum.images_per_second) : none,
+                     "images/s");
+  }
   return "<dl class=\"figures\">" + html + "</dl>\n";
 }
 
@@ -509,9 +519,13 @@ std::string render_report(const RunRecord& run) {
       "</style>\n</head>\n<body>\n<main>\n";
   html += element("header", "", header(run) + figures(run, sum));
   if (run.epochs.empty()) {
-    html +=
-        "<section><p class=\"lead\">No epoch has ended, so there is nothing to draw.</p>"
-        "</section>\n";
+    html += "<section>" +
+            element("p", "lead",
+                    run.status == "running"
+                        ? "The first epoch is under way. What it did is drawn here when it ends: "
+                          "this page is written anew after each epoch, and loads itself anew."
+                        : "No epoch has ended, so there is nothing to draw.") +
+            "</section>\n";
   } else {
     html += accuracy(run);
     html += learning_rate(run);

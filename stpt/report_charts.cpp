@@ -391,6 +391,11 @@ std::vector<double> log_ticks(double low, double high, int most) {
   return ticks;
 }
 
+std::string last_moment(const RunRecord& run) {
+  if (run.status == "complete") return "at the end";
+  return "epoch " + std::to_string(run.epochs.back().epoch);
+}
+
 bool has_room_for_branches(const RunRecord& run, ChartSize size) {
   return !run.epochs.empty() && Frame(run, size, gutter(size)).epoch_width() >= kBranchRoom;
 }
@@ -590,7 +595,7 @@ std::string learning_rate_chart(const RunRecord& run, ChartSize size) {
     const bool off = effective.back().y > frame.bottom();
     svg += text_at(frame.right() + 12, at, "label strong",
                    significant(last.learning_rate, 2) + (off ? " ↓" : ""));
-    svg += text_at(frame.right() + 12, at + 14, "label", "at the end");
+    svg += text_at(frame.right() + 12, at + 14, "label", last_moment(run));
   }
   return svg + tips(run, frame) + "</svg>";
 }

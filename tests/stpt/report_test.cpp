@@ -288,7 +288,19 @@ TEST_CASE("the report of a run that goes on shows itself anew", "[report]") {
     const std::string html = render_report(run);
     check_sound(html);
     CHECK(has(html, "http-equiv=\"refresh\"") == (run.status == "running"));
+    CHECK(has(html, ">at the end<") == (run.status == "complete"));
+    CHECK(has(html, ">epoch 2</text>") == (run.status != "complete"));
   }
+
+  run.status = "running";
+  run.epochs.clear();
+  run.wall_seconds = 0;
+  const std::string html = render_report(run);
+  check_sound(html);
+  CHECK(has(html, "The first epoch is under way"));
+  CHECK(has(html, "0 of 2"));
+  CHECK(has(html, "0.1<small>at the start"));
+  CHECK_FALSE(has(html, "<dd>–"));
 }
 
 TEST_CASE("a failed run's report says what failed", "[report]") {
