@@ -169,6 +169,13 @@ bool any_curve(const RunRecord& run) {
   });
 }
 
+/// Which of the branches goes on, as the policy has it.
+std::string about_winner(const RunRecord& run) {
+  if (run.policy == "random_winner") return "The bold one was drawn at random.";
+  if (run.policy == "always_one") return "The bold one, with the rate unchanged, always wins.";
+  return "The bold one won; the table of choices says why.";
+}
+
 std::string accuracy(const RunRecord& run) {
   std::string legend = key(key_dot("test"), "test") + key(key_line("train"), "training");
   std::string lead;
@@ -178,8 +185,9 @@ std::string accuracy(const RunRecord& run) {
                    "table of choices.");
   } else if (any_curve(run)) {
     lead = element("p", "lead",
-                   "Each epoch starts with one short branch for every candidate learning rate; "
-                   "the best of them, drawn boldly, goes on.");
+                   "An epoch with a choice starts with a short branch for each candidate learning "
+                   "rate. " +
+                       about_winner(run));
     legend += key(key_line("branch won up"), "winner: higher rate") +
               key(key_line("branch won same"), "unchanged") +
               key(key_line("branch won down"), "lower") +
@@ -238,16 +246,27 @@ std::string cost(const RunRecord& run, const RunTotals& sum) {
     least = least == 0 ? m : std::min(least, m);
     most = std::max(most, m);
   }
-  const std::string tried =
+  const std::string number =
       least == most ? std::to_string(most) : std::to_string(least) + " to " + std::to_string(most);
-  const double less = saved(iterations, sum.iterations_exhaustive);
-  std::string lead = "The run took " + count(iterations) + " iterations. Trying each of the " +
-                     tried + " candidate rates for a whole epoch would have taken " +
-                     count(sum.iterations_exhaustive) + ": " + percent(std::abs(less), 1) +
-                     (less >= 0 ? " fewer." : " more.");
+  const std::string tried =
+      most == 1 ? "the one candidate rate" : "each of the " + number + " candidate rates";
+  const auto compared = [](double share) {
+    return percent(std::abs(share), 1) + (share >= 0 ? " fewer" : " more");
+  };
+  const std::string fewer = compared(saved(iterations, sum.iterations_exhaustive));
+  const std::string fewer_samples =
+      compared(saved(sum.samples_winner + sum.samples_discarded, sum.samples_exhaustive));
+  std::string lead = "The run took " + count(iterations) + " iterations. Trying " + tried +
+                     " for a whole epoch would have taken " + count(sum.iterations_exhaustive) +
+                     ": " + fewer + ".";
+  if (fewer_samples != fewer) {
+    lead += " Counted in training samples it is " + fewer_samples +
+            ", since Pre-train’s iterations take smaller batches.";
+  }
   if (most > 1) {
-    lead += " The most that can be saved with " + std::to_string(most) + " candidates is 1 − 1/" +
-            std::to_string(most) + " = " + percent(1 - 1.0 / static_cast<double>(most), 1) + ".";
+    lead += " The most that can be saved of the iterations with " + std::to_string(most) +
+            " candidates is 1 − 1/" + std::to_string(most) + " = " +
+            percent(1 - 1.0 / static_cast<double>(most), 1) + ".";
   }
 
   const auto top =

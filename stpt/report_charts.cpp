@@ -296,7 +296,7 @@ std::string tests_below(const RunRecord& run, const Frame& frame, double low) {
 std::string epoch_tip(const EpochRecord& epoch) {
   std::string tip = "Epoch " + std::to_string(epoch.epoch) + "\nTest " + percent(epoch.test_top1) +
                     ", training " + percent(epoch.train_top1) + "\nLearning rate " +
-                    significant(epoch.learning_rate);
+                    significant(epoch.learning_rate) + " at its end";
   if (const CandidateRecord* winner = winner_of(epoch)) {
     tip += "\nChose ×" + significant(winner->factor) + " of " +
            std::to_string(epoch.candidates.size()) + ": " + significant(winner->learning_rate);

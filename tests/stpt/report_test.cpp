@@ -415,6 +415,14 @@ TEST_CASE("what choosing cost is counted right", "[report]") {
     epoch.samples_discarded = 30 * 4;
   }
   CHECK(totals(run).samples_exhaustive == 450 * 32);
+  CHECK_FALSE(has(html, "Counted in training samples"));
+  // 1600 + 2 (40 + 1280 + 120) samples.
+  CHECK(has(render_report(run),
+            "53.3\u202f% fewer. Counted in training samples it is 68.9\u202f% fewer"));
+
+  CHECK(has(
+      render_report(run_of(2, 1)),
+      "Trying the one candidate rate for a whole epoch would have taken 100: 0.0\u202f% fewer."));
 }
 
 TEST_CASE("axis ticks are round numbers", "[report]") {
