@@ -401,10 +401,11 @@ std::string communication(const RunRecord& run) {
   return "<section><h2>Ranks</h2><dl class=\"facts\">" + html + "</dl></section>\n";
 }
 
-std::string table(const std::string& head, const std::string& rows, std::size_t length) {
+std::string table(std::string_view css, const std::string& head, const std::string& rows,
+                  std::size_t length) {
   return element("div", length > kLongTable ? "scroll long" : "scroll",
-                 "<table class=\"wide-table\"><thead><tr>" + head + "</tr></thead><tbody>" + rows +
-                     "</tbody></table>");
+                 "<table class=\"" + std::string(css) + "\"><thead><tr>" + head +
+                     "</tr></thead><tbody>" + rows + "</tbody></table>");
 }
 
 std::string column(std::string_view name, std::string_view css = {}) {
@@ -414,36 +415,45 @@ std::string column(std::string_view name, std::string_view css = {}) {
 
 std::string row_name(int epoch) { return "<th scope=\"row\">" + std::to_string(epoch) + "</th>"; }
 
+/// What the numbers of the candidates are.
+std::string about_score(const RunRecord& run) {
+  const std::string metric = run.score_metric == "loss" ? "the loss" : "the accuracy, in %,";
+  if (run.score == "training_window") return metric + " of its last batches of Pre-train";
+  if (run.score == "validation") return metric + " it reached on the test images";
+  return metric + " it reached on the scoring images";
+}
+
+std::string candidate(const CandidateRecord& candidate, bool by_loss) {
+  const std::string css = std::string("candidate") + (candidate.winner ? " won" : "") +
+                          (candidate.diverged ? " diverged" : "");
+  std::string title = "learning rate " + significant(candidate.learning_rate);
+  std::string score = "diverged";
+  if (!candidate.diverged) {
+    title += by_loss ? ", accuracy " + percent(candidate.score_top1)
+                     : ", loss " + significant(candidate.score_loss, 4);
+    score = by_loss ? significant(candidate.score_loss, 4) : fixed(100 * candidate.score_top1, 2);
+  }
+  return "<span class=\"" + css + "\" title=\"" + title + "\"><small>×" +
+         significant(candidate.factor) + "</small>" + score + (candidate.winner ? " ✓" : "") +
+         "</span>";
+}
+
 std::string choices(const RunRecord& run) {
   if (!has_candidates(run)) return {};
-  std::size_t most = 0;
-  for (const EpochRecord& epoch : run.epochs) most = std::max(most, epoch.candidates.size());
-
   std::string rows;
   for (const EpochRecord& epoch : run.epochs) {
     rows += "<tr>" + row_name(epoch.epoch);
     if (epoch.candidates.empty()) {
-      rows += "<td class=\"name quiet\" colspan=\"" + std::to_string(most + 4) + "\">" +
+      rows += std::string("<td class=\"name quiet\" colspan=\"5\">") +
               (epoch.phase == "warmup" ? "warm-up, nothing to choose" : "no choice") +
-              ", learning rate " + significant(epoch.learning_rate) + "</td></tr>";
+              "; learning rate at its end " + significant(epoch.learning_rate) + "</td></tr>";
       continue;
     }
-    rows += element("td", "name", escaped(epoch.candidate_set)) +
-            element("td", "", significant(epoch.base_learning_rate));
     double chosen = std::nan("");
-    for (const CandidateRecord& candidate : epoch.candidates) {
-      if (candidate.winner) chosen = candidate.learning_rate;
-      const std::string css = std::string("candidate") + (candidate.winner ? " won" : "") +
-                              (candidate.diverged ? " diverged" : "");
-      std::string title = "learning rate " + significant(candidate.learning_rate);
-      if (!candidate.diverged) title += ", loss " + significant(candidate.score_loss, 4);
-      rows += "<td class=\"" + css + "\" title=\"" + title + "\"><small>×" +
-              significant(candidate.factor) + "</small>" +
-              (candidate.diverged ? "diverged" : fixed(100 * candidate.score_top1, 2)) +
-              (candidate.winner ? " ✓" : "") + "</td>";
-    }
-    if (epoch.candidates.size() < most) {
-      rows += "<td colspan=\"" + std::to_string(most - epoch.candidates.size()) + "\"></td>";
+    std::string tried;
+    for (const CandidateRecord& each : epoch.candidates) {
+      if (each.winner) chosen = each.learning_rate;
+      tried += candidate(each, run.score_metric == "loss");
     }
     std::string why = escaped(epoch.choice_reason);
     if (epoch.retries > 0) {
@@ -453,13 +463,19 @@ std::string choices(const RunRecord& run) {
                              " before"},
                    "; ");
     }
-    rows += element("td", "", significant(chosen)) + element("td", "words", why) + "</tr>";
+    // The candidates last, and in lines: there may be dozens.
+    rows += element("td", "name", escaped(epoch.candidate_set)) +
+            element("td", "", significant(epoch.base_learning_rate)) +
+            element("td", "", significant(chosen)) + element("td", "words", why) +
+            element("td", "candidates", tried) + "</tr>";
   }
-  return "<section><h2>Every choice</h2><p class=\"lead\">Each candidate’s factor of the base "
-         "learning rate and the accuracy it reached on the scoring images, in %.</p>" +
-         table(column("epoch") + column("set", "name") + column("base") +
-                   "<th scope=\"colgroup\" class=\"name\" colspan=\"" + std::to_string(most) +
-                   "\">candidates</th>" + column("chosen") + column("why", "words"),
+  return "<section><h2>Every choice</h2>" +
+         element(
+             "p", "lead",
+             "Each candidate’s factor of the base learning rate, and " + about_score(run) + ".") +
+         table("choices",
+               column("epoch") + column("set", "name") + column("base") + column("chosen") +
+                   column("why", "words") + column("candidates", "candidates"),
                rows, run.epochs.size()) +
          "</section>\n";
 }
@@ -480,7 +496,9 @@ std::string epochs(const RunRecord& run) {
             element("td", "", duration(epoch.seconds)) + "</tr>";
   }
   return "<section><h2>Every epoch</h2>" +
-         table(column("epoch") + column("learning rate") + column("training loss") +
+         element("p", "lead", "Learning rates are those of an epoch’s last iteration.") +
+         table("wide-table",
+               column("epoch") + column("learning rate") + column("training loss") +
                    column("training") + column("test loss") + column("test") + column("top-5") +
                    column("images/s") + column("time"),
                rows, run.epochs.size()) +

@@ -374,13 +374,56 @@ TEST_CASE("diverged candidates and retries are shown as such", "[report]") {
   CHECK(has(html, "diverged-mark"));
 }
 
+TEST_CASE("a choice and its reason stand before any number of candidates", "[report]") {
+  RunRecord run = run_of(2, 31);
+  run.epochs[1].candidates.resize(3);
+  const std::string html = render_report(run);
+  check_sound(html);
+  CHECK(times(html,
+              "<td>0.175</td><td class=\"words\">highest accuracy</td>"
+              "<td class=\"candidates\"><span class=\"candidate\"") == 2);
+  CHECK(times(html, "<span class=\"candidate") == 31 + 3);
+}
+
+TEST_CASE("candidates are shown by what they are compared by", "[report]") {
+  RunRecord run = run_of(1, 2);
+  run.epochs[0].candidates[0].score_top1 = 0.8765;
+  run.epochs[0].candidates[0].score_loss = 0.4321;
+  const auto shows = [&](const std::string& score) {
+    return has(render_report(run), "</small>" + score);
+  };
+
+  CHECK(shows("87.65"));  // a record of before the metric was in it
+  run.score = "hold_out";
+  run.score_metric = "accuracy";
+  CHECK(shows("87.65"));
+  CHECK(has(render_report(run), "and the accuracy, in %, it reached on the scoring images."));
+  run.score_metric = "loss";
+  CHECK(shows("0.4321"));
+  CHECK_FALSE(shows("87.65"));
+  CHECK(has(render_report(run), "and the loss it reached on the scoring images."));
+  run.score = "training_window";
+  CHECK(has(render_report(run), "and the loss of its last batches of Pre-train."));
+  run.score = "validation";
+  CHECK(has(render_report(run), "and the loss it reached on the test images."));
+}
+
+TEST_CASE("the report says how a branch wins", "[report]") {
+  RunRecord run = run_of(2, 3);
+  CHECK(has(render_report(run), "The bold one won; the table of choices says why."));
+  run.policy = "random_winner";
+  CHECK(has(render_report(run), "The bold one was drawn at random."));
+  run.policy = "always_one";
+  CHECK(has(render_report(run), "The bold one, with the rate unchanged, always wins."));
+}
+
 TEST_CASE("epochs without a choice stand in the table of choices", "[report]") {
   RunRecord run = run_of(3, 4);
   run.epochs[0] = epoch_of(1, 0, 0, 0, 50);
   run.epochs[0].phase = "warmup";
   const std::string html = render_report(run);
   check_sound(html);
-  CHECK(has(html, "warm-up, nothing to choose"));
+  CHECK(has(html, "warm-up, nothing to choose; learning rate at its end 0.1<"));
 }
 
 TEST_CASE("what choosing cost is counted right", "[report]") {
