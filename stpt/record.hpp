@@ -70,6 +70,8 @@ struct RunRecord {
   std::int64_t training_images = 0, hold_out_images = 0, test_images = 0;
   int workers = 0, batch_per_worker = 0, iterations_per_epoch = 0, epochs_planned = 0, alpha = 0;
   double initial_learning_rate = 0;
+  /// What candidates are compared by, as the config names it; empty if nothing is chosen.
+  std::string score, score_metric;
   std::vector<RankRecord> ranks;  ///< empty for a job of one process
   std::vector<EpochRecord> epochs;
   std::string status;        ///< "running", "complete", "stopped", "failed"

@@ -98,6 +98,8 @@ void visit_fields(Visitor&& visit,
   visit("epochs_planned", record.epochs_planned);
   visit("alpha", record.alpha);
   visit("initial_learning_rate", record.initial_learning_rate);
+  visit("score", record.score);
+  visit("score_metric", record.score_metric);
   visit("ranks", record.ranks);
 }
 

@@ -112,29 +112,39 @@ std::string figures(const RunRecord& run, const RunTotals& sum) {
   std::string html;
   const std::string none = "–";
   const bool trained = !run.epochs.empty();
-  html += headline("Test accuracy", trained ? percent(run.epochs.back().test_top1) : none,
-                   trained ? "after epoch " + std::to_string(run.epochs.back().epoch) +
-                                 (run.epochs_planned > run.epochs.back().epoch
-                                      ? " of " + std::to_string(run.epochs_planned)
-                                      : "")
-                           : "no epoch has ended");
-  html += headline("Best", trained ? percent(sum.best_test_top1) : none,
-                   trained ? "epoch " + std::to_string(sum.best_epoch) : "");
+  if (trained) {
+    html += headline("Test accuracy", percent(run.epochs.back().test_top1),
+                     "after epoch " + std::to_string(run.epochs.back().epoch) +
+                         (run.epochs_planned > run.epochs.back().epoch
+                              ? " of " + std::to_string(run.epochs_planned)
+                              : ""));
+    html +=
+        headline("Best", percent(sum.best_test_top1), "epoch " + std::to_string(sum.best_epoch));
+  } else {
+    html += headline("Epochs", "0 of " + std::to_string(run.epochs_planned),
+                     run.status == "running" ? "the first is under way" : "none has ended");
+  }
   const std::string start = "started at " + significant(run.initial_learning_rate);
   if (sum.chosen_learning_rate > 0) {
     html += headline("Learning rate found", significant(sum.chosen_learning_rate), start);
   } else {
-    html += headline(
-        "Learning rate",
-        run.initial_learning_rate > 0 ? significant(run.initial_learning_rate) : none,
-        trained ? "at the end " + significant(run.epochs.back().learning_rate) : "at the start");
+    html +=
+        headline("Learning rate",
+                 run.initial_learning_rate > 0 ? significant(run.initial_learning_rate) : none,
+                 trained ? last_moment(run) + ": " + significant(run.epochs.back().learning_rate)
+                         : "at the start");
   }
-  html += headline(
-      "Time", run.wall_seconds > 0 ? duration(run.wall_seconds) : none,
-      trained ? duration(sum.seconds / static_cast<double>(run.epochs.size())) + " an epoch" : "");
-  html +=
-      headline("Training speed",
-               sum.images_per_second > 0 ? whole_number(sum.images_per_second) : none, "images/s");
+  if (trained || run.wall_seconds > 0) {
+    html += headline(
+        "Time", run.wall_seconds > 0 ? duration(run.wall_seconds) : none,
+        trained ? duration(sum.seconds / static_cast<double>(run.epochs.size())) + " an epoch"
+                : "");
+  }
+  if (trained) {
+    html += headline("Training speed",
+                     sum.images_per_second > 0 ? whole_number(sum.images_per_second) : none,
+                     "images/s");
+  }
   return "<dl class=\"figures\">" + html + "</dl>\n";
 }
 
@@ -159,6 +169,13 @@ bool any_curve(const RunRecord& run) {
   });
 }
 
+/// Which of the branches goes on, as the policy has it.
+std::string about_winner(const RunRecord& run) {
+  if (run.policy == "random_winner") return "The bold one was drawn at random.";
+  if (run.policy == "always_one") return "The bold one, with the rate unchanged, always wins.";
+  return "The bold one won; the table of choices says why.";
+}
+
 std::string accuracy(const RunRecord& run) {
   std::string legend = key(key_dot("test"), "test") + key(key_line("train"), "training");
   std::string lead;
@@ -168,8 +185,9 @@ std::string accuracy(const RunRecord& run) {
                    "table of choices.");
   } else if (any_curve(run)) {
     lead = element("p", "lead",
-                   "Each epoch starts with one short branch for every candidate learning rate; "
-                   "the best of them, drawn boldly, goes on.");
+                   "An epoch with a choice starts with a short branch for each candidate learning "
+                   "rate. " +
+                       about_winner(run));
     legend += key(key_line("branch won up"), "winner: higher rate") +
               key(key_line("branch won same"), "unchanged") +
               key(key_line("branch won down"), "lower") +
@@ -228,16 +246,27 @@ std::string cost(const RunRecord& run, const RunTotals& sum) {
     least = least == 0 ? m : std::min(least, m);
     most = std::max(most, m);
   }
-  const std::string tried =
+  const std::string number =
       least == most ? std::to_string(most) : std::to_string(least) + " to " + std::to_string(most);
-  const double less = saved(iterations, sum.iterations_exhaustive);
-  std::string lead = "The run took " + count(iterations) + " iterations. Trying each of the " +
-                     tried + " candidate rates for a whole epoch would have taken " +
-                     count(sum.iterations_exhaustive) + ": " + percent(std::abs(less), 1) +
-                     (less >= 0 ? " fewer." : " more.");
+  const std::string tried =
+      most == 1 ? "the one candidate rate" : "each of the " + number + " candidate rates";
+  const auto compared = [](double share) {
+    return percent(std::abs(share), 1) + (share >= 0 ? " fewer" : " more");
+  };
+  const std::string fewer = compared(saved(iterations, sum.iterations_exhaustive));
+  const std::string fewer_samples =
+      compared(saved(sum.samples_winner + sum.samples_discarded, sum.samples_exhaustive));
+  std::string lead = "The run took " + count(iterations) + " iterations. Trying " + tried +
+                     " for a whole epoch would have taken " + count(sum.iterations_exhaustive) +
+                     ": " + fewer + ".";
+  if (fewer_samples != fewer) {
+    lead += " Counted in training samples it is " + fewer_samples +
+            ", since Pre-train’s iterations take smaller batches.";
+  }
   if (most > 1) {
-    lead += " The most that can be saved with " + std::to_string(most) + " candidates is 1 − 1/" +
-            std::to_string(most) + " = " + percent(1 - 1.0 / static_cast<double>(most), 1) + ".";
+    lead += " The most that can be saved of the iterations with " + std::to_string(most) +
+            " candidates is 1 − 1/" + std::to_string(most) + " = " +
+            percent(1 - 1.0 / static_cast<double>(most), 1) + ".";
   }
 
   const auto top =
@@ -372,10 +401,11 @@ std::string communication(const RunRecord& run) {
   return "<section><h2>Ranks</h2><dl class=\"facts\">" + html + "</dl></section>\n";
 }
 
-std::string table(const std::string& head, const std::string& rows, std::size_t length) {
+std::string table(std::string_view css, const std::string& head, const std::string& rows,
+                  std::size_t length) {
   return element("div", length > kLongTable ? "scroll long" : "scroll",
-                 "<table class=\"wide-table\"><thead><tr>" + head + "</tr></thead><tbody>" + rows +
-                     "</tbody></table>");
+                 "<table class=\"" + std::string(css) + "\"><thead><tr>" + head +
+                     "</tr></thead><tbody>" + rows + "</tbody></table>");
 }
 
 std::string column(std::string_view name, std::string_view css = {}) {
@@ -385,36 +415,45 @@ std::string column(std::string_view name, std::string_view css = {}) {
 
 std::string row_name(int epoch) { return "<th scope=\"row\">" + std::to_string(epoch) + "</th>"; }
 
+/// What the numbers of the candidates are.
+std::string about_score(const RunRecord& run) {
+  const std::string metric = run.score_metric == "loss" ? "the loss" : "the accuracy, in %,";
+  if (run.score == "training_window") return metric + " of its last batches of Pre-train";
+  if (run.score == "validation") return metric + " it reached on the test images";
+  return metric + " it reached on the scoring images";
+}
+
+std::string candidate(const CandidateRecord& candidate, bool by_loss) {
+  const std::string css = std::string("candidate") + (candidate.winner ? " won" : "") +
+                          (candidate.diverged ? " diverged" : "");
+  std::string title = "learning rate " + significant(candidate.learning_rate);
+  std::string score = "diverged";
+  if (!candidate.diverged) {
+    title += by_loss ? ", accuracy " + percent(candidate.score_top1)
+                     : ", loss " + significant(candidate.score_loss, 4);
+    score = by_loss ? significant(candidate.score_loss, 4) : fixed(100 * candidate.score_top1, 2);
+  }
+  return "<span class=\"" + css + "\" title=\"" + title + "\"><small>×" +
+         significant(candidate.factor) + "</small>" + score + (candidate.winner ? " ✓" : "") +
+         "</span>";
+}
+
 std::string choices(const RunRecord& run) {
   if (!has_candidates(run)) return {};
-  std::size_t most = 0;
-  for (const EpochRecord& epoch : run.epochs) most = std::max(most, epoch.candidates.size());
-
   std::string rows;
   for (const EpochRecord& epoch : run.epochs) {
     rows += "<tr>" + row_name(epoch.epoch);
     if (epoch.candidates.empty()) {
-      rows += "<td class=\"name quiet\" colspan=\"" + std::to_string(most + 4) + "\">" +
+      rows += std::string("<td class=\"name quiet\" colspan=\"5\">") +
               (epoch.phase == "warmup" ? "warm-up, nothing to choose" : "no choice") +
-              ", learning rate " + significant(epoch.learning_rate) + "</td></tr>";
+              "; learning rate at its end " + significant(epoch.learning_rate) + "</td></tr>";
       continue;
     }
-    rows += element("td", "name", escaped(epoch.candidate_set)) +
-            element("td", "", significant(epoch.base_learning_rate));
     double chosen = std::nan("");
-    for (const CandidateRecord& candidate : epoch.candidates) {
-      if (candidate.winner) chosen = candidate.learning_rate;
-      const std::string css = std::string("candidate") + (candidate.winner ? " won" : "") +
-                              (candidate.diverged ? " diverged" : "");
-      std::string title = "learning rate " + significant(candidate.learning_rate);
-      if (!candidate.diverged) title += ", loss " + significant(candidate.score_loss, 4);
-      rows += "<td class=\"" + css + "\" title=\"" + title + "\"><small>×" +
-              significant(candidate.factor) + "</small>" +
-              (candidate.diverged ? "diverged" : fixed(100 * candidate.score_top1, 2)) +
-              (candidate.winner ? " ✓" : "") + "</td>";
-    }
-    if (epoch.candidates.size() < most) {
-      rows += "<td colspan=\"" + std::to_string(most - epoch.candidates.size()) + "\"></td>";
+    std::string tried;
+    for (const CandidateRecord& each : epoch.candidates) {
+      if (each.winner) chosen = each.learning_rate;
+      tried += candidate(each, run.score_metric == "loss");
     }
     std::string why = escaped(epoch.choice_reason);
     if (epoch.retries > 0) {
@@ -424,13 +463,19 @@ std::string choices(const RunRecord& run) {
                              " before"},
                    "; ");
     }
-    rows += element("td", "", significant(chosen)) + element("td", "words", why) + "</tr>";
+    // The candidates last, and in lines: there may be dozens.
+    rows += element("td", "name", escaped(epoch.candidate_set)) +
+            element("td", "", significant(epoch.base_learning_rate)) +
+            element("td", "", significant(chosen)) + element("td", "words", why) +
+            element("td", "candidates", tried) + "</tr>";
   }
-  return "<section><h2>Every choice</h2><p class=\"lead\">Each candidate’s factor of the base "
-         "learning rate and the accuracy it reached on the scoring images, in %.</p>" +
-         table(column("epoch") + column("set", "name") + column("base") +
-                   "<th scope=\"colgroup\" class=\"name\" colspan=\"" + std::to_string(most) +
-                   "\">candidates</th>" + column("chosen") + column("why", "words"),
+  return "<section><h2>Every choice</h2>" +
+         element(
+             "p", "lead",
+             "Each candidate’s factor of the base learning rate, and " + about_score(run) + ".") +
+         table("choices",
+               column("epoch") + column("set", "name") + column("base") + column("chosen") +
+                   column("why", "words") + column("candidates", "candidates"),
                rows, run.epochs.size()) +
          "</section>\n";
 }
@@ -451,7 +496,9 @@ std::string epochs(const RunRecord& run) {
             element("td", "", duration(epoch.seconds)) + "</tr>";
   }
   return "<section><h2>Every epoch</h2>" +
-         table(column("epoch") + column("learning rate") + column("training loss") +
+         element("p", "lead", "Learning rates are those of an epoch’s last iteration.") +
+         table("wide-table",
+               column("epoch") + column("learning rate") + column("training loss") +
                    column("training") + column("test loss") + column("test") + column("top-5") +
                    column("images/s") + column("time"),
                rows, run.epochs.size()) +
@@ -509,9 +556,13 @@ std::string render_report(const RunRecord& run) {
       "</style>\n</head>\n<body>\n<main>\n";
   html += element("header", "", header(run) + figures(run, sum));
   if (run.epochs.empty()) {
-    html +=
-        "<section><p class=\"lead\">No epoch has ended, so there is nothing to draw.</p>"
-        "</section>\n";
+    html += "<section>" +
+            element("p", "lead",
+                    run.status == "running"
+                        ? "The first epoch is under way. What it did is drawn here when it ends: "
+                          "this page is written anew after each epoch, and loads itself anew."
+                        : "No epoch has ended, so there is nothing to draw.") +
+            "</section>\n";
   } else {
     html += accuracy(run);
     html += learning_rate(run);

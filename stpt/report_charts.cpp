@@ -113,7 +113,7 @@ class Frame {
  public:
   Frame(const RunRecord& run, ChartSize size, double right)
       : size_(size),
-        left_(size.narrow ? 42 : 52),
+        left_(52),  // 0.0001 has room before it
         right_(size.width - right),
         top_(16),
         bottom_(size.height - 38) {
@@ -255,6 +255,7 @@ Range accuracy_range(const RunRecord& run) {
   if (!tested.empty()) {
     low = std::min(low, tested[skip]);
     high = std::max(high, tested.back());
+    if (tested.front() > low - (high - low) / 2) low = std::min(low, tested.front());
   }
 
   const double span = std::max(high - low, 0.02);
@@ -270,11 +271,32 @@ Range accuracy_range(const RunRecord& run) {
   return range;
 }
 
+/// A line leaves through the bottom, but a test's dot would just be gone: an arrow stands for it,
+/// and the lowest is named.
+std::string tests_below(const RunRecord& run, const Frame& frame, double low) {
+  const EpochRecord* lowest = nullptr;
+  std::string svg;
+  for (const EpochRecord& epoch : run.epochs) {
+    if (!(epoch.test_top1 < low)) continue;
+    const double x = frame.x(epoch.epoch);
+    const double y = frame.bottom() - 3;
+    svg += "<path class=\"below\" d=\"M" + px(x - 4) + " " + px(y - 7) + "L" + px(x + 4) + " " +
+           px(y - 7) + "L" + px(x) + " " + px(y) + "\"/>";
+    if (lowest == nullptr || epoch.test_top1 < lowest->test_top1) lowest = &epoch;
+  }
+  if (lowest == nullptr) return svg;
+  const double x = frame.x(lowest->epoch);
+  const bool on_the_left = x < (frame.left() + frame.right()) / 2;
+  return svg + text_at(x + (on_the_left ? 8 : -8), frame.bottom() - 4,
+                       on_the_left ? "label halo" : "label halo end",
+                       "test " + percent(lowest->test_top1));
+}
+
 /// What an epoch did, for the tip shown over it.
 std::string epoch_tip(const EpochRecord& epoch) {
   std::string tip = "Epoch " + std::to_string(epoch.epoch) + "\nTest " + percent(epoch.test_top1) +
                     ", training " + percent(epoch.train_top1) + "\nLearning rate " +
-                    significant(epoch.learning_rate);
+                    significant(epoch.learning_rate) + " at its end";
   if (const CandidateRecord* winner = winner_of(epoch)) {
     tip += "\nChose ×" + significant(winner->factor) + " of " +
            std::to_string(epoch.candidates.size()) + ": " + significant(winner->learning_rate);
@@ -369,6 +391,11 @@ std::vector<double> log_ticks(double low, double high, int most) {
   return ticks;
 }
 
+std::string last_moment(const RunRecord& run) {
+  if (run.status == "complete") return "at the end";
+  return "epoch " + std::to_string(run.epochs.back().epoch);
+}
+
 bool has_room_for_branches(const RunRecord& run, ChartSize size) {
   return !run.epochs.empty() && Frame(run, size, gutter(size)).epoch_width() >= kBranchRoom;
 }
@@ -438,7 +465,7 @@ std::string accuracy_chart(const RunRecord& run, ChartSize size) {
   for (const Point& point : tests) {
     if (std::isfinite(point.y)) svg += circle(point.x, point.y, radius, "test");
   }
-  svg += "</svg>";
+  svg += "</svg>" + tests_below(run, frame, range.low);
 
   if (!size.narrow) {
     const EpochRecord& last = run.epochs.back();
@@ -473,8 +500,10 @@ std::string learning_rate_chart(const RunRecord& run, ChartSize size) {
   const std::vector<std::int64_t> starts = epoch_starts(run);
 
   // Annealing goes to 0, which no log axis shows: the axis follows what was chosen and tried, and
-  // the tail runs out at the bottom.
-  double low = 0, high = 0, lowest = 0;
+  // the tail runs out at the bottom. But what more than a fiftieth of training went with is no
+  // tail: so low a rate is a decay's.
+  double low = 0, high = 0;
+  std::vector<double> used;
   const auto extend = [](double& least, double& most, double value) {
     if (!(value > 0) || !std::isfinite(value)) return;
     least = least > 0 ? std::min(least, value) : value;
@@ -488,12 +517,18 @@ std::string learning_rate_chart(const RunRecord& run, ChartSize size) {
       extend(low, high, candidate.learning_rate);
     }
     for (const CurvePoint& point : surviving_points(epoch, starts[i])) {
-      extend(lowest, high, point.learning_rate);
+      if (!(point.learning_rate > 0) || !std::isfinite(point.learning_rate)) continue;
+      used.push_back(point.learning_rate);
     }
   }
-  if (!(low > 0)) low = lowest > 0 ? lowest : 0.01;
+  std::sort(used.begin(), used.end());
+  if (!used.empty()) high = std::max(high, used.back());
+  if (!(low > 0)) low = used.empty() ? 0.01 : used.front();
   if (!(high > 0)) high = low;
-  if (lowest > 0) low = std::min(low, std::max(lowest, std::min(low / 8, high / 300)));
+  if (!used.empty()) {
+    const double kept = std::min({low / 8, high / 300, used[used.size() / 50]});
+    low = std::min(low, std::max(used.front(), kept));
+  }
   if (high / low < 1.5) {
     high *= 2;
     low /= 2;
@@ -560,7 +595,7 @@ std::string learning_rate_chart(const RunRecord& run, ChartSize size) {
     const bool off = effective.back().y > frame.bottom();
     svg += text_at(frame.right() + 12, at, "label strong",
                    significant(last.learning_rate, 2) + (off ? " ↓" : ""));
-    svg += text_at(frame.right() + 12, at + 14, "label", "at the end");
+    svg += text_at(frame.right() + 12, at + 14, "label", last_moment(run));
   }
   return svg + tips(run, frame) + "</svg>";
 }

@@ -23,6 +23,9 @@ std::string accuracy_chart(const RunRecord& run, ChartSize size);
 /// Whether the chart draws the branches; it leaves them out where epochs are too narrow.
 bool has_room_for_branches(const RunRecord& run, ChartSize size);
 
+/// When the last figures of a run with epochs were taken: at the end, if there will be no more.
+std::string last_moment(const RunRecord& run);
+
 /// Effective learning rate on a log axis, with the candidates that were tried.
 std::string learning_rate_chart(const RunRecord& run, ChartSize size);
 

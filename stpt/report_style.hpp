@@ -75,6 +75,8 @@ path { fill: none; stroke-linejoin: round; stroke-linecap: round; }
 .dense .branch.won { stroke-width: 1.4; stroke-opacity: 1; }
 .up { stroke: var(--up); } .same { stroke: var(--same); } .down { stroke: var(--down); }
 .test { fill: var(--ink); stroke: var(--paper); stroke-width: 1; }
+.below { fill: var(--ink); }
+.halo { stroke: var(--paper); stroke-width: 4; paint-order: stroke; }
 .test-line { stroke: var(--ink); stroke-width: 1; stroke-opacity: .28; }
 .rate { stroke: var(--ink); stroke-width: 1.6; }
 .tried { fill: var(--paper); fill-opacity: .6; stroke-width: 1; stroke-opacity: .55; }
@@ -97,7 +99,7 @@ path { fill: none; stroke-linejoin: round; stroke-linecap: round; }
 .scroll { overflow-x: auto; margin-top: 10px; }
 .scroll.long { max-height: 640px; overflow-y: auto; border-bottom: 1px solid var(--hair); }
 table { border-collapse: collapse; font-size: 13.5px; line-height: 1.35; }
-table.wide-table { width: 100%; }
+table.wide-table, table.choices { width: 100%; }
 th, td { padding: 6px 9px; text-align: right; vertical-align: top; border-bottom: 1px solid var(--hair); white-space: nowrap; }
 thead th { color: var(--soft); font-weight: 500; font-size: 13px; vertical-align: bottom; background: var(--paper); border-bottom-color: var(--axis); }
 .long thead th { position: sticky; top: 0; z-index: 2; }
@@ -105,7 +107,9 @@ tbody th { font-weight: 600; position: sticky; left: 0; background: var(--paper)
 th:first-child, td:first-child { padding-left: 2px; }
 .words { text-align: left; white-space: normal; min-width: 9em; color: var(--soft); }
 .name { text-align: left; }
-.candidate { line-height: 1.3; padding-left: 6px; padding-right: 7px; }
+th.candidates, td.candidates { text-align: left; white-space: normal; width: 60%; }
+td.candidates { padding: 3px 0; }
+span.candidate { display: inline-block; min-width: 58px; padding: 3px 6px; text-align: right; vertical-align: top; line-height: 1.3; white-space: nowrap; }
 .candidate small { display: block; color: var(--soft); font-size: 12px; }
 .candidate.won { background: var(--won); font-weight: 650; }
 .candidate.won, .candidate.won small { color: var(--won-ink); }
@@ -123,7 +127,14 @@ code { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mo
   section { margin-top: 36px; }
   .figures { grid-template-columns: 1fr 1fr; }
   .figures dd { font-size: 22px; }
-  .words { min-width: 15em; }
+  /* The candidates on lines of their own, below the rest of their row. */
+  .choices, .choices thead, .choices tbody { display: block; }
+  .choices tr { display: grid; grid-template-columns: 44px 74px 68px 68px 1fr; border-bottom: 1px solid var(--hair); }
+  .choices th, .choices td { border-bottom: 0; padding-left: 4px; padding-right: 4px; }
+  .long .choices thead { position: sticky; top: 0; z-index: 2; }
+  .choices .candidates { grid-column: 1 / -1; width: auto; }
+  .choices .words { min-width: 0; }
+  .choices td[colspan] { grid-column: 2 / -1; }
   .split td.name, .cost-table th { white-space: normal; }
   .cost-table th, .cost-table td { padding: 6px 5px; }
   .pair, .facts { grid-template-columns: 1fr; }

@@ -148,6 +148,10 @@ void Trainer::Impl::describe() {
   record.epochs_planned = config.training.epochs;
   record.alpha = experiment.pretrains() ? config.stpt.alpha : 0;
   record.initial_learning_rate = config.training.learning_rate.initial;
+  if (experiment.pretrains()) {
+    record.score = enum_name(config.stpt.score);
+    record.score_metric = enum_name(config.stpt.score_metric);
+  }
   const runtime::Machine machine = runtime::Machine::detect();
   const std::string gpus = experiment.gpu_choice.to_string();
   record.device = (gpus.empty() ? "" : gpus + "; ") + machine.to_string();

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -230,6 +231,56 @@ TEST_CASE("the report of several ranks names them and what they sent", "[report]
   }
 }
 
+TEST_CASE("the axis of learning rates holds those of a decay, not an anneal's end", "[report]") {
+  RunRecord run = run_of(20, 0);
+  const auto set_rate = [&](const std::function<double(double)>& rate_at) {
+    for (EpochRecord& epoch : run.epochs) {
+      for (CurvePoint& point : epoch.curve)
+        point.learning_rate = rate_at(static_cast<double>(point.iteration) / 50);
+      epoch.learning_rate = epoch.curve.back().learning_rate;
+    }
+    return report::learning_rate_chart(run, {976, 320, false});
+  };
+  run.initial_learning_rate = 0.01;
+  for (EpochRecord& epoch : run.epochs) epoch.base_learning_rate = 0.01;
+  // The arrow says that the line has left the axis.
+  const std::string step = set_rate(
+      [](double epochs) { return 0.01 * std::pow(0.1, std::floor((std::ceil(epochs) - 1) / 5)); });
+  CHECK(has(step, "1×10⁻⁵"));
+  CHECK_FALSE(has(step, "↓"));
+  const std::string anneal = set_rate([](double epochs) { return 0.01 * (20.0001 - epochs) / 20; });
+  CHECK(has(anneal, "↓"));
+  CHECK_FALSE(has(anneal, ">1×10⁻⁵<"));
+}
+
+TEST_CASE("tests below the axis of accuracies are pointed at", "[report]") {
+  RunRecord run = run_of(12, 0);
+  for (EpochRecord& epoch : run.epochs) {
+    epoch.test_top1 = 0.9 + 0.005 * epoch.epoch;
+    for (CurvePoint& point : epoch.curve) point.top1 = 0.95;
+  }
+  for (const bool narrow : {false, true}) {
+    const report::ChartSize size{narrow ? 361.0 : 976.0, 300, narrow};
+    run.epochs[0].test_top1 = 0.9;
+    CHECK_FALSE(has(report::accuracy_chart(run, size), "\"below\""));
+    run.epochs[0].test_top1 = 0.24;
+    const std::string chart = report::accuracy_chart(run, size);
+    CHECK(times(chart, "class=\"below\"") == 1);
+    CHECK(has(chart, ">test 24.00\u202f%</text>"));
+  }
+}
+
+TEST_CASE("the ticks of narrow charts have room for their numbers", "[report]") {
+  RunRecord run = run_of(3, 2);
+  for (EpochRecord& epoch : run.epochs) epoch.candidates[0].learning_rate = 1e-4;
+  const std::string chart = report::learning_rate_chart(run, {361, 290, true});
+  const std::string_view before = "class=\"tick end\" x=\"";
+  const std::size_t number = chart.find(">0.0001</text>");
+  REQUIRE(number != std::string::npos);
+  const std::size_t at = chart.rfind(before, number) + before.size();
+  CHECK(std::stod(chart.substr(at)) >= 41);  // six letters of 12 pixels' size
+}
+
 TEST_CASE("the report of a run that goes on shows itself anew", "[report]") {
   RunRecord run = run_of(2, 3);
   for (const char* status : {"running", "complete", "stopped", "failed"}) {
@@ -237,7 +288,19 @@ TEST_CASE("the report of a run that goes on shows itself anew", "[report]") {
     const std::string html = render_report(run);
     check_sound(html);
     CHECK(has(html, "http-equiv=\"refresh\"") == (run.status == "running"));
+    CHECK(has(html, ">at the end<") == (run.status == "complete"));
+    CHECK(has(html, ">epoch 2</text>") == (run.status != "complete"));
   }
+
+  run.status = "running";
+  run.epochs.clear();
+  run.wall_seconds = 0;
+  const std::string html = render_report(run);
+  check_sound(html);
+  CHECK(has(html, "The first epoch is under way"));
+  CHECK(has(html, "0 of 2"));
+  CHECK(has(html, "0.1<small>at the start"));
+  CHECK_FALSE(has(html, "<dd>–"));
 }
 
 TEST_CASE("a failed run's report says what failed", "[report]") {
@@ -311,13 +374,56 @@ TEST_CASE("diverged candidates and retries are shown as such", "[report]") {
   CHECK(has(html, "diverged-mark"));
 }
 
+TEST_CASE("a choice and its reason stand before any number of candidates", "[report]") {
+  RunRecord run = run_of(2, 31);
+  run.epochs[1].candidates.resize(3);
+  const std::string html = render_report(run);
+  check_sound(html);
+  CHECK(times(html,
+              "<td>0.175</td><td class=\"words\">highest accuracy</td>"
+              "<td class=\"candidates\"><span class=\"candidate\"") == 2);
+  CHECK(times(html, "<span class=\"candidate") == 31 + 3);
+}
+
+TEST_CASE("candidates are shown by what they are compared by", "[report]") {
+  RunRecord run = run_of(1, 2);
+  run.epochs[0].candidates[0].score_top1 = 0.8765;
+  run.epochs[0].candidates[0].score_loss = 0.4321;
+  const auto shows = [&](const std::string& score) {
+    return has(render_report(run), "</small>" + score);
+  };
+
+  CHECK(shows("87.65"));  // a record of before the metric was in it
+  run.score = "hold_out";
+  run.score_metric = "accuracy";
+  CHECK(shows("87.65"));
+  CHECK(has(render_report(run), "and the accuracy, in %, it reached on the scoring images."));
+  run.score_metric = "loss";
+  CHECK(shows("0.4321"));
+  CHECK_FALSE(shows("87.65"));
+  CHECK(has(render_report(run), "and the loss it reached on the scoring images."));
+  run.score = "training_window";
+  CHECK(has(render_report(run), "and the loss of its last batches of Pre-train."));
+  run.score = "validation";
+  CHECK(has(render_report(run), "and the loss it reached on the test images."));
+}
+
+TEST_CASE("the report says how a branch wins", "[report]") {
+  RunRecord run = run_of(2, 3);
+  CHECK(has(render_report(run), "The bold one won; the table of choices says why."));
+  run.policy = "random_winner";
+  CHECK(has(render_report(run), "The bold one was drawn at random."));
+  run.policy = "always_one";
+  CHECK(has(render_report(run), "The bold one, with the rate unchanged, always wins."));
+}
+
 TEST_CASE("epochs without a choice stand in the table of choices", "[report]") {
   RunRecord run = run_of(3, 4);
   run.epochs[0] = epoch_of(1, 0, 0, 0, 50);
   run.epochs[0].phase = "warmup";
   const std::string html = render_report(run);
   check_sound(html);
-  CHECK(has(html, "warm-up, nothing to choose"));
+  CHECK(has(html, "warm-up, nothing to choose; learning rate at its end 0.1<"));
 }
 
 TEST_CASE("what choosing cost is counted right", "[report]") {
@@ -352,6 +458,14 @@ TEST_CASE("what choosing cost is counted right", "[report]") {
     epoch.samples_discarded = 30 * 4;
   }
   CHECK(totals(run).samples_exhaustive == 450 * 32);
+  CHECK_FALSE(has(html, "Counted in training samples"));
+  // 1600 + 2 (40 + 1280 + 120) samples.
+  CHECK(has(render_report(run),
+            "53.3\u202f% fewer. Counted in training samples it is 68.9\u202f% fewer"));
+
+  CHECK(has(
+      render_report(run_of(2, 1)),
+      "Trying the one candidate rate for a whole epoch would have taken 100: 0.0\u202f% fewer."));
 }
 
 TEST_CASE("axis ticks are round numbers", "[report]") {

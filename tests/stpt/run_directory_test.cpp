@@ -170,10 +170,14 @@ TEST_CASE("a run's header survives JSON unchanged", "[record]") {
   run.test_images = 10000;
   run.epochs_planned = 10;
   run.alpha = 12;
+  run.score = "hold_out";
+  run.score_metric = "loss";
   const RunRecord copy = run_from_json(read_json(compact_json(to_json(run))));
   CHECK(copy.name == "quick");
   CHECK(copy.flops_per_image == 2.5e7);
   CHECK(copy.alpha == 12);
+  CHECK(copy.score == "hold_out");
+  CHECK(copy.score_metric == "loss");
   CHECK(compact_json(to_json(copy)) == compact_json(to_json(run)));
 }
 

@@ -368,6 +368,12 @@ TEST_CASE("every option of Pre-train runs and does what it says") {
       CHECK(winner(epoch).score_loss > 0);
     }
   }
+  SECTION("the record says what candidates are compared by") {
+    const Outcome other = train(run + Overrides{"stpt.score=validation", "stpt.score_metric=loss"});
+    CHECK(other.record.score == "validation");
+    CHECK(other.record.score_metric == "loss");
+    CHECK(train(small + Overrides{fixed}).record.score.empty());
+  }
   SECTION("the mean of the weights is scored, and training does not see it") {
     const auto scores = [&](const std::string& alpha, const std::string& weights) {
       const Outcome outcome = train(run + Overrides{"stpt.candidates=[1]", "stpt.alpha=" + alpha,
