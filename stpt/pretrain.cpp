@@ -38,19 +38,17 @@ class Stopwatch {
 Replica::Replica(const models::Network& network, const models::Team& team, const std::string& name)
     : state(network, team, name), log(name) {}
 
-bool LossLimit::exceeded_by(double loss, double first) const {
-  return factor > 0 && loss > factor * std::max(first, guessing);
-}
-
 bool LossLimit::exceeded_by(std::span<const StepResult> steps) const {
   constexpr std::int64_t enough = 64;
+  if (factor == 0) return false;
   std::int64_t images = 0;
   double loss = 0;
   for (auto step = steps.rbegin(); step != steps.rend() && images < enough; ++step) {
     images += step->samples;
     loss += step->loss * static_cast<double>(step->samples);
   }
-  return images >= enough && exceeded_by(loss / static_cast<double>(images), steps.front().loss);
+  return images >= enough &&
+         loss > static_cast<double>(images) * factor * std::max(steps.front().loss, guessing);
 }
 
 void CandidateSteps::add(const StepResult& step, const LossLimit& limit) {
@@ -270,7 +268,6 @@ void Pretrain::score(PretrainResult& result, std::span<const std::uint32_t> orde
   const Experiment& experiment = session_.experiment;
   const StptConfig& config = experiment.config.stpt;
   const std::size_t candidates = result.scores.size();
-  const LossLimit limit = loss_limit(experiment, candidates);
   if (!evaluator_) {
     for (std::size_t k = 0; k < candidates; ++k) {
       CandidateScore& score = result.scores[k];
@@ -326,9 +323,8 @@ void Pretrain::score(PretrainResult& result, std::span<const std::uint32_t> orde
       score.correct.push_back(sample.rank == 0);
     score.accuracy = evaluation.top1();
     score.loss = evaluation.loss();
-    // The last updates may have broken what the last losses did not show yet.
-    if (!std::isfinite(score.loss) || limit.exceeded_by(score.loss, result.steps[k].front().loss))
-      score.diverged = true;
+    // The last update may have broken what the last loss did not show yet.
+    if (!std::isfinite(score.loss)) score.diverged = true;
   }
 }
 

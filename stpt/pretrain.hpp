@@ -21,7 +21,6 @@ struct LossLimit {
   double factor = 0;    ///< of the larger of the first step's loss and `guessing`; 0: no limit
   double guessing = 0;  ///< loss of a network that takes all classes for equally likely
 
-  [[nodiscard]] bool exceeded_by(double loss, double first) const;
   /// Whether the last steps have exceeded it: as many as it takes for 64 images, whose mean loss
   /// is judged. Of fewer images a few that are hard would decide.
   [[nodiscard]] bool exceeded_by(std::span<const StepResult> steps) const;
