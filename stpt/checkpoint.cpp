@@ -95,6 +95,7 @@ std::string header_text(const Checkpoint& checkpoint) {
   header["epoch"] = checkpoint.epoch;
   header["chosen_learning_rate"] = number(checkpoint.chosen_learning_rate);
   header["base_learning_rate"] = number(checkpoint.base_learning_rate);
+  header["highest_learning_rate"] = number(checkpoint.highest_learning_rate);
   header["plateau"] = json::object{{"best_top1", number(checkpoint.plateau.best_top1)},
                                    {"stale_epochs", checkpoint.plateau.stale_epochs},
                                    {"decays", checkpoint.plateau.decays}};
@@ -118,6 +119,7 @@ Checkpoint read_header(const json::object& header) {
   checkpoint.epoch = header.at("epoch").to_number<int>();
   checkpoint.chosen_learning_rate = to_double(header.at("chosen_learning_rate"));
   checkpoint.base_learning_rate = to_double(header.at("base_learning_rate"));
+  checkpoint.highest_learning_rate = to_double(header.at("highest_learning_rate"));
   const json::object& plateau = header.at("plateau").as_object();
   checkpoint.plateau.best_top1 = to_double(plateau.at("best_top1"));
   checkpoint.plateau.stale_epochs = plateau.at("stale_epochs").to_number<int>();

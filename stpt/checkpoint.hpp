@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -18,6 +19,8 @@ struct Checkpoint {
   int epoch = 0;                    ///< the last one completed
   double chosen_learning_rate = 0;  ///< Main-train's base
   double base_learning_rate = 0;    ///< what the next candidates multiply
+  /// Half of one with which training fell apart: candidates above it are out.
+  double highest_learning_rate = std::numeric_limits<double>::infinity();
   PlateauState plateau;
   double wall_seconds = 0;            ///< of the run so far
   std::string config;                 ///< the run's, by print_config

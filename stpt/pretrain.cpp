@@ -158,8 +158,8 @@ void Pretrain::take_snapshot(std::size_t candidates) {
   }
 }
 
-PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<const double> factors,
-                             std::span<const std::uint32_t> order,
+PretrainResult Pretrain::run(int epoch, double base_learning_rate, double highest_learning_rate,
+                             std::span<const double> factors, std::span<const std::uint32_t> order,
                              const std::function<void(int, int)>& step_done) {
   const Experiment& experiment = session_.experiment;
   const StptConfig& config = experiment.config.stpt;
@@ -170,6 +170,14 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
   Stopwatch watch;
   prepare(candidates);
   take_snapshot(candidates);
+  result.scores.resize(candidates);
+  for (std::size_t k = 0; k < candidates; ++k) {
+    CandidateScore& score = result.scores[k];
+    score.factor = factors[k];
+    score.learning_rate = base_learning_rate * factors[k];
+    score.diverged = score.learning_rate > highest_learning_rate;
+    if (replicas_[k]) replicas_[k]->diverged = score.diverged;
+  }
   session_.runtime.wait_for_all();
   result.seconds_snapshot = watch.lap();
 
@@ -215,11 +223,6 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, std::span<con
   session_.runtime.wait_for_all();
   result.seconds_train = watch.lap();
 
-  result.scores.resize(candidates);
-  for (std::size_t k = 0; k < candidates; ++k) {
-    result.scores[k].factor = factors[k];
-    result.scores[k].learning_rate = base_learning_rate * factors[k];
-  }
   collect_steps(result);
   score(result, order);
   result.seconds_score = watch.lap();
@@ -259,7 +262,7 @@ void Pretrain::collect_steps(PretrainResult& result) const {
     }
     CandidateSteps seen;
     for (const StepResult& step : join_steps(ranks, team)) seen.add(step, limit);
-    result.scores[k].diverged = seen.diverged;
+    if (seen.diverged) result.scores[k].diverged = true;
     result.steps.push_back(std::move(seen.steps));
   }
 }

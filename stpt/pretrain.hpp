@@ -65,10 +65,10 @@ class Pretrain {
   explicit Pretrain(Session& session);
 
   /// Trains and scores one replica for each factor, from session.current, over the epoch's first
-  /// alpha iterations. `step_done` is called now and then with (steps submitted, steps in all); it
-  /// may throw to stop.
-  PretrainResult run(int epoch, double base_learning_rate, std::span<const double> factors,
-                     std::span<const std::uint32_t> order,
+  /// alpha iterations. One with a learning rate above the highest is out from the start.
+  /// `step_done` is called now and then with (steps submitted, steps in all); it may throw to stop.
+  PretrainResult run(int epoch, double base_learning_rate, double highest_learning_rate,
+                     std::span<const double> factors, std::span<const std::uint32_t> order,
                      const std::function<void(int, int)>& step_done);
 
   /// The winner's model becomes session.current: a swap of handles where both are placed alike,

@@ -32,6 +32,7 @@ struct EpochRecord {
   std::string phase;  ///< "warmup", "stpt", "scheduled" (baselines and annealing without Pre-train)
   std::string candidate_set;      ///< name or "custom"; empty without Pre-train
   int retries = 0;                ///< times that all candidates diverged
+  int collapses = 0;              ///< times that its training fell apart and was repeated
   double base_learning_rate = 0;  ///< before the choice
   double learning_rate = 0;       ///< at the epoch's end
   std::vector<CandidateRecord> candidates;

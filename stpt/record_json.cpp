@@ -45,6 +45,7 @@ void visit_fields(Visitor&& visit,
   visit("phase", record.phase);
   visit("candidate_set", record.candidate_set);
   visit("retries", record.retries);
+  visit("collapses", record.collapses);
   visit("base_learning_rate", record.base_learning_rate);
   visit("learning_rate", record.learning_rate);
   visit("choice_reason", record.choice_reason);

@@ -438,15 +438,23 @@ std::string candidate(const CandidateRecord& candidate, bool by_loss) {
          "</span>";
 }
 
+std::string times(int count) { return count == 1 ? "once" : std::to_string(count) + " times"; }
+
 std::string choices(const RunRecord& run) {
   if (!has_candidates(run)) return {};
   std::string rows;
   for (const EpochRecord& epoch : run.epochs) {
     rows += "<tr>" + row_name(epoch.epoch);
+    const std::string repeated = epoch.collapses == 0
+                                     ? ""
+                                     : "fell apart " + times(epoch.collapses) +
+                                           " at a higher learning rate and was repeated";
     if (epoch.candidates.empty()) {
       rows += std::string("<td class=\"name quiet\" colspan=\"5\">") +
-              (epoch.phase == "warmup" ? "warm-up, nothing to choose" : "no choice") +
-              "; learning rate at its end " + significant(epoch.learning_rate) + "</td></tr>";
+              joined({epoch.phase == "warmup" ? "warm-up, nothing to choose" : "no choice",
+                      "learning rate at its end " + significant(epoch.learning_rate), repeated},
+                     "; ") +
+              "</td></tr>";
       continue;
     }
     double chosen = std::nan("");
@@ -456,13 +464,9 @@ std::string choices(const RunRecord& run) {
       tried += candidate(each, run.score_metric == "loss");
     }
     std::string why = escaped(epoch.choice_reason);
-    if (epoch.retries > 0) {
-      why = joined({why, "all diverged " +
-                             (epoch.retries == 1 ? std::string("once")
-                                                 : std::to_string(epoch.retries) + " times") +
-                             " before"},
-                   "; ");
-    }
+    if (epoch.retries > 0)
+      why = joined({why, "all diverged " + times(epoch.retries) + " before"}, "; ");
+    why = joined({why, repeated}, "; ");
     // The candidates last, and in lines: there may be dozens.
     rows += element("td", "name", escaped(epoch.candidate_set)) +
             element("td", "", significant(epoch.base_learning_rate)) +

@@ -66,13 +66,27 @@ void set_training(std::span<const StepResult> steps, EpochRecord& record) {
   }
 }
 
+/// The mean over the last quarter of a curve.
+double loss_at_end(std::span<const CurvePoint> curve) {
+  const auto end = curve.last((curve.size() + 3) / 4);
+  double sum = 0;
+  for (const CurvePoint& point : end) sum += point.loss;
+  return sum / static_cast<double>(end.size());
+}
+
 /// The run was asked to stop.
 struct Stopped {};
+
+/// What became of Main-train; the same on all ranks.
+struct MainTrainEnd {
+  std::int64_t broken = -1;  ///< the first iteration whose loss was not finite
+  bool collapsed = false;    ///< it has to be repeated
+};
 
 /// What ranks other than 0 need of a checkpoint besides the model.
 struct ResumePoint {
   int epoch = 0;
-  double chosen_learning_rate = 0, base_learning_rate = 0;
+  double chosen_learning_rate = 0, base_learning_rate = 0, highest_learning_rate = 0;
   PlateauState plateau;
 };
 
@@ -95,8 +109,11 @@ struct Trainer::Impl {
   void run_epoch(Session& session, Pretrain* pretrain, int epoch);
   void choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
                             std::span<const std::uint32_t> order, EpochRecord& record);
-  void train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
-                  EpochRecord& record);
+  MainTrainEnd train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
+                          EpochRecord& record);
+  [[nodiscard]] bool repeats_collapsed() const;
+  [[nodiscard]] bool has_collapsed(const EpochRecord& epoch) const;
+  void start_over(Session& session, const Checkpoint& at_start, EpochRecord& record);
   void record_traffic(const Session& session, const runtime::Traffic& before, double busy_before,
                       EpochRecord& record) const;
   void test(Session& session, std::span<const std::uint32_t> order, EpochRecord& record);
@@ -110,7 +127,7 @@ struct Trainer::Impl {
   Experiment experiment;
   RunRecord record;
   Checkpoint
-      progress;  ///< the run's state between epochs; its model only where it was saved or restored
+      progress;  ///< the run's state between epochs; its model on rank 0 where it may be needed
   models::ModelValues final_model;
 
   // While running.
@@ -222,10 +239,12 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     const double base = progress.base_learning_rate;
     result.base_learning_rate = base;
     std::int64_t counted = 0;
-    PretrainResult outcome = pretrain.run(epoch, base, set.factors, order, [&](int submitted, int) {
+    const auto step_done = [&](int submitted, int) {
       count_samples((submitted - std::exchange(counted, submitted)) * replica_batch);
       show(epoch, "pre-train", base);
-    });
+    };
+    PretrainResult outcome =
+        pretrain.run(epoch, base, progress.highest_learning_rate, set.factors, order, step_done);
     const auto choosing = Clock::now();
     const Choice choice = decide(outcome.scores, epoch);
     result.seconds_pretrain += outcome.seconds_train;
@@ -286,8 +305,52 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
   }
 }
 
-void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
-                               EpochRecord& result) {
+bool Trainer::Impl::repeats_collapsed() const {
+  return experiment.config.training.learning_rate.policy == Policy::stpt &&
+         experiment.config.stpt.max_collapses > 0;
+}
+
+/// Whether Main-train has lost more than half of what the model had learnt before.
+bool Trainer::Impl::has_collapsed(const EpochRecord& epoch) const {
+  if (epoch.curve.empty()) return false;
+  const double guessing = std::log(static_cast<double>(experiment.network.classes));
+  double before = guessing;
+  const auto consider = [&before](std::span<const CurvePoint> curve) {
+    if (!curve.empty()) before = std::min(before, loss_at_end(curve));
+  };
+  if (!record.epochs.empty()) consider(record.epochs.back().curve);
+  for (const CandidateRecord& candidate : epoch.candidates) {
+    if (candidate.winner) consider(candidate.curve);
+  }
+  // Where next to nothing had been learnt, noise is more than half of it.
+  const double learnt = guessing - before, left = guessing - loss_at_end(epoch.curve);
+  return !std::isfinite(left) || (learnt > guessing / 10 && left < learnt / 2);
+}
+
+/// Back to where the epoch began; what it has cost stays in its record.
+void Trainer::Impl::start_over(Session& session, const Checkpoint& at_start, EpochRecord& result) {
+  progress.highest_learning_rate = progress.chosen_learning_rate / 2;
+  progress.base_learning_rate = at_start.base_learning_rate;
+  progress.chosen_learning_rate =
+      std::min(at_start.chosen_learning_rate, progress.highest_learning_rate);
+  EpochRecord again;
+  again.epoch = result.epoch;
+  again.phase = result.phase;
+  again.base_learning_rate = progress.base_learning_rate;
+  again.retries = result.retries;
+  again.collapses = result.collapses + 1;
+  again.iterations_discarded = result.iterations + result.iterations_discarded;
+  again.samples_discarded = result.samples_winner + result.samples_discarded;
+  again.seconds_pretrain = result.seconds_pretrain;
+  again.seconds_score = result.seconds_score;
+  again.seconds_choose = result.seconds_choose;
+  again.seconds_main = result.seconds_main;
+  result = std::move(again);
+  restore_model(session);
+}
+
+MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
+                                       std::span<const std::uint32_t> order, EpochRecord& result) {
   const EpochPlan plan = experiment.schedule.plan(epoch);
   runtime::Cluster& cluster = runtime::Cluster::current();
   const models::Team team = experiment.team();
@@ -309,7 +372,11 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
   const std::string phase = result.phase == "warmup" ? "warm-up"
                             : result.phase == "stpt" ? "main-train"
                                                      : "train";
-  for (std::int64_t iteration = plan.main_first; iteration < plan.end && broken < 0; ++iteration) {
+  // Ranks go on together: each may be the only one that has seen it.
+  const bool stays = repeats_collapsed() && cluster.size() > 1;
+  std::int64_t trained = 0;
+  for (; plan.main_first + trained < plan.end && (broken < 0 || stays); ++trained) {
+    const std::int64_t iteration = plan.main_first + trained;
     const runtime::IterationMark mark(iteration);
     const double rate = experiment.schedule.at(iteration, progress.chosen_learning_rate);
     const auto batches = session.load(order, iteration - plan.first, team, epoch);
@@ -318,15 +385,9 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
     show(epoch, phase, rate);
   }
   session.runtime.wait_for_all();
-  result.seconds_main = seconds_since(start);
-  if (broken >= 0) {
-    const double rate = experiment.schedule.at(broken, progress.chosen_learning_rate);
-    throw TrainingError("epoch " + std::to_string(epoch) + ", iteration " +
-                        std::to_string(broken - plan.first + 1) +
-                        ": the training loss is not finite at learning rate " +
-                        format_learning_rate(rate) +
-                        "; start from a smaller training.learning_rate.initial");
-  }
+  result.seconds_main += seconds_since(start);
+  MainTrainEnd end{broken, broken >= 0};
+  if (broken >= 0 && !repeats_collapsed()) return end;
   record_traffic(session, traffic_before, busy_before, result);
   std::vector<std::vector<WorkerResult>> results_of;  // [rank]
   for (const auto& bytes : cluster.gather(runtime::bytes_of(results)))
@@ -336,14 +397,21 @@ void Trainer::Impl::train_main(Session& session, int epoch, std::span<const std:
     const std::vector<std::span<const WorkerResult>> ranks(results_of.begin(), results_of.end());
     steps = join_steps(ranks, team);
   }
-  result.steps_main = plan.end - plan.main_first;
-  result.iterations += plan.end - plan.main_first;
-  result.samples_winner += (plan.end - plan.main_first) * experiment.global_batch();
+  result.steps_main = trained;
+  result.iterations += trained;
+  result.samples_winner += trained * experiment.global_batch();
   result.learning_rate = experiment.schedule.at(plan.end - 1, progress.chosen_learning_rate);
   result.curve = curve_of(steps, plan.main_first, 25, [&](std::int64_t iteration) {
     return experiment.schedule.at(iteration, progress.chosen_learning_rate);
   });
   if (plan.main_first < plan.end) set_training(steps, result);
+  if (!repeats_collapsed()) return end;
+  // All workers' losses are known on rank 0.
+  const auto first = std::ranges::find_if_not(steps, &StepResult::finite);
+  if (first != steps.end()) end.broken = plan.main_first + (first - steps.begin());
+  end.collapsed = has_collapsed(result);
+  const std::vector<MainTrainEnd> mine = {end};
+  return runtime::values_of<MainTrainEnd>(cluster.broadcast(runtime::bytes_of(mine))).front();
 }
 
 void Trainer::Impl::record_traffic(const Session& session, const runtime::Traffic& before,
@@ -404,8 +472,27 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
                                                         : "scheduled";
   const std::vector<std::uint32_t> order =
       experiment.sampler.order(static_cast<std::uint64_t>(epoch));
-  if (result.phase == "stpt") choose_learning_rate(session, *pretrain, epoch, order, result);
-  train_main(session, epoch, order, result);
+  Checkpoint at_start;
+  at_start.base_learning_rate = progress.base_learning_rate;
+  at_start.chosen_learning_rate = progress.chosen_learning_rate;
+  for (;;) {
+    const std::int64_t samples_before = samples_done;
+    if (result.phase == "stpt") choose_learning_rate(session, *pretrain, epoch, order, result);
+    const MainTrainEnd end = train_main(session, epoch, order, result);
+    if (!end.collapsed) break;
+    if (repeats_collapsed() && result.collapses < experiment.config.stpt.max_collapses) {
+      samples_planned += samples_done - samples_before;
+      start_over(session, at_start, result);
+      continue;
+    }
+    if (end.broken < 0) break;  // it may go on from there
+    const double rate = experiment.schedule.at(end.broken, progress.chosen_learning_rate);
+    throw TrainingError("epoch " + std::to_string(epoch) + ", iteration " +
+                        std::to_string(end.broken - experiment.schedule.plan(epoch).first + 1) +
+                        ": the training loss is not finite at learning rate " +
+                        format_learning_rate(rate) +
+                        "; start from a smaller training.learning_rate.initial");
+  }
   show(epoch, "test", result.learning_rate);
   test(session, order, result);
   result.seconds = seconds_since(start);
@@ -441,12 +528,14 @@ std::string Trainer::Impl::digest(const Session& session) const {
 void Trainer::Impl::restore(Session& session) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   const std::vector<ResumePoint> mine = {{progress.epoch, progress.chosen_learning_rate,
-                                          progress.base_learning_rate, progress.plateau}};
+                                          progress.base_learning_rate,
+                                          progress.highest_learning_rate, progress.plateau}};
   const ResumePoint point =
       runtime::values_of<ResumePoint>(cluster.broadcast(runtime::bytes_of(mine))).front();
   progress.epoch = point.epoch;
   progress.chosen_learning_rate = point.chosen_learning_rate;
   progress.base_learning_rate = point.base_learning_rate;
+  progress.highest_learning_rate = point.highest_learning_rate;
   progress.plateau = point.plateau;
   if (progress.epoch > 0) experiment.schedule.restore(progress.plateau);
   restore_model(session);
@@ -506,13 +595,14 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
     for (int epoch = progress.epoch + 1; epoch <= experiment.config.training.epochs; ++epoch) {
       run_epoch(session, pretrain ? &*pretrain : nullptr, epoch);
       record.wall_seconds = earlier_seconds + seconds_since(started);
+      progress.epoch = epoch;
+      progress.model = {};
       Checkpoint checkpoint = progress;
-      checkpoint.epoch = epoch;
       checkpoint.plateau = experiment.schedule.plateau();
       checkpoint.wall_seconds = record.wall_seconds;
       const bool several = runtime::Cluster::current().size() > 1;
       const bool saves = experiment.config.runtime.checkpoint && (several || observer->epoch_done);
-      if (saves) {
+      if (saves || repeats_collapsed()) {
         checkpoint.config = print_config(given);
         checkpoint.data = experiment.data_checksum;
         checkpoint.normalization = experiment.normalization;
@@ -520,6 +610,7 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
         settle_running_statistics(session, checkpoint.model);
       }
       if (observer->epoch_done) observer->epoch_done(record, saves ? &checkpoint : nullptr);
+      progress.model = std::move(checkpoint.model);  // the next epoch may come back to it
     }
     record.status = "complete";
   } catch (const Stopped&) {
