@@ -361,7 +361,9 @@ std::string config_documentation() {
       "a plain word: `--set stpt.candidates=narrow --set \"stpt.candidates=[2, 1, 0.5]\"`. "
       "`--print-config` prints the result with every key, `--validate` only checks it. A run that "
       "goes on (`--resume`) lets `training.epochs`, `data.path`, `data.bad_image_limit`, "
-      "`data.cache` and `runtime.*` change.\n\n"
+      "`data.cache` and `runtime.*` change. With more epochs the anneal and the policies cosine "
+      "and linear are spread over all of them: the learning rate of a complete run jumps up again, "
+      "and its model is not that of a run that had as many from the start.\n\n"
       "Paths are taken from the working directory, but for `extends`.\n";
   for (const Section& section : sections()) {
     out += "\n## " + (section.path.empty() ? "Top level" : "`" + section.path + "`") + "\n\n" +

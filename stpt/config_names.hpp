@@ -124,14 +124,17 @@ inline constexpr std::array names<ScoreWeights> = {
 };
 template <>
 inline constexpr std::array names<ScoreStatistics> = {
-    Named{ScoreStatistics::batch, "batch", "of the scored batch"},
+    Named{
+        ScoreStatistics::batch, "batch",
+        "of the scored batch, one of even parts of at most `batch_per_worker` images, or 32 where "
+        "that is more"},
     Named{ScoreStatistics::running, "running", "running averages, which lag after few iterations"},
 };
 template <>
 inline constexpr std::array names<TieRule> = {
     Named{TieRule::prefer_unchanged, "prefer_unchanged",
           "within one paired standard error of the best prefer candidate 1.0, then the lower loss"},
-    Named{TieRule::none, "none", "plain best"},
+    Named{TieRule::none, "none", "plain best, of equal ones that with the lower loss"},
     Named{
         TieRule::larger, "larger",
         "within two paired standard errors prefer the largest, up to half a decade above the best: "
@@ -140,18 +143,25 @@ inline constexpr std::array names<TieRule> = {
 template <>
 inline constexpr std::array names<ReplicaData> = {
     Named{ReplicaData::same, "same", "only the learning rate differs"},
-    Named{ReplicaData::disjoint, "disjoint", "each candidate sees images of its own"},
+    Named{ReplicaData::disjoint, "disjoint",
+          "of m candidates number k, from 0, takes in iteration i batch i * m + k of the epoch, "
+          "which begins again where it ends: where m * `alpha` exceeds its iterations candidates "
+          "share batches. Main-train goes on from batch `alpha`, whatever the winner has seen"},
 };
 template <>
 inline constexpr std::array names<RunningStatistics> = {
-    Named{RunningStatistics::winner, "winner", "the winner's"},
+    Named{RunningStatistics::winner, "winner",
+          "the averages of the training, after a choice the winner's"},
     Named{RunningStatistics::recalibrate, "recalibrate",
-          "measured anew on `recalibration_batches` batches"},
+          "measured anew on `recalibration_batches` batches for every test, and for every score "
+          "with `score_statistics` running, under every policy, and exports have those of the "
+          "last test"},
 };
 template <>
 inline constexpr std::array names<MomentumAtChoice> = {
     Named{MomentumAtChoice::winner, "winner", "the winner's"},
-    Named{MomentumAtChoice::reset, "reset", "zero"},
+    Named{MomentumAtChoice::reset, "reset",
+          "zero, but not in epochs with one candidate, where nothing was chosen"},
 };
 template <>
 inline constexpr std::array names<MomentumForm> = {

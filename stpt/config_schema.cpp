@@ -525,9 +525,10 @@ const std::vector<Key>& schema() {
       choice("stpt.replica_data", STPT_FIELD(stpt.replica_data),
              "Which images candidates pre-train on."),
       choice("stpt.running_statistics", STPT_FIELD(stpt.running_statistics),
-             "Batch normalisation's running averages after the choice."),
+             "Batch normalisation's running averages."),
       whole("stpt.recalibration_batches", STPT_FIELD(stpt.recalibration_batches), {1},
-            "With running_statistics recalibrate."),
+            "With running_statistics recalibrate: so many batches of `batch_per_worker` training "
+            "images as they are, the first of the epoch's order."),
       choice("stpt.momentum", STPT_FIELD(stpt.momentum),
              "The momentum buffer after the choice, with winner_progress kept."),
       choice("stpt.winner_progress", STPT_FIELD(stpt.winner_progress),

@@ -30,7 +30,9 @@ std::span<const NamedSet> named_sets() {
       {"table2",
        {10.0, 5.0, 3.0, 1.5, 1.0, 0.9, 0.5, 0.4},
        "The paper's Table 2, used to compare lengths of Pre-train; leans upwards."},
-      {"unchanged", {1.0}, "Nothing to choose: the same as plain training."},
+      {"unchanged",
+       {1.0},
+       "Nothing to choose: the same as plain training, whatever `stpt.momentum` says."},
   }};
   return sets;
 }
