@@ -17,6 +17,8 @@ bool usable(const CandidateScore& candidate) {
   return !candidate.diverged && std::isfinite(candidate.accuracy) && std::isfinite(candidate.loss);
 }
 
+/// On few images two errors are many points, and a candidate that is far worse would be taken.
+constexpr std::int64_t most_points = 3;
 constexpr double half_decade = 3.3;  ///< sqrt(10), rounded up: sets step by 3.2
 
 std::vector<std::size_t> survivors(std::span<const CandidateScore> candidates) {
@@ -44,6 +46,8 @@ bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric m
     sum += difference;
     squares += difference * difference;
   }
+  const auto images = static_cast<std::int64_t>(best.correct.size());
+  if (100 * sum > most_points * images) return false;
   return sum * sum <= errors * errors * squares;
 }
 

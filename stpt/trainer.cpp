@@ -235,6 +235,9 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
   const EpochPlan plan = experiment.schedule.plan(epoch);
   const std::int64_t replica_batch = experiment.replica_batch(set.factors.size());
   result.candidate_set = set.name.empty() ? "custom" : set.name;
+  const double smallest = std::ranges::min(set.factors);
+  while (progress.base_learning_rate * smallest > progress.highest_learning_rate)
+    progress.base_learning_rate /= 2;
   for (int attempt = 0;; ++attempt) {
     const double base = progress.base_learning_rate;
     result.base_learning_rate = base;
@@ -310,21 +313,27 @@ bool Trainer::Impl::repeats_collapsed() const {
          experiment.config.stpt.max_collapses > 0;
 }
 
-/// Whether Main-train has lost more than half of what the model had learnt before.
+/// Whether Main-train has lost more than half of what the model had learnt before, or has made it
+/// twice as bad as it was at its worst.
 bool Trainer::Impl::has_collapsed(const EpochRecord& epoch) const {
   if (epoch.curve.empty()) return false;
   const double guessing = std::log(static_cast<double>(experiment.network.classes));
-  double before = guessing;
-  const auto consider = [&before](std::span<const CurvePoint> curve) {
-    if (!curve.empty()) before = std::min(before, loss_at_end(curve));
+  double best = guessing, worst = guessing;
+  const auto consider = [&](std::span<const CurvePoint> curve) {
+    if (curve.empty()) return;
+    best = std::min(best, loss_at_end(curve));
+    worst = std::max(worst, curve.front().loss);
   };
   if (!record.epochs.empty()) consider(record.epochs.back().curve);
   for (const CandidateRecord& candidate : epoch.candidates) {
     if (candidate.winner) consider(candidate.curve);
   }
+  if (record.epochs.empty() && epoch.candidates.empty())
+    worst = std::max(worst, epoch.curve.front().loss);
+  const double end = loss_at_end(epoch.curve);
+  const double learnt = guessing - best, left = guessing - end;
   // Where next to nothing had been learnt, noise is more than half of it.
-  const double learnt = guessing - before, left = guessing - loss_at_end(epoch.curve);
-  return !std::isfinite(left) || (learnt > guessing / 10 && left < learnt / 2);
+  return !std::isfinite(end) || end > 2 * worst || (learnt > guessing / 10 && left < learnt / 2);
 }
 
 /// Back to where the epoch began; what it has cost stays in its record.

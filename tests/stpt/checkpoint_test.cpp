@@ -34,6 +34,7 @@ Checkpoint example() {
   checkpoint.epoch = 7;
   checkpoint.chosen_learning_rate = 0.1 + 0.2;  // 17 digits
   checkpoint.base_learning_rate = std::nextafter(0.05, 1.0);
+  checkpoint.highest_learning_rate = 0.7;
   checkpoint.plateau = {0.91234567890123456, 2, 3};
   checkpoint.wall_seconds = 1e-300;
   checkpoint.config = "{\"name\": \"\u00e4\"}\n";
@@ -64,6 +65,7 @@ void check_same(const Checkpoint& a, const Checkpoint& b) {
   CHECK(a.epoch == b.epoch);
   CHECK(same_bits(a.chosen_learning_rate, b.chosen_learning_rate));
   CHECK(same_bits(a.base_learning_rate, b.base_learning_rate));
+  CHECK(same_bits(a.highest_learning_rate, b.highest_learning_rate));
   CHECK(same_bits(a.plateau.best_top1, b.plateau.best_top1));
   CHECK(a.plateau.stale_epochs == b.plateau.stale_epochs);
   CHECK(a.plateau.decays == b.plateau.decays);

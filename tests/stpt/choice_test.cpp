@@ -176,10 +176,24 @@ TEST_CASE("of equal accuracies that with the lower loss is the best", "[choice]"
   }
 }
 
+TEST_CASE("more than three points are no tie, however few images there are", "[choice]") {
+  for (const TieRule rule : {TieRule::larger, TieRule::prefer_unchanged}) {
+    // The other is right where the best is not, and so within one error.
+    const auto winner = [&](std::size_t points) {
+      return choose(
+                 Candidates{paired(0.5, 1, 100, {{0, 60}}), paired(1, 1, 100, {{20 + points, 80}})},
+                 rule, ScoreMetric::accuracy)
+          .winner;
+    };
+    CHECK(winner(3) == 1U);
+    CHECK(winner(4) == 0U);
+  }
+}
+
 TEST_CASE("a larger LR is refused beyond two paired standard errors", "[choice]") {
   // Right where the best is not on c images, wrong where it is right on b.
   const auto winner = [](std::size_t b, std::size_t c) {
-    return choose(Candidates{paired(2, 1, 100, {{b, 70 + c}}), paired(1, 1, 100, {{0, 70}})},
+    return choose(Candidates{paired(2, 1, 1000, {{b, 70 + c}}), paired(1, 1, 1000, {{0, 70}})},
                   TieRule::larger, ScoreMetric::accuracy)
         .winner;
   };

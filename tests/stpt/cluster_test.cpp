@@ -190,6 +190,24 @@ TEST_CASE("replicas of any number share the ranks", "[cluster]") {
   }
 }
 
+TEST_CASE("an epoch that falls apart is repeated by all ranks", "[cluster]") {
+  // With a loss that is too high, or one that is not finite, which each rank sees in its own time.
+  const auto [alpha, factor] =
+      GENERATE(table<std::string, std::string>({{"2", "16"}, {"1", "1e9"}}));
+  CAPTURE(factor);
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Arguments values = {"stpt.alpha=" + alpha, "stpt.candidates=[1]", "stpt.max_collapses=100",
+                            "stpt.max_retries=100",
+                            R"(stpt.schedule=[{"from_epoch": 2, "candidates": [)" + factor + "]}]"};
+  const Result one = train(program, 1, values);
+  CHECK(one.last_epoch.at("collapses").to_number<int>() > 0);
+  for (const int ranks : {2, 3}) {
+    INFO(ranks << " ranks");
+    check_same(train(program, ranks, values), one);
+  }
+}
+
 TEST_CASE("the winner goes to the others from whichever rank has it", "[cluster]") {
   // Three replicas on three ranks; only one of them learns.
   const auto [winner, candidates] = GENERATE(table<std::size_t, std::string>({

@@ -724,6 +724,40 @@ TEST_CASE("A resumed run ends with the bits of one that was not interrupted", "[
   CHECK(config.runtime.scheduler == "eager");
 }
 
+TEST_CASE("A run that goes on knows the LR with which it fell apart", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const auto train = [&](const Arguments& arguments) {
+    const Outcome outcome = program.run(arguments);
+    INFO(outcome.err);
+    REQUIRE(outcome.status == 0);
+  };
+  const auto with_epochs = [](const char* run, int epochs) {
+    return Arguments{"--config",
+                     "run.json",
+                     "--output",
+                     run,
+                     "--set",
+                     "stpt.max_retries=100",
+                     "--set",
+                     R"(stpt.schedule=[{"from_epoch": 1, "candidates": [1]},
+                                       {"from_epoch": 2, "candidates": [500]},
+                                       {"from_epoch": 3, "candidates": [500, 1, 0.5]}])",
+                     "--set",
+                     "stpt.drift_limit=anchor",
+                     "--set",
+                     "stpt.max_collapses=100",
+                     "--set",
+                     "training.epochs=" + std::to_string(epochs)};
+  };
+  train(with_epochs("whole", 3));
+  train(with_epochs("parts", 2));
+  CHECK(load_checkpoint(program.folder() / "parts" / "checkpoint.bin").highest_learning_rate < 25);
+  train({"--resume", "parts", "--set", "training.epochs=3"});
+  CHECK(text_of(summary_of(program.folder() / "whole"), "model_digest") ==
+        text_of(summary_of(program.folder() / "parts"), "model_digest"));
+}
+
 TEST_CASE("A run that was killed after its last epoch is brought to its end", "[executable]") {
   Program program;
   const fs::path run = program.folder() / "out";

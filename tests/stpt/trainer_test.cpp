@@ -83,7 +83,8 @@ TEST_CASE("one candidate of 1.0 is plain training bit for bit") {
 
 TEST_CASE("one candidate may have a batch that is hard for it, as plain training may") {
   const Overrides rough = small + Overrides{"training.learning_rate.initial=1", "training.epochs=1",
-                                            "stpt.divergence_factor=1.01", "stpt.max_retries=0"};
+                                            "stpt.divergence_factor=1.01", "stpt.max_retries=0",
+                                            "stpt.max_collapses=0"};
   const Outcome stpt = train(rough + Overrides{"stpt.candidates=[1]"});
   const std::vector<CurvePoint>& curve = winner(stpt.record.epochs.at(0)).curve;
   CHECK(std::ranges::max(curve, {}, &CurvePoint::loss).loss >
@@ -231,11 +232,69 @@ TEST_CASE("when all candidates diverge the base is halved until one lives") {
   const Outcome outcome =
       train(small + Overrides{"stpt.candidates=[1, 0.5]", "training.learning_rate.initial=1e12",
                               "stpt.divergence_factor=100", "stpt.max_retries=60",
-                              "training.epochs=1", "stpt.clamp_low=1e-20"});
+                              "stpt.max_collapses=0", "training.epochs=1", "stpt.clamp_low=1e-20"});
   const EpochRecord& epoch = outcome.record.epochs.at(0);
   CHECK(epoch.retries > 0);
   CHECK(epoch.base_learning_rate == Approx(1e12 * std::pow(0.5, epoch.retries)).epsilon(1e-12));
   CHECK(winner(epoch).learning_rate == epoch.base_learning_rate * winner(epoch).factor);
+}
+
+/// The last epoch has one candidate, so many times the LR with which the others train.
+Overrides last_epoch_at(double factor, int epochs = 3) {
+  return small + longer +
+         Overrides{"training.epochs=" + std::to_string(epochs), "stpt.candidates=[1]",
+                   "stpt.schedule=[{\"from_epoch\": " + std::to_string(epochs) +
+                       ", \"candidates\": [" + std::to_string(factor) + "]}]"};
+}
+
+TEST_CASE("an epoch whose training falls apart is repeated with half the LR") {
+  for (const char* model : {"model.name=mlp", "model.name=resnet8"}) {
+    INFO(model);
+    const Outcome outcome =
+        train(last_epoch_at(1 << 14) +
+              Overrides{model, "stpt.max_collapses=100", "stpt.max_retries=100"});
+    const EpochRecord& epoch = outcome.record.epochs.at(2);
+    CHECK(outcome.record.epochs[0].collapses == 0);
+    CHECK(outcome.record.epochs[1].collapses == 0);
+    REQUIRE(epoch.collapses > 0);
+    const double factor = winner(epoch).learning_rate / 0.05;
+    CHECK(factor < 1 << 14);
+    CHECK(epoch.train_loss < std::log(4));
+    // As if it had been tried with that LR at once.
+    const Outcome direct = train(last_epoch_at(factor) + Overrides{model});
+    CHECK(direct.record.epochs.at(2).collapses == 0);
+    CHECK(same_bits(outcome.model, direct.model));
+    CHECK(epoch.test_loss == direct.record.epochs[2].test_loss);
+    CHECK(epoch.iterations == direct.record.epochs[2].iterations);
+    CHECK(epoch.samples_winner == direct.record.epochs[2].samples_winner);
+    CHECK(epoch.samples_discarded > direct.record.epochs[2].samples_discarded);
+  }
+}
+
+TEST_CASE("training that falls apart goes on where it is not to be repeated") {
+  const Outcome outcome = train(last_epoch_at(8) + Overrides{"stpt.max_collapses=0"});
+  const EpochRecord& epoch = outcome.record.epochs.at(2);
+  CHECK(epoch.collapses == 0);
+  CHECK(epoch.train_loss > std::log(4));
+  CHECK(winner(epoch).learning_rate == Approx(0.05 * 8));
+}
+
+TEST_CASE("no candidate is larger than half an LR with which training fell apart") {
+  const Outcome outcome =
+      train(small + longer +
+            Overrides{"training.epochs=4", "stpt.candidates=[1]", "stpt.max_retries=100",
+                      "stpt.max_collapses=100", "stpt.drift_limit=anchor",
+                      R"(stpt.schedule=[{"from_epoch": 3, "candidates": [256]},
+                                        {"from_epoch": 4, "candidates": [256, 2, 0.01]}])"});
+  const EpochRecord& fallen = outcome.record.epochs.at(2);
+  const EpochRecord& next = outcome.record.epochs.at(3);
+  REQUIRE(fallen.collapses > 0);
+  CHECK(next.collapses == 0);
+  CHECK(next.retries == 0);
+  CHECK(next.candidates[0].diverged);
+  CHECK(next.candidates[0].curve.empty());  // it was not tried
+  CHECK_FALSE(next.candidates[1].diverged);
+  CHECK_FALSE(next.candidates[2].diverged);
 }
 
 TEST_CASE("when nothing helps the run ends with one clear line") {
