@@ -410,6 +410,7 @@ int perform(const CommandLine& line, const std::string& version) {
 }  // namespace
 
 int run_application(int argc, const char* const* argv, const std::string& version) {
+  fill_standard_files();
   try {
     const runtime::Cluster cluster;
     try {

@@ -103,6 +103,11 @@ std::string text_of(const json::object& object, const char* key) {
   return value.is_string() ? std::string(value.as_string()) : compact_json(value);
 }
 
+/// The program with these arguments, as a shell would start it.
+Arguments in_shell(const std::string& before, const std::string& arguments) {
+  return {"sh", "-c", before + "\"$0\" " + arguments, STPT_EXECUTABLE};
+}
+
 /// Waits until the run has come so far, or has ended, or a minute has passed.
 void wait_until(const Program& program, const std::function<bool()>& condition) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
@@ -544,6 +549,20 @@ TEST_CASE("A run leaves all its files and says how it went", "[executable]") {
   // 2 epochs of 15 iterations and 3 candidates' Pre-train of 3, 32 images each.
   CHECK(text_of(summary, "samples_total") == std::to_string(2 * (15 + 3 * 3) * 32));
   CHECK(text_of(summary, "samples_discarded") == std::to_string(2 * 2 * 3 * 32));
+}
+
+TEST_CASE("What a run prints does not get into its files where there is nobody to read it",
+          "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const std::string closed = GENERATE("2>&-", ">&- 2>&-", "<&- >&- 2>&-");
+  CAPTURE(closed);
+  REQUIRE(program.run_command(in_shell("", "--config run.json --output out " + closed)).status ==
+          0);
+  CHECK(lines_in(read_file(program.folder() / "out" / "metrics.jsonl")) == 3);
+  const Outcome outcome = program.run({"--export", "out"});
+  INFO(outcome.err);
+  CHECK(outcome.status == 0);
 }
 
 /// Two classes, light and dark JPEG files of several sizes.
