@@ -407,6 +407,20 @@ int perform(const CommandLine& line, const std::string& version) {
   return 0;
 }
 
+/// What is asked for, which is the same on all ranks; else an error that says which rank differs.
+CommandLine agreed_command_line(int argc, const char* const* argv) {
+  CommandLine line;
+  on_all_ranks([&] { line = parse_command_line(argc, argv); });
+  const std::string action = std::to_string(static_cast<int>(line.action));
+  const std::string other = rank_0s(action);
+  on_all_ranks([&] {
+    if (action == other) return;
+    throw UsageError(
+        "the command line asks for something else than rank 0's; all ranks must have the same");
+  });
+  return line;
+}
+
 }  // namespace
 
 int run_application(int argc, const char* const* argv, const std::string& version) {
@@ -414,7 +428,7 @@ int run_application(int argc, const char* const* argv, const std::string& versio
   try {
     const runtime::Cluster cluster;
     try {
-      const CommandLine line = parse_command_line(argc, argv);
+      const CommandLine line = agreed_command_line(argc, argv);
       // Of what only shows something, one answer is enough.
       return cluster.rank() == 0 || line.action == Action::train ? perform(line, version) : 0;
     } catch (const StartError& error) {
