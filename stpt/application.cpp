@@ -131,16 +131,20 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
     output.fail(cluster.here() + ": " + message_of(error));
     cluster.abandon("", failed);
   };
+  RunRecord run;
   try {
     output.begin(notice, trainer.gpus().shortage);
-    const RunRecord run = trainer.run(observer, &StopSignals::requested());
+    run = trainer.run(observer, &StopSignals::requested());
     output.finish(run);
-    return run.status == "stopped" ? stop_status() : 0;
   } catch (const std::exception& error) {
     if (cluster.size() > 1) observer.abandon(error);
     output.fail(message_of(error));
     return blames_data(error) ? bad_input : failed;
   }
+  const int status = run.status == "stopped" ? stop_status() : 0;
+  // The run is what its files say, even if this cannot be printed.
+  output.print_result(run);
+  return status;
 }
 
 /// Another rank's part: it trains, and writes no files.

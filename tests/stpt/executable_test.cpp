@@ -565,6 +565,17 @@ TEST_CASE("What a run prints does not get into its files where there is nobody t
   CHECK(outcome.status == 0);
 }
 
+TEST_CASE("A run is complete even if its result cannot be printed", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Outcome outcome =
+      program.run_command(in_shell("", "--config run.json --output out >/dev/full"));
+  CHECK(outcome.status == 1);
+  CHECK_THAT(outcome.err,
+             Catch::Matchers::EndsWith("\nstpt_starpu: cannot write to standard output\n"));
+  CHECK(text_of(summary_of(program.folder() / "out"), "status") == "complete");
+}
+
 /// Two classes, light and dark JPEG files of several sizes.
 void write_image_folder(const fs::path& folder, int train_images, int test_images) {
   using namespace data::testing;
