@@ -252,6 +252,7 @@ void check_ranks(const RunFile& file) {
 }
 
 int train(const CommandLine& line, const std::string& version) {
+  ignore_broken_pipes();
   runtime::Cluster& cluster = runtime::Cluster::current();
   const bool writes = cluster.rank() == 0;
   const fs::path output = line.output.value_or("");
@@ -429,6 +430,7 @@ CommandLine agreed_command_line(int argc, const char* const* argv) {
 
 int run_application(int argc, const char* const* argv, const std::string& version) {
   fill_standard_files();
+  ignore_file_size_limit();
   try {
     const runtime::Cluster cluster;
     try {

@@ -46,6 +46,10 @@ extern "C" void stpt_on_abort(int) {
 
 }  // namespace
 
+void ignore_file_size_limit() { std::signal(SIGXFSZ, SIG_IGN); }
+
+void ignore_broken_pipes() { std::signal(SIGPIPE, SIG_IGN); }
+
 StopSignals::StopSignals() {
   stop_requested = false;
   on_terminal = isatty(STDERR_FILENO) == 1;

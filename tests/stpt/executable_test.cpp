@@ -576,6 +576,37 @@ TEST_CASE("A run is complete even if its result cannot be printed", "[executable
   CHECK(text_of(summary_of(program.folder() / "out"), "status") == "complete");
 }
 
+TEST_CASE("A run goes on when nobody reads what it prints any more", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const auto [stream, status] =
+      GENERATE(table<std::string, std::string>({{"2>&1 >result", "0"}, {"", "1"}}));
+  CAPTURE(stream);
+  const std::string run =
+      "{ \"$0\" --config run.json --output out " + stream + "; echo $? >status; }";
+  (void)program.run_command({"sh", "-c", run + " | true", STPT_EXECUTABLE});
+  CHECK(read_file(program.folder() / "status") == status + "\n");
+  CHECK(text_of(summary_of(program.folder() / "out"), "status") == "complete");
+}
+
+TEST_CASE("A file that may grow no further fails the run in one line", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  // In blocks of 512 bytes: room for all files but the checkpoint.
+  const Outcome outcome =
+      program.run_command(in_shell("ulimit -f 200; ", "--config run.json --output out"));
+  CHECK(outcome.status == 1);
+  const std::string failure = "out/checkpoint.bin: cannot write: File too large";
+  CHECK_THAT(outcome.err, Catch::Matchers::EndsWith("\nstpt_starpu: " + failure + "\n"));
+  CHECK(text_of(summary_of(run), "failure") == failure);
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(run)) names.push_back(entry.path().filename());
+  std::ranges::sort(names);
+  CHECK(names ==
+        std::vector<std::string>{"config.json", "metrics.jsonl", "report.html", "summary.json"});
+}
+
 /// Two classes, light and dark JPEG files of several sizes.
 void write_image_folder(const fs::path& folder, int train_images, int test_images) {
   using namespace data::testing;
