@@ -264,7 +264,13 @@ IterationMark::IterationMark(std::int64_t number) {
   starpu_iteration_push(static_cast<unsigned long>(number));
 }
 
-IterationMark::~IterationMark() { starpu_iteration_pop(); }
+IterationMark::~IterationMark() {
+  starpu_iteration_pop();
+  // StarPU 1.4 clears the level below, and the number would stay: another one, none, takes its
+  // place.
+  starpu_iteration_push(static_cast<unsigned long>(-1));
+  starpu_iteration_pop();
+}
 
 WorkersPaused::WorkersPaused() { starpu_pause(); }
 

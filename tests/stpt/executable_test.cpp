@@ -607,6 +607,39 @@ TEST_CASE("A file that may grow no further fails the run in one line", "[executa
         std::vector<std::string>{"config.json", "metrics.jsonl", "report.html", "summary.json"});
 }
 
+#ifdef STPT_FXT_TOOL
+TEST_CASE("A trace knows the iterations of all training, and of nothing else", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const WithEnvironment trace("STARPU_FXT_TRACE", "1"),
+      prefix("STARPU_FXT_PREFIX", program.folder().string() + "/");
+  REQUIRE(program.run({"--config", "run.json", "--output", "out"}).status == 0);
+  Arguments convert = {STPT_FXT_TOOL};
+  for (const fs::directory_entry& entry : fs::directory_iterator(program.folder())) {
+    if (entry.path().filename().string().starts_with("prof_file"))
+      convert.insert(convert.end(), {"-i", entry.path().string()});
+  }
+  REQUIRE(program.run_command(convert).status == 0);
+  // Records of lines "Key: value", with an empty line between them.
+  std::istringstream tasks(read_file(program.folder() / "tasks.rec"));
+  std::map<std::string, std::map<std::string, int>> count;  // by name and iteration
+  std::string line, name, iteration;
+  while (std::getline(tasks, line)) {
+    if (line.starts_with("Name: ")) name = line.substr(6);
+    if (line.starts_with("Iteration: ")) iteration = line.substr(11);
+    if (!line.empty()) continue;
+    ++count[name][iteration];
+    name = iteration = "";
+  }
+  // 18 iterations an epoch, of which the first 3 are Pre-train's, for 3 candidates.
+  CHECK(count["report step"].size() == 36);
+  for (int i = 0; i < 36; ++i)
+    CHECK(count["report step"][std::to_string(i)] == (i % 18 < 3 ? 3 : 1));
+  CHECK(count["gather scores"].size() == 1);
+  CHECK(count["gather scores"].contains(""));
+}
+#endif
+
 /// Two classes, light and dark JPEG files of several sizes.
 void write_image_folder(const fs::path& folder, int train_images, int test_images) {
   using namespace data::testing;
