@@ -91,12 +91,14 @@ void check_runtime(const RunFile& file) {
 
 // ---- Training --------------------------------------------------------------------------------
 
-/// What to say of a GPU that failed under StarPU.
-std::string gpu_failure() {
+/// What to say when StarPU aborts the process, or the C++ library, or a library below them.
+std::string abort_failure(const Trainer& trainer) {
   std::string why;
   if (runtime::Runtime::alive()) why = one_line(runtime::Runtime::current().failure().message());
-  if (why.empty()) why = "CUDA failed in StarPU, whose message stands above";
-  return why + "; the last checkpoint is kept: see nvidia-smi, then go on with --resume";
+  if (why.empty())
+    why = "the program was aborted, by StarPU or a library; standard error may say why";
+  if (!trainer.gpus().gpus.empty()) why += "; if it was CUDA, see nvidia-smi";
+  return why;
 }
 
 /// 128 plus the signal that stopped the job, which may have reached another rank.
@@ -114,13 +116,14 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
   runtime::Cluster& cluster = runtime::Cluster::current();
   RunOutput output(directory, trainer.record(), version, ranks);
   cluster.watch([&output](const std::string& failure) { output.fail(one_line(failure)); });
-  std::optional<BeforeAbort> before_abort;
-  if (!trainer.gpus().gpus.empty()) {
-    before_abort.emplace([&] {
-      output.fail(cluster.size() > 1 ? cluster.here() + ": " + gpu_failure() : gpu_failure());
-      if (cluster.size() > 1) cluster.abandon("", failed);
-    });
-  }
+  const BeforeAbort before_abort([&] {
+    std::string failure = abort_failure(trainer);
+    std::error_code ignored;
+    if (fs::exists(directory.file(checkpoint_name), ignored))
+      failure += "; the last checkpoint is kept: go on with --resume";
+    output.fail(cluster.size() > 1 ? cluster.here() + ": " + failure : failure);
+    if (cluster.size() > 1) cluster.abandon("", failed);
+  });
   TrainerObserver observer = output.observer();
   observer.epoch_done = [&, record = observer.epoch_done](const RunRecord& run,
                                                           const Checkpoint* checkpoint) {
@@ -151,9 +154,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
 int train_along(Trainer& trainer) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   cluster.watch([](const std::string& failure) { print_error(one_line(failure)); });
-  std::optional<BeforeAbort> before_abort;
-  if (!trainer.gpus().gpus.empty())
-    before_abort.emplace([&] { cluster.abandon(gpu_failure(), failed); });
+  const BeforeAbort before_abort([&] { cluster.abandon(abort_failure(trainer), failed); });
   TrainerObserver observer;
   observer.abandon = [&](const std::exception& error) {
     cluster.abandon(message_of(error), failed);

@@ -40,6 +40,9 @@ std::function<void()> last_words;
 
 extern "C" void stpt_on_abort(int) {
   std::signal(SIGABRT, SIG_DFL);
+  // They may wait for a lock that the thread which aborts holds, of malloc for one.
+  constexpr unsigned seconds = 30;
+  alarm(seconds);
   last_words();
   _exit(failed);
 }

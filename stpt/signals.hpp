@@ -31,9 +31,9 @@ class StopSignals {
   struct sigaction terminate_ {};
 };
 
-/// StarPU aborts the process where CUDA fails in its own calls, as it does once a GPU is lost.
-/// While this lives `speak` is called first, in the thread that aborts, and the process exits with
-/// status 1. One at a time.
+/// StarPU aborts the process where it cannot go on: where CUDA fails in its own calls, as it does
+/// once a GPU is lost, or where its watchdog is told to. While this lives `speak` is called first,
+/// in the thread that aborts, and the process exits with status 1. One at a time.
 class BeforeAbort {
  public:
   explicit BeforeAbort(std::function<void()> speak);

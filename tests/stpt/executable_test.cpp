@@ -1385,6 +1385,26 @@ TEST_CASE("A run in which every candidate diverges fails in one line", "[executa
   if (done > 0) CHECK(load_checkpoint(run / "checkpoint.bin").epoch == done);
 }
 
+TEST_CASE("A run that StarPU aborts is recorded as failed", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  // Its watchdog finds that no task has ended for a while: one takes longer.
+  const WithEnvironment timeout("STARPU_WATCHDOG_TIMEOUT", "1000"),
+      crash("STARPU_WATCHDOG_CRASH", "1"), no_gpus("STARPU_NCUDA", "0");
+  const Outcome outcome =
+      program.run({"--config", "run.json", "--output", "out", "--set", "model.name=resnet20",
+                   "--set", "data.synthetic.height=64", "--set", "data.synthetic.width=64"});
+  INFO(outcome.err);
+  CHECK(outcome.status == 1);
+  CHECK(text_of(summary_of(run), "status") == "failed");
+  CHECK_THAT(text_of(summary_of(run), "failure"),
+             Catch::Matchers::StartsWith("the program was aborted, by StarPU"));
+  CHECK_THAT(outcome.err, Catch::Matchers::EndsWith(text_of(summary_of(run), "failure") + "\n"));
+  // There is none.
+  CHECK_THAT(outcome.err, !Catch::Matchers::Contains("checkpoint"));
+}
+
 TEST_CASE("A run whose directory goes away fails in one line", "[executable]") {
   Program program;
   const fs::path run = program.folder() / "out";
