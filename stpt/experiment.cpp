@@ -180,9 +180,15 @@ Experiment::Experiment(const Config& run_config, const ConfigSource& source)
       gpu_choice(find_gpus(source)),
       data_checksum(checksum_of(data)) {
   if (!config.model.weights.empty()) check_weights(config.model.weights, network);
+  check_workers();
   check_batch_norm(source);
   check_memory(source);
   check_test_images(config, *data.test);
+}
+
+void Experiment::check_workers() const {
+  const std::string problem = runtime::reserve_problem(runtime_options());
+  if (!problem.empty()) throw ConfigError("", "STARPU_RESERVE_NCPU", problem);
 }
 
 void Experiment::check_batch_norm(const ConfigSource& source) const {
@@ -281,6 +287,11 @@ models::Grain Experiment::grain() const {
       return models::Grain::step;
   }
   return runtime::Cluster::current().size() > 1 ? models::Grain::block : models::Grain::step;
+}
+
+runtime::RuntimeOptions Experiment::runtime_options() const {
+  return {config.runtime.cpu_workers, config.runtime.scheduler, gpu_choice.numbers(),
+          gpu_choice.workers_per_gpu};
 }
 
 models::LoweringOptions Experiment::lowering() const {

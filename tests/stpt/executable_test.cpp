@@ -274,14 +274,17 @@ TEST_CASE("An environment that StarPU cannot use is bad input", "[executable]") 
   Program program;
   write_file(program.folder() / "run.json", small_run);
   const WithEnvironment no_gpus("STARPU_NCUDA", "0");
+  const std::string most = std::to_string(runtime::Runtime::most_cpu_workers());
   const auto [variable, value] =
-      GENERATE(table<std::string, std::string>({{"STARPU_NCPU", "abc"},
-                                                {"STARPU_NCPU", "-1"},
-                                                {"STARPU_NCPU", "0"},
-                                                {"STARPU_NCPUS", "1.5"},
-                                                {"STARPU_NCUDA", "x"},
-                                                {"STARPU_NWORKER_PER_CUDA", "-1"},
-                                                {"STARPU_SCHED", "swift"}}));
+      GENERATE_COPY(table<std::string, std::string>({{"STARPU_NCPU", "abc"},
+                                                     {"STARPU_NCPU", "-1"},
+                                                     {"STARPU_NCPU", "0"},
+                                                     {"STARPU_NCPUS", "1.5"},
+                                                     {"STARPU_RESERVE_NCPU", "-1"},
+                                                     {"STARPU_RESERVE_NCPU", most},
+                                                     {"STARPU_NCUDA", "x"},
+                                                     {"STARPU_NWORKER_PER_CUDA", "-1"},
+                                                     {"STARPU_SCHED", "swift"}}));
   CAPTURE(variable, value);
   const WithEnvironment environment(variable, value);
   const auto before = snapshot(program.folder());
