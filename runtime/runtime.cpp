@@ -155,9 +155,12 @@ Runtime::Runtime(const RuntimeOptions& options) {
     // What GPUs do is pinned; the scheduler has the batches that cores load.
     if (options.scheduler.empty() && std::getenv("STARPU_SCHED") == nullptr)
       environment.emplace_back("STARPU_SCHED", "prio");
-    // It would tell at each start where the GPUs are, or that it does not know.
-    if (std::getenv("STARPU_SILENT") == nullptr) environment.emplace_back("STARPU_SILENT", "1");
   }
+  // It would tell at each start where the GPUs are, or that it does not know; and that a rank has
+  // one core alone, which is its share.
+  const bool has_share_of_one = cluster.has_own_cores() && plan.cores == 1;
+  if ((gpus > 0 || has_share_of_one) && std::getenv("STARPU_SILENT") == nullptr)
+    environment.emplace_back("STARPU_SILENT", "1");
   starpu_conf conf;
   starpu_conf_init(&conf);
   conf.will_use_mpi = cluster.size() > 1 ? 1 : 0;

@@ -165,6 +165,18 @@ TEST_CASE("ranks of one host name the cores that each has", "[cluster]") {
   }
 }
 
+TEST_CASE("StarPU does not wonder at a rank that has one core", "[cluster]") {
+  const int ranks = runtime::Machine::detect().cores;
+  if (ranks < 2 || ranks > 4) return;
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Outcome outcome = program.run_command(with(
+      launcher(ranks), {STPT_EXECUTABLE, "--config", "run.json", "--set", "training.epochs=1"}));
+  INFO(outcome.err);
+  CHECK(outcome.status == 0);
+  CHECK(outcome.err.find("CPU binding") == std::string::npos);
+}
+
 TEST_CASE("replicas of any number share the ranks", "[cluster]") {
   const auto [name, values] = GENERATE(table<std::string, Arguments>({
       // The workers' batch: replicas on single ranks, or on teams.
