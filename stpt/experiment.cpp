@@ -317,8 +317,11 @@ GpuChoice Experiment::find_gpus(const ConfigSource& source) const {
   GpuChoice choice =
       choose_gpus(found, wanted.gpus, most, cluster.rank_on_host(), cluster.ranks_on_host());
   if (config.runtime.require_cuda && (choice.gpus.empty() || !choice.shortage.empty())) {
+    const std::string none = wanted.gpus == 0
+                                 ? "is true, but STARPU_NCUDA is 0, which hides any GPU"
+                                 : "is true, but no GPU was found";
     throw ConfigError(source, "runtime.require_cuda",
-                      choice.shortage.empty() ? "is true, but no GPU was found" : choice.shortage);
+                      choice.shortage.empty() ? none : choice.shortage);
   }
   if (choice.gpus.empty()) {
     if (config.model.data_type != runtime::DataType::float32) {

@@ -445,6 +445,9 @@ TEST_CASE("GPUs that are required and not there are an error", "[executable]") {
              Catch::Matchers::StartsWith(
                  "stpt_starpu: --set: runtime.require_cuda: STARPU_NCUDA asks for 8 GPUs, "));
   CHECK_FALSE(fs::exists(program.folder() / "out"));
+  const WithEnvironment none("STARPU_NCUDA", "0");
+  CHECK_THAT(program.run({"--config", "run.json", "--set", "runtime.require_cuda=true"}).err,
+             Catch::Matchers::Contains("STARPU_NCUDA is 0, which hides any GPU"));
 }
 
 TEST_CASE("half precision without a GPU is an error", "[executable]") {
