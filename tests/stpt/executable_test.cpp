@@ -614,7 +614,7 @@ TEST_CASE("A file that may grow no further fails the run in one line", "[executa
 }
 
 #ifdef STPT_FXT_TOOL
-TEST_CASE("A trace knows the iterations of all training, and of nothing else", "[executable]") {
+TEST_CASE("A trace tells iterations and sizes apart", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
   const WithEnvironment trace("STARPU_FXT_TRACE", "1"),
@@ -628,14 +628,17 @@ TEST_CASE("A trace knows the iterations of all training, and of nothing else", "
   REQUIRE(program.run_command(convert).status == 0);
   // Records of lines "Key: value", with an empty line between them.
   std::istringstream tasks(read_file(program.folder() / "tasks.rec"));
-  std::map<std::string, std::map<std::string, int>> count;  // by name and iteration
-  std::string line, name, iteration;
+  std::map<std::string, std::map<std::string, int>> count;       // by name and iteration
+  std::map<std::string, std::map<std::string, int>> footprints;  // by name and footprint
+  std::string line, name, iteration, footprint;
   while (std::getline(tasks, line)) {
     if (line.starts_with("Name: ")) name = line.substr(6);
     if (line.starts_with("Iteration: ")) iteration = line.substr(11);
+    if (line.starts_with("Footprint: ")) footprint = line.substr(11);
     if (!line.empty()) continue;
     ++count[name][iteration];
-    name = iteration = "";
+    ++footprints[name][footprint];
+    name = iteration = footprint = "";
   }
   // 18 iterations an epoch, of which the first 3 are Pre-train's, for 3 candidates.
   CHECK(count["report step"].size() == 36);
@@ -643,6 +646,12 @@ TEST_CASE("A trace knows the iterations of all training, and of nothing else", "
     CHECK(count["report step"][std::to_string(i)] == (i % 18 < 3 ? 3 : 1));
   CHECK(count["gather scores"].size() == 1);
   CHECK(count["gather scores"].contains(""));
+  // Tasks of different sizes have times of their own.
+  for (const char* task : {"copy", "average parameters", "gather scores"}) {
+    CAPTURE(task);
+    CHECK_FALSE(footprints[task].empty());
+    CHECK_FALSE(footprints[task].contains("0"));
+  }
 }
 #endif
 
