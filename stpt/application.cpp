@@ -110,12 +110,27 @@ int stop_status() {
   return 128 + signal;
 }
 
+/// Why another rank ends the job, as long as there is no record of the run to write it to.
+void tell_failure(const std::string& failure) { print_error(one_line(failure)); }
+
+/// While it lives such a failure is recorded.
+class FailureRecorder {
+ public:
+  explicit FailureRecorder(RunOutput& output) {
+    runtime::Cluster::current().watch(
+        [&output](const std::string& failure) { output.fail(one_line(failure)); });
+  }
+  ~FailureRecorder() { runtime::Cluster::current().watch(tell_failure); }
+  FailureRecorder(const FailureRecorder&) = delete;
+  FailureRecorder& operator=(const FailureRecorder&) = delete;
+};
+
 /// Rank 0's part of a training, in a directory that is ready for it.
 int train_in(RunDirectory& directory, Trainer& trainer, const std::string& version,
              const std::vector<RankRecord>& ranks, const std::string& notice) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   RunOutput output(directory, trainer.record(), version, ranks);
-  cluster.watch([&output](const std::string& failure) { output.fail(one_line(failure)); });
+  const FailureRecorder failure_recorder(output);
   const BeforeAbort before_abort([&] {
     std::string failure = abort_failure(trainer);
     std::error_code ignored;
@@ -153,7 +168,6 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
 /// Another rank's part: it trains, and writes no files.
 int train_along(Trainer& trainer) {
   runtime::Cluster& cluster = runtime::Cluster::current();
-  cluster.watch([](const std::string& failure) { print_error(one_line(failure)); });
   const BeforeAbort before_abort([&] { cluster.abandon(abort_failure(trainer), failed); });
   TrainerObserver observer;
   observer.abandon = [&](const std::exception& error) {
@@ -255,6 +269,7 @@ void check_ranks(const RunFile& file) {
 int train(const CommandLine& line, const std::string& version) {
   ignore_broken_pipes();
   runtime::Cluster& cluster = runtime::Cluster::current();
+  cluster.watch(tell_failure);
   const bool writes = cluster.rank() == 0;
   const fs::path output = line.output.value_or("");
   RunFile file;
