@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <deque>
 #include <limits>
+#include <mutex>
 #include <numeric>
 #include <optional>
 #include <stdexcept>
@@ -129,6 +130,8 @@ struct Cluster::Mpi {
   MPI_Comm data = MPI_COMM_NULL, votes = MPI_COMM_NULL, control = MPI_COMM_NULL;
   std::deque<Vote> pending;  // the requests write into their elements, which a deque never moves
   std::thread watcher;
+  std::mutex report_mutex;
+  std::function<void(const std::string&)> report;
   std::atomic<bool> ending = false;
   // Per rank, for the watcher alone. Seconds are counted by its own beats, so that a job which was
   // suspended as a whole finds nobody silent.
@@ -261,11 +264,16 @@ bool Cluster::any(bool mine) {
 
 void Cluster::watch(std::function<void(const std::string&)> report) {
   if (size_ == 1) return;
+  {
+    const std::scoped_lock lock(mpi_->report_mutex);
+    mpi_->report = std::move(report);
+  }
+  if (mpi_->watcher.joinable()) return;
   for (const auto& bytes : all_gather(std::as_bytes(std::span(host_))))
     hosts_.emplace_back(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   mpi_->beats.assign(static_cast<std::size_t>(size_), MPI_REQUEST_NULL);
   mpi_->silent.assign(static_cast<std::size_t>(size_), 0);
-  mpi_->watcher = std::thread([this, report = std::move(report)] {
+  mpi_->watcher = std::thread([this] {
     constexpr int ticks_per_beat = 1000 / static_cast<int>(tick.count());
     for (int ticks = 0; !mpi_->ending; ++ticks) {
       std::string reason = mpi_->received_reason();
@@ -279,7 +287,8 @@ void Cluster::watch(std::function<void(const std::string&)> report) {
                  " seconds: its node or the network is gone";
       }
       if (!reason.empty()) {
-        report(reason);
+        const std::scoped_lock lock(mpi_->report_mutex);
+        mpi_->report(reason);
         MPI_Abort(MPI_COMM_WORLD, 1);
       }
       std::this_thread::sleep_for(tick);

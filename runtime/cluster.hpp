@@ -56,7 +56,9 @@ class Cluster {
 
   /// From here on a thread of this class's own ends the job when another rank abandons it, or has
   /// not been heard of for silence_seconds. First it calls `report`, with a line that names that
-  /// rank: rank 0 hears of every rank, the others only of rank 0's silence. All ranks, once.
+  /// rank: rank 0 hears of every rank, the others only of rank 0's silence. Collective; called
+  /// again, by any rank, it only replaces `report`: the former one is called no more once it
+  /// returns.
   void watch(std::function<void(const std::string&)> report);
   static constexpr int silence_seconds = 20;
   /// Tells rank 0 why this rank cannot go on, and ends all ranks with `status`. Never returns.

@@ -58,6 +58,8 @@ Environment Environment::read() {
   environment.cpu_workers = number("STARPU_NCPUS", 0, Runtime::most_cpu_workers());
   if (const auto newer = number("STARPU_NCPU", 0, Runtime::most_cpu_workers()))
     environment.cpu_workers = newer;
+  environment.reserved_cpu_workers =
+      number("STARPU_RESERVE_NCPU", 0, Runtime::most_cpu_workers()).value_or(0);
   environment.gpus = number("STARPU_NCUDA", 0, most_gpus);
   environment.workers_per_gpu = number("STARPU_NWORKER_PER_CUDA", 1, STARPU_NMAXWORKERS - 1);
   // A library of schedulers has names of its own.

@@ -8,6 +8,7 @@ namespace stpt::runtime {
 
 struct Environment {
   std::optional<int> cpu_workers;      ///< STARPU_NCPU, else STARPU_NCPUS, its older name
+  int reserved_cpu_workers = 0;        ///< STARPU_RESERVE_NCPU: StarPU starts so many fewer
   std::optional<int> gpus;             ///< STARPU_NCUDA
   std::optional<int> workers_per_gpu;  ///< STARPU_NWORKER_PER_CUDA
 

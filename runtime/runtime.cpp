@@ -46,6 +46,38 @@ class Variable {
   std::optional<std::string> before_;
 };
 
+/// The cores that workers may have, and how many workers StarPU is asked for.
+struct CpuPlan {
+  int cores = 1;
+  std::optional<int> workers;  ///< one per core where nobody says
+  int least = 0;               ///< fewer of them will not do
+};
+
+CpuPlan plan_cpu(const RuntimeOptions& options, const Environment& asked) {
+  const Cluster& cluster = Cluster::current();
+  CpuPlan plan;
+  plan.cores = Machine::detect().cores;
+  const auto quota = cores_by_quota();
+  if (quota) plan.cores = std::min(plan.cores, std::max(1, *quota / cluster.ranks_on_host()));
+  const int gpus = static_cast<int>(options.gpus.size());
+  plan.workers = asked.cpu_workers;
+  if (options.cpu_workers > 0) plan.workers = options.cpu_workers;
+  // StarPU itself takes all cores, which is right where nothing else needs or limits them. Beyond a
+  // quota, workers that spin would have the threads throttled that drive GPUs.
+  if (!plan.workers && (gpus > 0 || cluster.size() > 1 || quota)) {
+    plan.workers = default_cpu_workers({.cores = plan.cores,
+                                        .gpus = gpus,
+                                        .workers_per_gpu = options.workers_per_gpu,
+                                        .has_messages = cluster.size() > 1,
+                                        .most_cpu_workers = Runtime::most_cpu_workers(),
+                                        .most_workers = STARPU_NMAXWORKERS});
+  }
+  // Fewer than nobody asked for will do: STARPU_RESERVE_NCPU takes some.
+  plan.least = options.cpu_workers > 0 ? options.cpu_workers
+                                       : std::min(plan.workers.value_or(plan.cores), 1);
+  return plan;
+}
+
 void check(const RuntimeOptions& options) {
   if (options.cpu_workers > Runtime::most_cpu_workers()) {
     throw std::invalid_argument(std::to_string(options.cpu_workers) +
@@ -55,9 +87,23 @@ void check(const RuntimeOptions& options) {
   }
   if (const std::string problem = scheduler_problem(options.scheduler); !problem.empty())
     throw std::invalid_argument("the scheduler " + problem);
+  if (const std::string problem = reserve_problem(options); !problem.empty())
+    throw std::invalid_argument("STARPU_RESERVE_NCPU: " + problem);
 }
 
 }  // namespace
+
+std::string reserve_problem(const RuntimeOptions& options) {
+  const Environment asked = Environment::read();
+  const CpuPlan plan = plan_cpu(options, asked);
+  const int workers = plan.workers.value_or(plan.cores);
+  const int reserved = asked.reserved_cpu_workers;
+  const int left = std::max(0, workers - reserved);
+  if (reserved == 0 || left >= plan.least) return "";
+  return "is " + std::to_string(reserved) + ", which leaves " + std::to_string(left) + " of " +
+         std::to_string(workers) + " CPU workers; must leave at least " +
+         std::to_string(plan.least);
+}
 
 int default_cpu_workers(const CpuWorkerLimits& limits) {
   int workers = limits.cores - limits.gpus;  // a thread drives each GPU
@@ -88,30 +134,16 @@ Runtime::Runtime(const RuntimeOptions& options) {
   const Environment asked = Environment::read();
   keep_hwloc_from_displays();
   const Cluster& cluster = Cluster::current();
-  int cores = Machine::detect().cores;
-  const auto quota = cores_by_quota();
-  if (quota) cores = std::min(cores, std::max(1, *quota / cluster.ranks_on_host()));
+  const CpuPlan plan = plan_cpu(options, asked);
   const int gpus = static_cast<int>(options.gpus.size());
-  std::optional<int> cpu_workers = asked.cpu_workers;
-  if (options.cpu_workers > 0) cpu_workers = options.cpu_workers;
-  // StarPU itself takes all cores, which is right where nothing else needs or limits them. Beyond a
-  // quota, workers that spin would have the threads throttled that drive GPUs.
-  if (!cpu_workers && (gpus > 0 || cluster.size() > 1 || quota)) {
-    cpu_workers = default_cpu_workers({.cores = cores,
-                                       .gpus = gpus,
-                                       .workers_per_gpu = options.workers_per_gpu,
-                                       .has_messages = cluster.size() > 1,
-                                       .most_cpu_workers = most_cpu_workers(),
-                                       .most_workers = STARPU_NMAXWORKERS});
-  }
   // StarPU prefers its environment to what a program asks for, hence this detour.
   std::list<Variable> environment;
-  if (cpu_workers) environment.emplace_back("STARPU_NCPU", std::to_string(*cpu_workers));
+  if (plan.workers) environment.emplace_back("STARPU_NCPU", std::to_string(*plan.workers));
   // StarPU would bind several workers to one core, with a warning for each.
-  const bool crowded = cpu_workers.value_or(0) + gpus > cores ||
-                       (cluster.ranks_on_host() > cores && !cluster.has_own_cores());
+  const bool crowded = plan.workers.value_or(0) + gpus > plan.cores ||
+                       (cluster.ranks_on_host() > plan.cores && !cluster.has_own_cores());
   if (crowded) environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
-  if (crowded || cores <= 4) environment.emplace_back("STARPU_MPI_NOBIND", "1");
+  if (crowded || plan.cores <= 4) environment.emplace_back("STARPU_MPI_NOBIND", "1");
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
   environment.emplace_back("STARPU_NCUDA", std::to_string(gpus));
   if (gpus > 0) {
@@ -123,9 +155,12 @@ Runtime::Runtime(const RuntimeOptions& options) {
     // What GPUs do is pinned; the scheduler has the batches that cores load.
     if (options.scheduler.empty() && std::getenv("STARPU_SCHED") == nullptr)
       environment.emplace_back("STARPU_SCHED", "prio");
-    // It would tell at each start where the GPUs are, or that it does not know.
-    if (std::getenv("STARPU_SILENT") == nullptr) environment.emplace_back("STARPU_SILENT", "1");
   }
+  // It would tell at each start where the GPUs are, or that it does not know; and that a rank has
+  // one core alone, which is its share.
+  const bool has_share_of_one = cluster.has_own_cores() && plan.cores == 1;
+  if ((gpus > 0 || has_share_of_one) && std::getenv("STARPU_SILENT") == nullptr)
+    environment.emplace_back("STARPU_SILENT", "1");
   starpu_conf conf;
   starpu_conf_init(&conf);
   conf.will_use_mpi = cluster.size() > 1 ? 1 : 0;
@@ -149,15 +184,12 @@ Runtime::Runtime(const RuntimeOptions& options) {
          name.data()});
   }
   cuda_workers_ = in_turns(workers_);
-  // Fewer than nobody asked for will do: STARPU_RESERVE_NCPU takes some.
-  const int least =
-      options.cpu_workers > 0 ? options.cpu_workers : std::min(cpu_workers.value_or(0), 1);
-  if (count(WorkerKind::cpu) < least) {
+  if (count(WorkerKind::cpu) < plan.least) {
     starpu_shutdown();
-    throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cpu)) +
-                             " CPU workers instead of " + std::to_string(*cpu_workers) +
-                             "; it was built for " + std::to_string(STARPU_NMAXWORKERS) +
-                             " workers in all, those of GPUs included");
+    throw std::runtime_error(
+        "StarPU started " + std::to_string(count(WorkerKind::cpu)) + " CPU workers instead of " +
+        std::to_string(plan.workers.value_or(plan.cores)) + "; it was built for " +
+        std::to_string(STARPU_NMAXWORKERS) + " workers in all, those of GPUs included");
   }
   if (const int wanted = gpus * options.workers_per_gpu; count(WorkerKind::cuda) != wanted) {
     starpu_shutdown();
@@ -264,7 +296,13 @@ IterationMark::IterationMark(std::int64_t number) {
   starpu_iteration_push(static_cast<unsigned long>(number));
 }
 
-IterationMark::~IterationMark() { starpu_iteration_pop(); }
+IterationMark::~IterationMark() {
+  starpu_iteration_pop();
+  // StarPU 1.4 clears the level below, and the number would stay: another one, none, takes its
+  // place.
+  starpu_iteration_push(static_cast<unsigned long>(-1));
+  starpu_iteration_pop();
+}
 
 WorkersPaused::WorkersPaused() { starpu_pause(); }
 

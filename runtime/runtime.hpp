@@ -29,6 +29,10 @@ struct RuntimeOptions {
   int workers_per_gpu = 1;     ///< each with a stream of its own
 };
 
+/// What is wrong with STARPU_RESERVE_NCPU where a Runtime is to have these options, as in `is 2,
+/// which leaves ...`; empty if nothing is.
+[[nodiscard]] std::string reserve_problem(const RuntimeOptions& options);
+
 /// What the number of CPU workers depends on where nobody gives one.
 struct CpuWorkerLimits {
   int cores = 1;  ///< that this process may use

@@ -148,12 +148,16 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
     handles = task->dyn_handles;
     modes = task->dyn_modes;
   }
+  std::size_t bytes = 0;
   for (std::size_t i = 0; i < uses.size(); ++i) {
     handles[i] = uses[i].tensor.handle();
     modes[i] = to_starpu(uses[i].access);
+    bytes += uses[i].tensor.bytes();
   }
+  const std::uint32_t footprint =
+      options.footprint != 0 ? options.footprint : static_cast<std::uint32_t>(bytes);
   auto payload = std::make_unique<Payload>(
-      Payload{&codelet, std::move(body), uses.size(), options.footprint, options.prefetch_for, {}});
+      Payload{&codelet, std::move(body), uses.size(), footprint, options.prefetch_for, {}});
   if (options.prefetch_for >= 0) {
     for (const Use& use : uses) {
       if (use.access == Access::write || use.access == Access::read_write)

@@ -58,10 +58,11 @@ struct Use {
 };
 
 struct TaskOptions {
-  int worker = -1;              ///< StarPU worker that must run it; -1: the scheduler chooses
-  int priority = 0;             ///< larger goes first
-  std::uint32_t footprint = 0;  ///< tells apart sizes of one codelet in its performance model
-  const char* name = nullptr;   ///< in traces instead of the codelet's; must outlive the task
+  int worker = -1;   ///< StarPU worker that must run it; -1: the scheduler chooses
+  int priority = 0;  ///< larger goes first
+  /// Tells apart sizes of one codelet in its performance model; 0: by the bytes of its tensors.
+  std::uint32_t footprint = 0;
+  const char* name = nullptr;  ///< in traces instead of the codelet's; must outlive the task
   /// StarPU worker that is going to read what this task writes, if it is known: the tensors are on
   /// their way there as soon as they are written, and not only when the reading task has nothing
   /// else left to wait for.

@@ -91,12 +91,14 @@ void check_runtime(const RunFile& file) {
 
 // ---- Training --------------------------------------------------------------------------------
 
-/// What to say of a GPU that failed under StarPU.
-std::string gpu_failure() {
+/// What to say when StarPU aborts the process, or the C++ library, or a library below them.
+std::string abort_failure(const Trainer& trainer) {
   std::string why;
   if (runtime::Runtime::alive()) why = one_line(runtime::Runtime::current().failure().message());
-  if (why.empty()) why = "CUDA failed in StarPU, whose message stands above";
-  return why + "; the last checkpoint is kept: see nvidia-smi, then go on with --resume";
+  if (why.empty())
+    why = "the program was aborted, by StarPU or a library; standard error may say why";
+  if (!trainer.gpus().gpus.empty()) why += "; if it was CUDA, see nvidia-smi";
+  return why;
 }
 
 /// 128 plus the signal that stopped the job, which may have reached another rank.
@@ -108,19 +110,35 @@ int stop_status() {
   return 128 + signal;
 }
 
+/// Why another rank ends the job, as long as there is no record of the run to write it to.
+void tell_failure(const std::string& failure) { print_error(one_line(failure)); }
+
+/// While it lives such a failure is recorded.
+class FailureRecorder {
+ public:
+  explicit FailureRecorder(RunOutput& output) {
+    runtime::Cluster::current().watch(
+        [&output](const std::string& failure) { output.fail(one_line(failure)); });
+  }
+  ~FailureRecorder() { runtime::Cluster::current().watch(tell_failure); }
+  FailureRecorder(const FailureRecorder&) = delete;
+  FailureRecorder& operator=(const FailureRecorder&) = delete;
+};
+
 /// Rank 0's part of a training, in a directory that is ready for it.
 int train_in(RunDirectory& directory, Trainer& trainer, const std::string& version,
              const std::vector<RankRecord>& ranks, const std::string& notice) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   RunOutput output(directory, trainer.record(), version, ranks);
-  cluster.watch([&output](const std::string& failure) { output.fail(one_line(failure)); });
-  std::optional<BeforeAbort> before_abort;
-  if (!trainer.gpus().gpus.empty()) {
-    before_abort.emplace([&] {
-      output.fail(cluster.size() > 1 ? cluster.here() + ": " + gpu_failure() : gpu_failure());
-      if (cluster.size() > 1) cluster.abandon("", failed);
-    });
-  }
+  const FailureRecorder failure_recorder(output);
+  const BeforeAbort before_abort([&] {
+    std::string failure = abort_failure(trainer);
+    std::error_code ignored;
+    if (fs::exists(directory.file(checkpoint_name), ignored))
+      failure += "; the last checkpoint is kept: go on with --resume";
+    output.fail(cluster.size() > 1 ? cluster.here() + ": " + failure : failure);
+    if (cluster.size() > 1) cluster.abandon("", failed);
+  });
   TrainerObserver observer = output.observer();
   observer.epoch_done = [&, record = observer.epoch_done](const RunRecord& run,
                                                           const Checkpoint* checkpoint) {
@@ -131,25 +149,26 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
     output.fail(cluster.here() + ": " + message_of(error));
     cluster.abandon("", failed);
   };
+  RunRecord run;
   try {
     output.begin(notice, trainer.gpus().shortage);
-    const RunRecord run = trainer.run(observer, &StopSignals::requested());
+    run = trainer.run(observer, &StopSignals::requested());
     output.finish(run);
-    return run.status == "stopped" ? stop_status() : 0;
   } catch (const std::exception& error) {
     if (cluster.size() > 1) observer.abandon(error);
     output.fail(message_of(error));
     return blames_data(error) ? bad_input : failed;
   }
+  const int status = run.status == "stopped" ? stop_status() : 0;
+  // The run is what its files say, even if this cannot be printed.
+  output.print_result(run);
+  return status;
 }
 
 /// Another rank's part: it trains, and writes no files.
 int train_along(Trainer& trainer) {
   runtime::Cluster& cluster = runtime::Cluster::current();
-  cluster.watch([](const std::string& failure) { print_error(one_line(failure)); });
-  std::optional<BeforeAbort> before_abort;
-  if (!trainer.gpus().gpus.empty())
-    before_abort.emplace([&] { cluster.abandon(gpu_failure(), failed); });
+  const BeforeAbort before_abort([&] { cluster.abandon(abort_failure(trainer), failed); });
   TrainerObserver observer;
   observer.abandon = [&](const std::exception& error) {
     cluster.abandon(message_of(error), failed);
@@ -248,7 +267,9 @@ void check_ranks(const RunFile& file) {
 }
 
 int train(const CommandLine& line, const std::string& version) {
+  ignore_broken_pipes();
   runtime::Cluster& cluster = runtime::Cluster::current();
+  cluster.watch(tell_failure);
   const bool writes = cluster.rank() == 0;
   const fs::path output = line.output.value_or("");
   RunFile file;
@@ -407,13 +428,29 @@ int perform(const CommandLine& line, const std::string& version) {
   return 0;
 }
 
+/// What is asked for, which is the same on all ranks; else an error that says which rank differs.
+CommandLine agreed_command_line(int argc, const char* const* argv) {
+  CommandLine line;
+  on_all_ranks([&] { line = parse_command_line(argc, argv); });
+  const std::string action = std::to_string(static_cast<int>(line.action));
+  const std::string other = rank_0s(action);
+  on_all_ranks([&] {
+    if (action == other) return;
+    throw UsageError(
+        "the command line asks for something else than rank 0's; all ranks must have the same");
+  });
+  return line;
+}
+
 }  // namespace
 
 int run_application(int argc, const char* const* argv, const std::string& version) {
+  fill_standard_files();
+  ignore_file_size_limit();
   try {
     const runtime::Cluster cluster;
     try {
-      const CommandLine line = parse_command_line(argc, argv);
+      const CommandLine line = agreed_command_line(argc, argv);
       // Of what only shows something, one answer is enough.
       return cluster.rank() == 0 || line.action == Action::train ? perform(line, version) : 0;
     } catch (const StartError& error) {

@@ -196,7 +196,7 @@ std::string help_text() {
       "\n"
       "exit status:\n"
       "  0    done\n"
-      "  1    the run failed\n"
+      "  1    the run failed, or its result could not be printed: summary.json says which\n"
       "  2    the command line, run file, environment or data is wrong; nothing was written, but\n"
       "       for a run that met the data while it trained: its last checkpoint is kept\n"
       "  130  SIGINT (Ctrl-C) stopped the run after a step; 143: SIGTERM did. --resume goes on "

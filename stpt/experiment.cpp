@@ -180,9 +180,15 @@ Experiment::Experiment(const Config& run_config, const ConfigSource& source)
       gpu_choice(find_gpus(source)),
       data_checksum(checksum_of(data)) {
   if (!config.model.weights.empty()) check_weights(config.model.weights, network);
+  check_workers();
   check_batch_norm(source);
   check_memory(source);
   check_test_images(config, *data.test);
+}
+
+void Experiment::check_workers() const {
+  const std::string problem = runtime::reserve_problem(runtime_options());
+  if (!problem.empty()) throw ConfigError("", "STARPU_RESERVE_NCPU", problem);
 }
 
 void Experiment::check_batch_norm(const ConfigSource& source) const {
@@ -283,6 +289,11 @@ models::Grain Experiment::grain() const {
   return runtime::Cluster::current().size() > 1 ? models::Grain::block : models::Grain::step;
 }
 
+runtime::RuntimeOptions Experiment::runtime_options() const {
+  return {config.runtime.cpu_workers, config.runtime.scheduler, gpu_choice.numbers(),
+          gpu_choice.workers_per_gpu};
+}
+
 models::LoweringOptions Experiment::lowering() const {
   models::LoweringOptions options;
   options.grain = grain();
@@ -306,8 +317,11 @@ GpuChoice Experiment::find_gpus(const ConfigSource& source) const {
   GpuChoice choice =
       choose_gpus(found, wanted.gpus, most, cluster.rank_on_host(), cluster.ranks_on_host());
   if (config.runtime.require_cuda && (choice.gpus.empty() || !choice.shortage.empty())) {
+    const std::string none = wanted.gpus == 0
+                                 ? "is true, but STARPU_NCUDA is 0, which hides any GPU"
+                                 : "is true, but no GPU was found";
     throw ConfigError(source, "runtime.require_cuda",
-                      choice.shortage.empty() ? "is true, but no GPU was found" : choice.shortage);
+                      choice.shortage.empty() ? none : choice.shortage);
   }
   if (choice.gpus.empty()) {
     if (config.model.data_type != runtime::DataType::float32) {

@@ -13,6 +13,7 @@
 #include "models/network.hpp"
 #include "models/program.hpp"
 #include "models/team.hpp"
+#include "runtime/runtime.hpp"
 #include "stpt/config.hpp"
 #include "stpt/gpu_choice.hpp"
 #include "stpt/learning_rate.hpp"
@@ -65,6 +66,8 @@ struct Experiment {
   [[nodiscard]] std::uint64_t memory_bytes() const;
   /// How much goes into one task (option runtime.fusion).
   [[nodiscard]] models::Grain grain() const;
+  /// What training runs on, on this rank.
+  [[nodiscard]] runtime::RuntimeOptions runtime_options() const;
   /// What networks are lowered for: that grain, this rank's devices, the loss scale.
   [[nodiscard]] models::LoweringOptions lowering() const;
   /// GPUs make the batches, from images in their memory (option runtime.data_on_gpu).
@@ -75,6 +78,7 @@ struct Experiment {
  private:
   [[nodiscard]] std::uint64_t memory_bytes(std::size_t candidates) const;
   void check_memory(const ConfigSource& source) const;
+  void check_workers() const;
   void check_batch_norm(const ConfigSource& source) const;
   /// Finds this rank's GPUs and how many workers share one; sees that they will do.
   [[nodiscard]] GpuChoice find_gpus(const ConfigSource& source) const;

@@ -1,5 +1,8 @@
 #include "stpt/messages.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <iostream>
 #include <new>
@@ -12,6 +15,15 @@
 #include "stpt/run_directory.hpp"
 
 namespace stpt {
+
+void fill_standard_files() {
+  // open gives the lowest number that is free.
+  int file = 0;
+  do {
+    file = ::open("/dev/null", O_RDWR);
+  } while (0 <= file && file <= STDERR_FILENO);
+  if (file >= 0) ::close(file);
+}
 
 std::string one_line(std::string text) {
   std::ranges::replace_if(

@@ -22,6 +22,11 @@ template <typename... Values>
           static_cast<std::size_t>(std::clamp(length, 0, static_cast<int>(text.size()) - 1))};
 }
 
+/// Opens /dev/null for each of standard input, output and error that the process was started
+/// without: else a file of the run would get its number, and what is printed would land there. To
+/// be called before anything is opened.
+void fill_standard_files();
+
 /// Without line breaks, which what a message quotes may hold.
 [[nodiscard]] std::string one_line(std::string text);
 /// One line; of a task that failed because of the data, what is wrong with them.

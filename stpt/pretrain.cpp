@@ -192,6 +192,7 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, double highes
     const std::size_t last = std::min(first + wave, candidates);
     const std::size_t at_once = make_room(first, last);
     for (int iteration = 0; iteration < config.alpha; ++iteration) {
+      const runtime::IterationMark mark(plan.first + iteration);
       std::span<const data::Batch> batches;  // of this rank's replicas, which have one team
       for (std::size_t k = first; k < last; ++k) {
         step_done(++submitted, steps);

@@ -122,13 +122,17 @@ void RunOutput::finish(const RunRecord& run) {
   const std::scoped_lock lock(mutex_);
   progress_.finish();
   write_results(directory_, stamped(run));
-  print(result_line(run, directory_));
+  finished_ = true;
 }
+
+void RunOutput::print_result(const RunRecord& run) const { print(result_line(run, directory_)); }
 
 void RunOutput::fail(const std::string& failure) {
   const std::scoped_lock lock(mutex_);
   if (std::exchange(failed_, true)) return;
   progress_.finish();
+  // All is done and written, whatever fails as the process ends.
+  if (finished_) return print_error(failure);
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_;
   RunRecord run = last_;
   run.wall_seconds = earlier_seconds_ + elapsed.count();

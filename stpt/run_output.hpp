@@ -35,8 +35,11 @@ class RunOutput {
   /// Says which images cannot be read if there are more than when it was last called.
   void name_unreadable(const std::vector<std::string>& images);
 
-  /// Throws OutputError.
+  /// Writes what the run has come to. Throws OutputError.
   void finish(const RunRecord& run);
+
+  /// Throws std::runtime_error if standard output cannot be written to.
+  void print_result(const RunRecord& run) const;
 
   /// Writes and tells the first failure.
   void fail(const std::string& failure);
@@ -51,7 +54,7 @@ class RunOutput {
   double earlier_seconds_;
   RunRecord last_;
   ProgressLine progress_;
-  bool failed_ = false;
+  bool failed_ = false, finished_ = false;
   std::size_t named_ = 0;  ///< unreadable images
   std::mutex mutex_;
 };

@@ -39,8 +39,7 @@ std::vector<std::uint32_t> all_of(const data::Dataset& dataset) {
 
 Session::Session(const Experiment& run)
     : experiment(run),
-      runtime({run.config.runtime.cpu_workers, run.config.runtime.scheduler,
-               run.gpu_choice.numbers(), run.gpu_choice.workers_per_gpu}),
+      runtime(run.runtime_options()),
       optimizer(run.network, sgd_settings(run.config.training.optimizer),
                 run.config.training.optimizer.decay_all),
       train_pixels(run.pixels_on_gpu() ? data::gather_pixels(*run.data.train) : nullptr),

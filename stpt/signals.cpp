@@ -40,11 +40,18 @@ std::function<void()> last_words;
 
 extern "C" void stpt_on_abort(int) {
   std::signal(SIGABRT, SIG_DFL);
+  // They may wait for a lock that the thread which aborts holds, of malloc for one.
+  constexpr unsigned seconds = 30;
+  alarm(seconds);
   last_words();
   _exit(failed);
 }
 
 }  // namespace
+
+void ignore_file_size_limit() { std::signal(SIGXFSZ, SIG_IGN); }
+
+void ignore_broken_pipes() { std::signal(SIGPIPE, SIG_IGN); }
 
 StopSignals::StopSignals() {
   stop_requested = false;

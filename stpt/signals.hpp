@@ -1,4 +1,4 @@
-// What ends a run from outside: SIGINT and SIGTERM, and StarPU's abort where CUDA fails in it.
+// What ends a run from outside, and what does not.
 #pragma once
 
 #include <atomic>
@@ -6,6 +6,12 @@
 #include <functional>
 
 namespace stpt {
+
+/// From here on a file that may grow no further (ulimit -f) is a failed write, with a message.
+void ignore_file_size_limit();
+
+/// From here on nobody need read what is printed: the files of a run are what counts.
+void ignore_broken_pipes();
 
 /// While it lives the first SIGINT or SIGTERM asks the run to stop, and the second one kills. One
 /// at a time.
@@ -25,9 +31,9 @@ class StopSignals {
   struct sigaction terminate_ {};
 };
 
-/// StarPU aborts the process where CUDA fails in its own calls, as it does once a GPU is lost.
-/// While this lives `speak` is called first, in the thread that aborts, and the process exits with
-/// status 1. One at a time.
+/// StarPU aborts the process where it cannot go on: where CUDA fails in its own calls, as it does
+/// once a GPU is lost, or where its watchdog is told to. While this lives `speak` is called first,
+/// in the thread that aborts, and the process exits with status 1. One at a time.
 class BeforeAbort {
  public:
   explicit BeforeAbort(std::function<void()> speak);

@@ -34,7 +34,7 @@ TEST_CASE("numbers in StarPU's environment are read", "[environment]") {
 
 TEST_CASE("what StarPU would abort for is refused", "[environment]") {
   const std::string most = std::to_string(Runtime::most_cpu_workers());
-  for (const char* variable : {"STARPU_NCPU", "STARPU_NCPUS"}) {
+  for (const char* variable : {"STARPU_NCPU", "STARPU_NCPUS", "STARPU_RESERVE_NCPU"}) {
     for (const char* value : {"abc", "1.5", "1,2", "1e3", "-1", "", " 2", "2 ", "99999999999"}) {
       CAPTURE(variable, value);
       CHECK(refusal(variable, value) == std::string(variable) + ": is \"" + value +
@@ -52,6 +52,23 @@ TEST_CASE("what StarPU would abort for is refused", "[environment]") {
   }
   CHECK(refusal("STARPU_NCUDA", "0").empty());
   CHECK(contains(refusal("STARPU_NWORKER_PER_CUDA", "0"), "whole number from 1 to "));
+}
+
+TEST_CASE("workers are left of which some are reserved", "[environment]") {
+  const WithEnvironment workers("STARPU_NCPU", "2");
+  const auto problem = [](const char* reserved, int cpu_workers) {
+    const WithEnvironment environment("STARPU_RESERVE_NCPU", reserved);
+    return reserve_problem({.cpu_workers = cpu_workers, .scheduler = {}});
+  };
+  CHECK(problem("0", 0).empty());
+  CHECK(problem("1", 0).empty());
+  CHECK(problem("2", 0) == "is 2, which leaves 0 of 2 CPU workers; must leave at least 1");
+  CHECK(problem("3", 0) == "is 3, which leaves 0 of 2 CPU workers; must leave at least 1");
+  // What the options ask for is no default.
+  CHECK(problem("1", 4) == "is 1, which leaves 3 of 4 CPU workers; must leave at least 4");
+  const WithEnvironment reserved("STARPU_RESERVE_NCPU", "2");
+  CHECK_THROWS_AS(Runtime({.cpu_workers = 0, .scheduler = {}}), std::invalid_argument);
+  CHECK_FALSE(Runtime::alive());
 }
 
 TEST_CASE("a scheduler in StarPU's environment is one that it has", "[environment]") {

@@ -165,6 +165,18 @@ TEST_CASE("ranks of one host name the cores that each has", "[cluster]") {
   }
 }
 
+TEST_CASE("StarPU does not wonder at a rank that has one core", "[cluster]") {
+  const int ranks = runtime::Machine::detect().cores;
+  if (ranks < 2 || ranks > 4) return;
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Outcome outcome = program.run_command(with(
+      launcher(ranks), {STPT_EXECUTABLE, "--config", "run.json", "--set", "training.epochs=1"}));
+  INFO(outcome.err);
+  CHECK(outcome.status == 0);
+  CHECK(outcome.err.find("CPU binding") == std::string::npos);
+}
+
 TEST_CASE("replicas of any number share the ranks", "[cluster]") {
   const auto [name, values] = GENERATE(table<std::string, Arguments>({
       // The workers' batch: replicas on single ranks, or on teams.
@@ -333,6 +345,39 @@ TEST_CASE("ranks with different configs or data are refused", "[cluster]") {
   CHECK(outcome.err.find("stpt_starpu: rank 1 (") != std::string::npos);
   CHECK(outcome.err.find(message) != std::string::npos);
   CHECK_FALSE(fs::exists(program.folder() / "x"));
+}
+
+TEST_CASE("ranks with different command lines are refused", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const std::string another = "the command line asks for something else than rank 0's";
+  const auto [other, message] =
+      GENERATE_COPY(table<Arguments, std::string>({{{"--outptu", "x"}, "--outptu: unknown option"},
+                                                   {{"--output", "x", "--validate"}, another},
+                                                   {{"--help"}, another}}));
+  const Arguments first = {
+      STPT_EXECUTABLE, "--config", "run.json", "--output", "x", ":", "-n", "1"};
+  const Outcome outcome = program.run_command(
+      with(with(launcher(1), first), with({STPT_EXECUTABLE, "--config", "run.json"}, other)));
+  INFO(outcome.err);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.out.empty());
+  CHECK(outcome.err.find("stpt_starpu: rank 1 (") != std::string::npos);
+  CHECK(outcome.err.find(message) != std::string::npos);
+  CHECK_FALSE(fs::exists(program.folder() / "x"));
+}
+
+TEST_CASE("what all ranks would say is said once", "[cluster]") {
+  Program program;
+  const auto [argument, status, text] = GENERATE(table<std::string, int, std::string>(
+      {{"--version", 0, "stpt_starpu "}, {"--outptu", 2, "stpt_starpu: --outptu: "}}));
+  const Outcome outcome = program.run_command(with(launcher(2), {STPT_EXECUTABLE, argument}));
+  INFO(outcome.err);
+  CHECK(outcome.status == status);
+  const std::string said = outcome.out + outcome.err;
+  const std::size_t found = said.find(text);
+  REQUIRE(found != std::string::npos);
+  CHECK(said.find(text, found + 1) == std::string::npos);
 }
 
 TEST_CASE("a launcher that MPI knows nothing of is no job of one", "[cluster]") {

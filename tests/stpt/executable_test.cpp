@@ -103,6 +103,11 @@ std::string text_of(const json::object& object, const char* key) {
   return value.is_string() ? std::string(value.as_string()) : compact_json(value);
 }
 
+/// The program with these arguments, as a shell would start it.
+Arguments in_shell(const std::string& before, const std::string& arguments) {
+  return {"sh", "-c", before + "\"$0\" " + arguments, STPT_EXECUTABLE};
+}
+
 /// Waits until the run has come so far, or has ended, or a minute has passed.
 void wait_until(const Program& program, const std::function<bool()>& condition) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
@@ -269,14 +274,17 @@ TEST_CASE("An environment that StarPU cannot use is bad input", "[executable]") 
   Program program;
   write_file(program.folder() / "run.json", small_run);
   const WithEnvironment no_gpus("STARPU_NCUDA", "0");
+  const std::string most = std::to_string(runtime::Runtime::most_cpu_workers());
   const auto [variable, value] =
-      GENERATE(table<std::string, std::string>({{"STARPU_NCPU", "abc"},
-                                                {"STARPU_NCPU", "-1"},
-                                                {"STARPU_NCPU", "0"},
-                                                {"STARPU_NCPUS", "1.5"},
-                                                {"STARPU_NCUDA", "x"},
-                                                {"STARPU_NWORKER_PER_CUDA", "-1"},
-                                                {"STARPU_SCHED", "swift"}}));
+      GENERATE_COPY(table<std::string, std::string>({{"STARPU_NCPU", "abc"},
+                                                     {"STARPU_NCPU", "-1"},
+                                                     {"STARPU_NCPU", "0"},
+                                                     {"STARPU_NCPUS", "1.5"},
+                                                     {"STARPU_RESERVE_NCPU", "-1"},
+                                                     {"STARPU_RESERVE_NCPU", most},
+                                                     {"STARPU_NCUDA", "x"},
+                                                     {"STARPU_NWORKER_PER_CUDA", "-1"},
+                                                     {"STARPU_SCHED", "swift"}}));
   CAPTURE(variable, value);
   const WithEnvironment environment(variable, value);
   const auto before = snapshot(program.folder());
@@ -437,6 +445,9 @@ TEST_CASE("GPUs that are required and not there are an error", "[executable]") {
              Catch::Matchers::StartsWith(
                  "stpt_starpu: --set: runtime.require_cuda: STARPU_NCUDA asks for 8 GPUs, "));
   CHECK_FALSE(fs::exists(program.folder() / "out"));
+  const WithEnvironment none("STARPU_NCUDA", "0");
+  CHECK_THAT(program.run({"--config", "run.json", "--set", "runtime.require_cuda=true"}).err,
+             Catch::Matchers::Contains("STARPU_NCUDA is 0, which hides any GPU"));
 }
 
 TEST_CASE("half precision without a GPU is an error", "[executable]") {
@@ -545,6 +556,104 @@ TEST_CASE("A run leaves all its files and says how it went", "[executable]") {
   CHECK(text_of(summary, "samples_total") == std::to_string(2 * (15 + 3 * 3) * 32));
   CHECK(text_of(summary, "samples_discarded") == std::to_string(2 * 2 * 3 * 32));
 }
+
+TEST_CASE("What a run prints does not get into its files where there is nobody to read it",
+          "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const std::string closed = GENERATE("2>&-", ">&- 2>&-", "<&- >&- 2>&-");
+  CAPTURE(closed);
+  REQUIRE(program.run_command(in_shell("", "--config run.json --output out " + closed)).status ==
+          0);
+  CHECK(lines_in(read_file(program.folder() / "out" / "metrics.jsonl")) == 3);
+  const Outcome outcome = program.run({"--export", "out"});
+  INFO(outcome.err);
+  CHECK(outcome.status == 0);
+}
+
+TEST_CASE("A run is complete even if its result cannot be printed", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Outcome outcome =
+      program.run_command(in_shell("", "--config run.json --output out >/dev/full"));
+  CHECK(outcome.status == 1);
+  CHECK_THAT(outcome.err,
+             Catch::Matchers::EndsWith("\nstpt_starpu: cannot write to standard output\n"));
+  CHECK(text_of(summary_of(program.folder() / "out"), "status") == "complete");
+}
+
+TEST_CASE("A run goes on when nobody reads what it prints any more", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const auto [stream, status] =
+      GENERATE(table<std::string, std::string>({{"2>&1 >result", "0"}, {"", "1"}}));
+  CAPTURE(stream);
+  const std::string run =
+      "{ \"$0\" --config run.json --output out " + stream + "; echo $? >status; }";
+  (void)program.run_command({"sh", "-c", run + " | true", STPT_EXECUTABLE});
+  CHECK(read_file(program.folder() / "status") == status + "\n");
+  CHECK(text_of(summary_of(program.folder() / "out"), "status") == "complete");
+}
+
+TEST_CASE("A file that may grow no further fails the run in one line", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  // In blocks of 512 bytes: room for all files but the checkpoint.
+  const Outcome outcome =
+      program.run_command(in_shell("ulimit -f 200; ", "--config run.json --output out"));
+  CHECK(outcome.status == 1);
+  const std::string failure = "out/checkpoint.bin: cannot write: File too large";
+  CHECK_THAT(outcome.err, Catch::Matchers::EndsWith("\nstpt_starpu: " + failure + "\n"));
+  CHECK(text_of(summary_of(run), "failure") == failure);
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(run)) names.push_back(entry.path().filename());
+  std::ranges::sort(names);
+  CHECK(names ==
+        std::vector<std::string>{"config.json", "metrics.jsonl", "report.html", "summary.json"});
+}
+
+#ifdef STPT_FXT_TOOL
+TEST_CASE("A trace tells iterations and sizes apart", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const WithEnvironment trace("STARPU_FXT_TRACE", "1"),
+      prefix("STARPU_FXT_PREFIX", program.folder().string() + "/");
+  REQUIRE(program.run({"--config", "run.json", "--output", "out"}).status == 0);
+  Arguments convert = {STPT_FXT_TOOL};
+  for (const fs::directory_entry& entry : fs::directory_iterator(program.folder())) {
+    if (entry.path().filename().string().starts_with("prof_file"))
+      convert.insert(convert.end(), {"-i", entry.path().string()});
+  }
+  REQUIRE(program.run_command(convert).status == 0);
+  // Records of lines "Key: value", with an empty line between them.
+  std::istringstream tasks(read_file(program.folder() / "tasks.rec"));
+  std::map<std::string, std::map<std::string, int>> count;       // by name and iteration
+  std::map<std::string, std::map<std::string, int>> footprints;  // by name and footprint
+  std::string line, name, iteration, footprint;
+  while (std::getline(tasks, line)) {
+    if (line.starts_with("Name: ")) name = line.substr(6);
+    if (line.starts_with("Iteration: ")) iteration = line.substr(11);
+    if (line.starts_with("Footprint: ")) footprint = line.substr(11);
+    if (!line.empty()) continue;
+    ++count[name][iteration];
+    ++footprints[name][footprint];
+    name = iteration = footprint = "";
+  }
+  // 18 iterations an epoch, of which the first 3 are Pre-train's, for 3 candidates.
+  CHECK(count["report step"].size() == 36);
+  for (int i = 0; i < 36; ++i)
+    CHECK(count["report step"][std::to_string(i)] == (i % 18 < 3 ? 3 : 1));
+  CHECK(count["gather scores"].size() == 1);
+  CHECK(count["gather scores"].contains(""));
+  // Tasks of different sizes have times of their own.
+  for (const char* task : {"copy", "average parameters", "gather scores"}) {
+    CAPTURE(task);
+    CHECK_FALSE(footprints[task].empty());
+    CHECK_FALSE(footprints[task].contains("0"));
+  }
+}
+#endif
 
 /// Two classes, light and dark JPEG files of several sizes.
 void write_image_folder(const fs::path& folder, int train_images, int test_images) {
@@ -1323,6 +1432,26 @@ TEST_CASE("A run in which every candidate diverges fails in one line", "[executa
   CHECK_THAT(read_file(run / "report.html"), Catch::Matchers::Contains("candidates diverged"));
   CHECK(fs::exists(run / "checkpoint.bin") == (done > 0));
   if (done > 0) CHECK(load_checkpoint(run / "checkpoint.bin").epoch == done);
+}
+
+TEST_CASE("A run that StarPU aborts is recorded as failed", "[executable]") {
+  Program program;
+  const fs::path run = program.folder() / "out";
+  write_file(program.folder() / "run.json", small_run);
+  // Its watchdog finds that no task has ended for a while: one takes longer.
+  const WithEnvironment timeout("STARPU_WATCHDOG_TIMEOUT", "1000"),
+      crash("STARPU_WATCHDOG_CRASH", "1"), no_gpus("STARPU_NCUDA", "0");
+  const Outcome outcome =
+      program.run({"--config", "run.json", "--output", "out", "--set", "model.name=resnet20",
+                   "--set", "data.synthetic.height=64", "--set", "data.synthetic.width=64"});
+  INFO(outcome.err);
+  CHECK(outcome.status == 1);
+  CHECK(text_of(summary_of(run), "status") == "failed");
+  CHECK_THAT(text_of(summary_of(run), "failure"),
+             Catch::Matchers::StartsWith("the program was aborted, by StarPU"));
+  CHECK_THAT(outcome.err, Catch::Matchers::EndsWith(text_of(summary_of(run), "failure") + "\n"));
+  // There is none.
+  CHECK_THAT(outcome.err, !Catch::Matchers::Contains("checkpoint"));
 }
 
 TEST_CASE("A run whose directory goes away fails in one line", "[executable]") {
