@@ -406,6 +406,14 @@ MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
     const std::vector<std::span<const WorkerResult>> ranks(results_of.begin(), results_of.end());
     steps = join_steps(ranks, team);
   }
+  // What came after the first such loss is by chance: how far tasks were submitted, on how many
+  // ranks. All workers' losses are known on rank 0.
+  const auto bad = std::ranges::find_if_not(steps, &StepResult::finite);
+  if (bad != steps.end()) {
+    trained = bad - steps.begin() + 1;
+    steps.resize(static_cast<std::size_t>(trained));
+    end = {plan.main_first + trained - 1, true};
+  }
   result.steps_main = trained;
   result.iterations += trained;
   result.samples_winner += trained * experiment.global_batch();
@@ -415,10 +423,7 @@ MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
   });
   if (plan.main_first < plan.end) set_training(steps, result);
   if (!repeats_collapsed()) return end;
-  // All workers' losses are known on rank 0.
-  const auto first = std::ranges::find_if_not(steps, &StepResult::finite);
-  if (first != steps.end()) end.broken = plan.main_first + (first - steps.begin());
-  end.collapsed = has_collapsed(result);
+  end.collapsed = end.broken >= 0 || has_collapsed(result);
   const std::vector<MainTrainEnd> mine = {end};
   return runtime::values_of<MainTrainEnd>(cluster.broadcast(runtime::bytes_of(mine))).front();
 }

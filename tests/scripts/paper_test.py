@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 import re
+import resource
 import signal
 import statistics
 import subprocess
@@ -120,11 +121,12 @@ class Paper(unittest.TestCase):
 
     def test_what_the_machine_ended_is_none(self):
         arguments = ["--seeds", "1", "--arms", "reference"]
-        without_cores = os.environ | {"STARPU_RESERVE_NCPU": "1024"}
+        small_files = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # noqa: E731
         result = subprocess.run(self.command(*arguments), capture_output=True, text=True,
-                                env=without_cores)
+                                preexec_fn=small_files)
         self.assertEqual(result.returncode, 2)
-        self.assertIn("StarPU found no worker", result.stderr)
+        self.assertIn("checkpoint.bin: cannot write", result.stderr)
+        self.assertEqual(self.summary("reference", 1)["status"], "failed")
         result = self.matrix(*arguments)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertNotIn("(kept)", result.stdout)
