@@ -36,8 +36,8 @@ struct Choice {
 /// Tied with the best are those whose accuracy lies within one paired standard error of it, for
 /// `larger` two. With d the image-by-image differences of correctness one error is
 /// |mean(d)| <= sqrt(var(d) / images), which is sum(d)^2 <= sum(d^2) (McNemar's statistic, at most
-/// 1): whole numbers, so no rounding. More than three points are no tie. Without per-image results, and for the loss, only equal
-/// scores are tied. Among the tied,
+/// 1): whole numbers, so no rounding. More than three points are no tie. Without per-image results,
+/// and for the loss, only equal scores are tied. Among the tied,
 ///   prefer_unchanged  takes factor 1, else the lowest loss;
 ///   larger            takes the largest LR of those up to half a decade above the best's: a short
 ///                     Pre-train prefers too small ones, so that against a larger one clear

@@ -133,12 +133,13 @@ inline constexpr std::array names<ScoreStatistics> = {
 template <>
 inline constexpr std::array names<TieRule> = {
     Named{TieRule::prefer_unchanged, "prefer_unchanged",
-          "within one paired standard error of the best prefer candidate 1.0, then the lower loss"},
+          "within one paired standard error of the best, and three points, prefer candidate 1.0, "
+          "then the lower loss"},
     Named{TieRule::none, "none", "plain best, of equal ones that with the lower loss"},
-    Named{
-        TieRule::larger, "larger",
-        "within two paired standard errors prefer the largest, up to half a decade above the best: "
-        "a short Pre-train prefers learning rates that are too small in the end"},
+    Named{TieRule::larger, "larger",
+          "within two paired standard errors, and three points, prefer the largest, up to half a "
+          "decade above the best: "
+          "a short Pre-train prefers learning rates that are too small in the end"},
 };
 template <>
 inline constexpr std::array names<ReplicaData> = {

@@ -295,8 +295,8 @@ void Pretrain::score(PretrainResult& result, std::span<const std::uint32_t> orde
     EvaluatedModel& model = models.emplace_back();
     model.parameters = replica.mean ? &replica.mean->parameters() : &replica.state.parameters;
     if (replica.averaged_running) {
-      session_.settle_running_statistics(replica.state, order, replica.averaged_running,
-                                         channel_of(k));
+      session_.settle_running_statistics(replica.state, *model.parameters, order,
+                                         replica.averaged_running, channel_of(k));
       model.running = &replica.averaged_running;
     }
   }

@@ -106,6 +106,7 @@ std::span<const data::Batch> Session::load(std::span<const std::uint32_t> order,
 }
 
 void Session::settle_running_statistics(const models::ModelState& state,
+                                        const std::vector<runtime::Tensor>& parameters,
                                         std::span<const std::uint32_t> order,
                                         const runtime::Tensor& destination, int channel) {
   const models::Team& team = state.placement.team;
@@ -130,7 +131,7 @@ void Session::settle_running_statistics(const models::ModelState& state,
                               runtime.worker_for(number));
     models::ProgramInputs inputs;
     inputs.images = batch.images;
-    inputs.parameters = &state.parameters;
+    inputs.parameters = &parameters;
     inputs.running = &calibrated_[number];
     inputs.lane = &calibration_lanes_[number % calibration_lanes_.size()];
     calibration_->submit(inputs, runtime.worker_for(number));

@@ -31,9 +31,11 @@ class Session {
                                                   int epoch, std::size_t first_piece = 0);
 
   /// Running statistics to evaluate `state` with (option stpt.running_statistics): the mean over
-  /// its workers, or fresh ones from the first batches of `order`. Written to `destination` on all
-  /// ranks of the state's team, which call it with the same `channel` (models::transfer).
+  /// its workers, or fresh ones from the first batches of `order`, of a network with these
+  /// `parameters`. Written to `destination` on all ranks of the state's team, which call it with
+  /// the same `channel` (models::transfer).
   void settle_running_statistics(const models::ModelState& state,
+                                 const std::vector<runtime::Tensor>& parameters,
                                  std::span<const std::uint32_t> order,
                                  const runtime::Tensor& destination, int channel);
 

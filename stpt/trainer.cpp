@@ -457,7 +457,8 @@ void Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order,
   EvaluatedModel model;
   model.parameters = &session.current->parameters;
   if (session.averaged_running) {
-    session.settle_running_statistics(*session.current, order, session.averaged_running, 0);
+    session.settle_running_statistics(*session.current, session.current->parameters, order,
+                                      session.averaged_running, 0);
     model.running = &session.averaged_running;
   }
   runtime::Cluster& cluster = runtime::Cluster::current();
@@ -600,7 +601,8 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
   // What the last epoch's test left, and the digest needs.
   if (progress.epoch == experiment.config.training.epochs && session.averaged_running) {
     session.settle_running_statistics(
-        *session.current, experiment.sampler.order(static_cast<std::uint64_t>(progress.epoch)),
+        *session.current, session.current->parameters,
+        experiment.sampler.order(static_cast<std::uint64_t>(progress.epoch)),
         session.averaged_running, 0);
   }
   std::optional<Pretrain> pretrain;

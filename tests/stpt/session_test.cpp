@@ -147,10 +147,11 @@ TEST_CASE("training steps as the run file's optimizer says", "[session]") {
 
 TEST_CASE("running statistics are the workers' mean, or those of the first batches", "[session]") {
   const auto settled = [](const Experiment& run, Session& session,
+                          const std::vector<runtime::Tensor>& parameters,
                           const std::vector<std::uint32_t>& order) {
     const runtime::Tensor result(runtime::vector_spec(run.network.running_statistics), "result",
                                  runtime::Home::host);
-    session.settle_running_statistics(*session.current, order, result, 0);
+    session.settle_running_statistics(*session.current, parameters, order, result, 0);
     session.runtime.wait_for_all();
     const runtime::HostView view(result, runtime::Access::read);
     return std::vector<float>(view.as<float>().begin(), view.as<float>().end());
@@ -166,7 +167,8 @@ TEST_CASE("running statistics are the workers' mean, or those of the first batch
       for (float& value : of_worker) value = next += 0.125f;
     }
     models::write(*session.current, values);
-    CHECK(settled(run, session, run.sampler.order(1)) == values.average_running());
+    CHECK(settled(run, session, session.current->parameters, run.sampler.order(1)) ==
+          values.average_running());
   }
   SECTION("those of batches of images as they are") {
     // More batches than a session has in flight.
@@ -175,8 +177,11 @@ TEST_CASE("running statistics are the workers' mean, or those of the first batch
         model + Overrides{"stpt.running_statistics=recalibrate", "stpt.recalibration_batches=5"});
     Session session(run);
     models::write(*session.current, run.initial_values());
+    // Of another network than the one that trains, as the mean of a candidate's weights is.
+    models::ModelState scored(run.network, run.team(), "scored");
+    models::write(scored, models::ModelValues::initial(run.network, 3, 2));
     const std::vector<std::uint32_t> order = run.sampler.order(1);
-    const std::vector<float> result = settled(run, session, order);
+    const std::vector<float> result = settled(run, session, scored.parameters, order);
 
     const int size = run.config.training.batch_per_worker;
     const auto images = static_cast<std::size_t>(size);
@@ -195,7 +200,7 @@ TEST_CASE("running statistics are the workers' mean, or those of the first batch
       }
       models::ProgramInputs inputs;
       inputs.images = batch.images;
-      inputs.parameters = &session.current->parameters;
+      inputs.parameters = &scored.parameters;
       inputs.running = &of_batch;
       inputs.lane = &lane;
       program.submit(inputs, session.runtime.worker_for(0));
