@@ -296,12 +296,18 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     }
     // The snapshot is session.current, which Pre-train has not touched.
     if (attempt == config.max_retries) {
-      throw TrainingError("epoch " + std::to_string(epoch) + ": all " +
-                          std::to_string(set.factors.size()) +
-                          " candidates diverged, also after halving the base learning rate " +
-                          std::to_string(attempt) + " times to " + format_learning_rate(base) +
-                          "; start from a smaller training.learning_rate.initial, or allow "
-                          "more with stpt.divergence_factor");
+      const std::size_t count = set.factors.size();
+      throw TrainingError(
+          "epoch " + std::to_string(epoch) + ": " +
+          (count == 1 ? "the candidate" : "all " + std::to_string(count) + " candidates") +
+          " diverged" +
+          (attempt == 0
+               ? ", with a base learning rate of "
+               : ", also after halving the base learning rate " +
+                     (attempt == 1 ? "once" : std::to_string(attempt) + " times") + " to ") +
+          format_learning_rate(base) +
+          "; start from a smaller training.learning_rate.initial, or allow more with "
+          "stpt.divergence_factor");
     }
     ++result.retries;
     progress.base_learning_rate = base / 2;
