@@ -425,8 +425,20 @@ TEST_CASE("rules between keys", "[config]") {
                    std::string(alpha) + "}}") ==
           "run.json: stpt.score_window: is 13; must be at most the iterations of Pre-train, 12");
   }
+  // One training image makes an iteration.
+  const auto with_images = [](const char* hold_out) {
+    return error_of(std::string(R"({"data": {"format": "synthetic", "hold_out": )") + hold_out +
+                    R"(, "synthetic": {"classes": 2, "train_images": 9}},
+                       "training": {"workers": 1, "batch_per_worker": 1}, "stpt": {"alpha": 1}})");
+  };
+  CHECK(with_images("8") == "no error");
+  CHECK(with_images("9") ==
+        "run.json: data.hold_out: is 9 of the 9 training images; must leave some to train on");
   CHECK(error_of(R"({"stpt": {"divergence_factor": 0.5}})") ==
         "run.json: stpt.divergence_factor: is 0.5; must be 0 or above 1");
+  CHECK(error_of(R"({"stpt": {"divergence_factor": 1}})") ==
+        "run.json: stpt.divergence_factor: is 1; must be 0 or above 1");
+  CHECK(error_of(R"({"stpt": {"divergence_factor": 1.01}})") == "no error");
 }
 
 TEST_CASE("a run file extends another", "[config]") {
