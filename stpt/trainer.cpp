@@ -113,7 +113,7 @@ struct Trainer::Impl {
                           EpochRecord& record);
   [[nodiscard]] bool repeats_collapsed() const;
   [[nodiscard]] bool has_collapsed(const EpochRecord& epoch) const;
-  void start_over(Session& session, const Checkpoint& at_start, EpochRecord& record);
+  void start_over(Session& session, double base, double chosen, EpochRecord& record);
   void record_traffic(const Session& session, const runtime::Traffic& before, double busy_before,
                       EpochRecord& record) const;
   void test(Session& session, std::span<const std::uint32_t> order, EpochRecord& record);
@@ -342,12 +342,12 @@ bool Trainer::Impl::has_collapsed(const EpochRecord& epoch) const {
   return !std::isfinite(end) || end > 2 * worst || (learnt > guessing / 10 && left < learnt / 2);
 }
 
-/// Back to where the epoch began; what it has cost stays in its record.
-void Trainer::Impl::start_over(Session& session, const Checkpoint& at_start, EpochRecord& result) {
+/// Back to where the epoch began, with this base and this LR chosen before; what it has cost stays
+/// in its record.
+void Trainer::Impl::start_over(Session& session, double base, double chosen, EpochRecord& result) {
   progress.highest_learning_rate = progress.chosen_learning_rate / 2;
-  progress.base_learning_rate = at_start.base_learning_rate;
-  progress.chosen_learning_rate =
-      std::min(at_start.chosen_learning_rate, progress.highest_learning_rate);
+  progress.base_learning_rate = base;
+  progress.chosen_learning_rate = std::min(chosen, progress.highest_learning_rate);
   EpochRecord again;
   again.epoch = result.epoch;
   again.phase = result.phase;
@@ -360,6 +360,10 @@ void Trainer::Impl::start_over(Session& session, const Checkpoint& at_start, Epo
   again.seconds_score = result.seconds_score;
   again.seconds_choose = result.seconds_choose;
   again.seconds_main = result.seconds_main;
+  again.seconds_busy = result.seconds_busy;
+  again.bytes_sent = result.bytes_sent;
+  again.messages_sent = result.messages_sent;
+  again.steps_main = result.steps_main;
   result = std::move(again);
   restore_model(session);
 }
@@ -420,7 +424,7 @@ MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
     steps.resize(static_cast<std::size_t>(trained));
     end = {plan.main_first + trained - 1, true};
   }
-  result.steps_main = trained;
+  result.steps_main += trained;
   result.iterations += trained;
   result.samples_winner += trained * experiment.global_batch();
   result.learning_rate = experiment.schedule.at(plan.end - 1, progress.chosen_learning_rate);
@@ -493,9 +497,7 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
                                                         : "scheduled";
   const std::vector<std::uint32_t> order =
       experiment.sampler.order(static_cast<std::uint64_t>(epoch));
-  Checkpoint at_start;
-  at_start.base_learning_rate = progress.base_learning_rate;
-  at_start.chosen_learning_rate = progress.chosen_learning_rate;
+  const double base = progress.base_learning_rate, chosen = progress.chosen_learning_rate;
   for (;;) {
     const std::int64_t samples_before = samples_done;
     if (result.phase == "stpt") choose_learning_rate(session, *pretrain, epoch, order, result);
@@ -503,7 +505,7 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
     if (!end.collapsed) break;
     if (repeats_collapsed() && result.collapses < experiment.config.stpt.max_collapses) {
       samples_planned += samples_done - samples_before;
-      start_over(session, at_start, result);
+      start_over(session, base, chosen, result);
       continue;
     }
     if (end.broken < 0) break;  // it may go on from there
