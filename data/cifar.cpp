@@ -71,8 +71,8 @@ DatasetPair load(const fs::path& given, const Format& format) {
       }
     }
     for (const std::string& file : files) append_records(folder / file, format, pixels, labels);
-    return std::make_shared<MemoryDataset>(format.name + " " + set, format.classes, image_shape,
-                                           std::move(pixels), std::move(labels));
+    return make_mixed_dataset(format.name + " " + set, format.classes, image_shape,
+                              std::move(pixels), std::move(labels));
   };
   return {load_set(format.train, "train"), load_set(format.test, "test"), format.name};
 }

@@ -326,9 +326,8 @@ ImageSet read_set(const fs::path& folder, const std::string& base) {
 
 std::shared_ptr<const Dataset> to_dataset(std::string name, int classes, ImageSet set) {
   const runtime::Shape shape{1, 1, set.images.dimensions[1], set.images.dimensions[2]};
-  return std::make_shared<MemoryDataset>(std::move(name), classes, shape,
-                                         std::move(set.images.payload),
-                                         std::move(set.labels.payload));
+  return make_mixed_dataset(std::move(name), classes, shape, std::move(set.images.payload),
+                            std::move(set.labels.payload));
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <system_error>
 #include <utility>
 
+#include "data/class_order.hpp"
 #include "data/image_decoder.hpp"
 
 namespace stpt::data {
@@ -68,21 +69,22 @@ class ImageFolder final : public Dataset {
   ImageFolder(std::string name, fs::path root, std::vector<std::vector<std::string>> files,
               const ImageFolderOptions& options)
       : name_(std::move(name)), root_(root.string() + "/"), options_(options) {
-    std::size_t most = 0;
-    for (const auto& members : files) most = std::max(most, members.size());
+    std::vector<std::uint32_t> labels;
+    for (std::size_t k = 0; k < files.size(); ++k)
+      labels.insert(labels.end(), files[k].size(), static_cast<std::uint32_t>(k));
+    std::vector<std::size_t> taken(files.size());
     std::vector<std::uint32_t> first(files.size());
     std::vector<std::uint32_t> last(files.size());
-    for (std::size_t turn = 0; turn < most; ++turn) {
-      for (std::size_t k = 0; k < files.size(); ++k) {
-        if (turn >= files[k].size()) continue;
-        const auto index = static_cast<std::uint32_t>(files_.size());
-        files_.push_back(std::move(files[k][turn]));
-        labels_.push_back(static_cast<std::uint32_t>(k));
-        if (turn == 0) first[k] = index;
-        next_in_class_.push_back(first[k]);
-        if (turn > 0) next_in_class_[last[k]] = index;
-        last[k] = index;
-      }
+    for (const std::uint32_t position : mixed_order(labels)) {
+      const std::uint32_t k = labels[position];
+      const auto index = static_cast<std::uint32_t>(files_.size());
+      files_.push_back(std::move(files[k][taken[k]]));
+      labels_.push_back(k);
+      if (taken[k] == 0) first[k] = index;
+      next_in_class_.push_back(first[k]);
+      if (taken[k] > 0) next_in_class_[last[k]] = index;
+      last[k] = index;
+      ++taken[k];
     }
     classes_ = static_cast<int>(files.size());
     most_unreadable_ = static_cast<std::size_t>(

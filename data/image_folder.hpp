@@ -27,9 +27,8 @@ struct ImageFolderOptions {
 /// `folder` holds train/ and one of val/, valid/, validation/ and test/ (the first of these that is
 /// there), each with a folder for every class. Below it, at any depth, files whose names end in
 /// .jpg, .jpeg or .png, in either case, are its images; names that begin with '.' are left out.
-/// Classes are numbered in the order of their names, by bytes. Images are numbered in turns: of
-/// each class the first by path, then of each the second, and so on, so that the first thousand are
-/// of every class. Images are RGB.
+/// Classes are numbered in the order of their names, by bytes. Images are numbered in the mixed
+/// order (class_order.hpp) of those sorted by class and path. Images are RGB.
 ///
 /// Only names are read here; a file that is no image shows when it is read. Throws DataError.
 [[nodiscard]] DatasetPair load_image_folder(const std::filesystem::path& folder,

@@ -27,4 +27,10 @@ class MemoryDataset final : public Dataset {
   std::vector<std::uint8_t> labels_;
 };
 
+/// What a file gave. Images that lie by class (class_order.hpp) are put into a mixed order, which
+/// takes their memory twice for that time; others stay as they are.
+[[nodiscard]] std::shared_ptr<const MemoryDataset> make_mixed_dataset(
+    std::string name, int classes, runtime::Shape image_shape, std::vector<std::uint8_t> pixels,
+    std::vector<std::uint8_t> labels);
+
 }  // namespace stpt::data

@@ -95,3 +95,15 @@ TEST_CASE("CIFAR files that are not right are refused", "[cifar]") {
               ": no such file; CIFAR-100 in its binary version has it");
   }
 }
+
+TEST_CASE("CIFAR files sorted by class are mixed", "[cifar]") {
+  const TemporaryFolder folder;
+  write_bytes(folder.path() / "train.bin",
+              records({{0, 7}, {0, 7}, {0, 7}, {0, 9}, {0, 9}, {0, 9}}));
+  write_bytes(folder.path() / "test.bin", records({{0, 9}, {0, 7}, {0, 9}}));
+  const DatasetPair pair = load_cifar100(folder.path());
+  std::vector<int> labels;
+  for (std::size_t i = 0; i < pair.train->size(); ++i) labels.push_back(pair.train->label(i));
+  CHECK(labels == std::vector<int>{7, 9, 7, 9, 7, 9});
+  CHECK(pair.test->label(0) == 9);
+}

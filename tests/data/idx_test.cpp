@@ -148,6 +148,18 @@ TEST_CASE("IDX files are read packed, whatever they are called", "[idx]") {
   check_sound(load_idx(folder.path()));
 }
 
+TEST_CASE("IDX files sorted by class are mixed", "[idx]") {
+  const Folder folder;
+  const Bytes pixels = counting(36);
+  folder.put(train_images, idx({0x803, 6, 2, 3}, pixels));
+  folder.put(train_labels, idx({0x801, 6}, {0, 0, 0, 1, 1, 1}));
+  const DatasetPair pair = load_idx(folder.path());
+  CHECK(pair.train->label(1) == 1);
+  Bytes second(6);
+  pair.train->read(1, second);
+  CHECK(second == Bytes(pixels.begin() + 18, pixels.begin() + 24));
+}
+
 TEST_CASE("Large packed IDX files grow the buffer piece by piece", "[idx]") {
   const Folder folder;
   constexpr std::uint32_t count = 5000;
