@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cmath>
 #include <ctime>
 #include <limits>
 #include <mutex>
@@ -13,11 +12,12 @@
 #include "runtime/cluster.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/message.hpp"
+#include "stpt/collapse.hpp"
 #include "stpt/experiment.hpp"
 #include "stpt/lr_sets.hpp"
 #include "stpt/pretrain.hpp"
 #include "stpt/session.hpp"
-#include "stpt/sha256.hpp"
+#include "stpt/whole_model.hpp"
 
 namespace stpt {
 namespace {
@@ -66,14 +66,6 @@ void set_training(std::span<const StepResult> steps, EpochRecord& record) {
   }
 }
 
-/// The mean over the last quarter of a curve.
-double loss_at_end(std::span<const CurvePoint> curve) {
-  const auto end = curve.last((curve.size() + 3) / 4);
-  double sum = 0;
-  for (const CurvePoint& point : end) sum += point.loss;
-  return sum / static_cast<double>(end.size());
-}
-
 /// The run was asked to stop.
 struct Stopped {};
 
@@ -102,8 +94,6 @@ struct Trainer::Impl {
   RunRecord run(const TrainerObserver& observer, const std::atomic<bool>* stop);
   void restore(Session& session);
   void restore_model(Session& session);
-  /// The current model from all ranks, on rank 0; nothing on the others.
-  [[nodiscard]] models::ModelValues collect_model(Session& session) const;
   void settle_running_statistics(const Session& session, models::ModelValues& model) const;
   void train(Session& session, double earlier_seconds);
   void run_epoch(Session& session, Pretrain* pretrain, int epoch);
@@ -112,7 +102,6 @@ struct Trainer::Impl {
   MainTrainEnd train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
                           EpochRecord& record);
   [[nodiscard]] bool repeats_collapsed() const;
-  [[nodiscard]] bool has_collapsed(const EpochRecord& epoch) const;
   void start_over(Session& session, double base, double chosen, EpochRecord& record);
   void record_traffic(const Session& session, const runtime::Traffic& before, double busy_before,
                       EpochRecord& record) const;
@@ -121,7 +110,6 @@ struct Trainer::Impl {
   void count_samples(std::int64_t samples) { samples_done += samples; }
   void show(int epoch, const std::string& phase, double learning_rate);
   [[nodiscard]] std::int64_t planned_samples() const;
-  [[nodiscard]] std::string digest(const Session& session) const;
 
   Config given;  ///< that of the experiment has more resolved
   Experiment experiment;
@@ -319,29 +307,6 @@ bool Trainer::Impl::repeats_collapsed() const {
          experiment.config.stpt.max_collapses > 0;
 }
 
-/// Whether Main-train has lost more than half of what the model had learnt before, or has made it
-/// twice as bad as it was at its worst.
-bool Trainer::Impl::has_collapsed(const EpochRecord& epoch) const {
-  if (epoch.curve.empty()) return false;
-  const double guessing = std::log(static_cast<double>(experiment.network.classes));
-  double best = guessing, worst = guessing;
-  const auto consider = [&](std::span<const CurvePoint> curve) {
-    if (curve.empty()) return;
-    best = std::min(best, loss_at_end(curve));
-    worst = std::max(worst, curve.front().loss);
-  };
-  if (!record.epochs.empty()) consider(record.epochs.back().curve);
-  for (const CandidateRecord& candidate : epoch.candidates) {
-    if (candidate.winner) consider(candidate.curve);
-  }
-  if (record.epochs.empty() && epoch.candidates.empty())
-    worst = std::max(worst, epoch.curve.front().loss);
-  const double end = loss_at_end(epoch.curve);
-  const double learnt = guessing - best, left = guessing - end;
-  // Where next to nothing had been learnt, noise is more than half of it.
-  return !std::isfinite(end) || end > 2 * worst || (learnt > guessing / 10 && left < learnt / 2);
-}
-
 /// Back to where the epoch began, with this base and this LR chosen before; what it has cost stays
 /// in its record.
 void Trainer::Impl::start_over(Session& session, double base, double chosen, EpochRecord& result) {
@@ -433,7 +398,8 @@ MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
   });
   if (plan.main_first < plan.end) set_training(steps, result);
   if (!repeats_collapsed()) return end;
-  end.collapsed = end.broken >= 0 || has_collapsed(result);
+  const EpochRecord* before = record.epochs.empty() ? nullptr : &record.epochs.back();
+  end.collapsed = end.broken >= 0 || has_collapsed(result, before, experiment.network.classes);
   const std::vector<MainTrainEnd> mine = {end};
   return runtime::values_of<MainTrainEnd>(cluster.broadcast(runtime::bytes_of(mine))).front();
 }
@@ -526,28 +492,6 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
   record.epochs.push_back(std::move(result));
 }
 
-std::string Trainer::Impl::digest(const Session& session) const {
-  Sha256 hash;
-  const auto add = [&](const float* values, std::int64_t count) {
-    hash.update(std::as_bytes(std::span(values, static_cast<std::size_t>(count))));
-  };
-  const models::Network& network = experiment.network;
-  for (const models::Parameter& parameter : network.parameters) {
-    add(final_model.parameters[static_cast<std::size_t>(parameter.bucket)].data() +
-            parameter.offset,
-        parameter.shape.elements());
-  }
-  if (!session.averaged_running) return hash.hex_digest();
-  const runtime::HostView running(session.averaged_running, runtime::Access::read);
-  for (const models::Layer& layer : network.layers) {
-    if (layer.kind != models::LayerKind::batch_norm) continue;
-    const auto channels = network.activations[static_cast<std::size_t>(layer.output)].c;
-    add(running.as<float>().data() + layer.running_mean, channels);
-    add(running.as<float>().data() + layer.running_variance, channels);
-  }
-  return hash.hex_digest();
-}
-
 void Trainer::Impl::restore(Session& session) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   const std::vector<ResumePoint> mine = {{progress.epoch, progress.chosen_learning_rate,
@@ -567,30 +511,11 @@ void Trainer::Impl::restore(Session& session) {
 }
 
 void Trainer::Impl::restore_model(Session& session) {
-  const int workers = experiment.config.training.workers;
-  runtime::Cluster& cluster = runtime::Cluster::current();
-  const auto write_to = [&](models::ModelState& state) {
-    models::write(state, progress.epoch == 0 ? experiment.initial_values() : progress.model);
-  };
-  if (cluster.size() == 1) return write_to(*session.current);
-  const models::Placement whole(experiment.network, {0, 1, workers});
-  std::optional<models::ModelState> state;
-  if (cluster.rank() == 0) write_to(state.emplace(experiment.network, whole.team, "restored"));
-  models::transfer(state ? &*state : nullptr, whole, session.current.get(),
-                   session.current->placement, 0);
-  session.runtime.wait_for_all();
-}
-
-models::ModelValues Trainer::Impl::collect_model(Session& session) const {
-  runtime::Cluster& cluster = runtime::Cluster::current();
-  if (cluster.size() == 1) return models::read(*session.current);
-  const models::Placement whole(experiment.network, {0, 1, experiment.config.training.workers});
-  std::optional<models::ModelState> state;
-  if (cluster.rank() == 0) state.emplace(experiment.network, whole.team, "collected");
-  models::transfer(session.current.get(), session.current->placement, state ? &*state : nullptr,
-                   whole, 0);
-  session.runtime.wait_for_all();
-  return state ? models::read(*state) : models::ModelValues{};
+  if (progress.epoch > 0 || runtime::Cluster::current().rank() > 0) {
+    place_model(session, progress.model);
+  } else {
+    place_model(session, experiment.initial_values());
+  }
 }
 
 /// Those of the last test, where they are measured anew for each: training goes on without those
@@ -645,7 +570,7 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
   final_model = collect_model(session);
   // Without an epoch there are no settled running statistics to take the digest of.
   if (record.status == "complete" && runtime::Cluster::current().rank() == 0)
-    record.model_digest = digest(session);
+    record.model_digest = digest_of(final_model, session);
 }
 
 RunRecord Trainer::Impl::run(const TrainerObserver& run_observer,

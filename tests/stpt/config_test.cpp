@@ -378,6 +378,8 @@ TEST_CASE("rules between keys", "[config]") {
   CHECK(error_of(R"({"training": {"learning_rate": {"policy": "step", "milestones": [5, 11]}}})") ==
         "run.json: training.learning_rate.milestones[1]: is 11; must be at most training.epochs, "
         "10");
+  CHECK(error_of(R"({"training": {"learning_rate": {"policy": "step", "milestones": [5, 10]}}})") ==
+        "no error");
   CHECK(error_of(R"({"training": {"learning_rate":
                      {"policy": "cosine", "anneal": {"form": "linear"}}}})") ==
         "run.json: training.learning_rate.anneal.form: is \"linear\", but policy cosine goes to 0 "
