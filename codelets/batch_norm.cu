@@ -176,7 +176,9 @@ struct Kept {
   double momentum;
 
   __device__ void update(float& running, double batch) const {
-    running = static_cast<float>((1 - momentum) * static_cast<double>(running) + momentum * batch);
+    // With a momentum of 1 nothing of what was there may count, not even NaN.
+    const double kept = momentum == 1 ? 0 : (1 - momentum) * static_cast<double>(running);
+    running = static_cast<float>(kept + momentum * batch);
   }
 };
 

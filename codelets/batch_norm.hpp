@@ -23,7 +23,8 @@ struct BatchNorm {
   bool relu = false;
   bool residual = false;
   float epsilon = 1e-5f;
-  /// running = (1 - momentum) * running + momentum * batch (of the variance: the unbiased one)
+  /// running = (1 - momentum) * running + momentum * batch (of the variance: the unbiased one);
+  /// with 1 it is not read
   float momentum = 0.1f;
 };
 

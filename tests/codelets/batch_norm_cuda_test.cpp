@@ -393,6 +393,19 @@ TEST_CASE("batch norm on a GPU on batch statistics leaves running statistics alo
   REQUIRE(training.running_mean.values() != in.running_mean);
 }
 
+TEST_CASE("batch norm on a GPU with a momentum of 1 forgets even NaN", "[cuda][batch_norm]") {
+  NEEDS_GPUS(1);
+  BatchNorm norm{spec_of({3, 17, 4, 5}, Layout::nhwc)};
+  norm.momentum = 1;
+  Inputs in = rounded_inputs(norm, 120);
+  const GpuForward usual_one = forward_on_gpu(norm, BatchNormMode::training, in);
+  in.running_mean.assign(17, std::numeric_limits<float>::quiet_NaN());
+  in.running_variance.assign(17, std::numeric_limits<float>::infinity());
+  const GpuForward forward = forward_on_gpu(norm, BatchNormMode::training, in);
+  REQUIRE(forward.running_mean.values() == usual_one.running_mean.values());
+  REQUIRE(forward.running_variance.values() == usual_one.running_variance.values());
+}
+
 TEST_CASE("batch norm on a GPU keeps NaN and infinity in their channel", "[cuda][batch_norm]") {
   NEEDS_GPUS(1);
   for (const std::int64_t channels : {18, 16}) {

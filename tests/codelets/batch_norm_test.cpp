@@ -279,6 +279,18 @@ TEST_CASE("batch norm on batch statistics leaves running statistics alone", "[ba
   REQUIRE(training.running_mean.values() != in.running_mean);
 }
 
+TEST_CASE("batch norm with a momentum of 1 forgets even NaN", "[batch_norm]") {
+  BatchNorm norm{spec_of({3, 17, 4, 5}, Layout::nchw16c)};
+  norm.momentum = 1;
+  Inputs in = random_inputs(norm.x.shape, false, 120);
+  ForwardResult usual_one = run_forward(norm, BatchNormMode::training, in);
+  in.running_mean.assign(17, std::numeric_limits<float>::quiet_NaN());
+  in.running_variance.assign(17, std::numeric_limits<float>::infinity());
+  ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
+  REQUIRE(forward.running_mean.values() == usual_one.running_mean.values());
+  REQUIRE(forward.running_variance.values() == usual_one.running_variance.values());
+}
+
 TEST_CASE("batch norm keeps NaN and infinity in their channel", "[batch_norm]") {
   const Shape shape{2, 18, 3, 3};
   for (const float bad :
