@@ -55,6 +55,14 @@ void check(int error, const char* what) {
   if (error != MPI_SUCCESS) throw std::runtime_error(std::string("MPI: ") + what + " failed");
 }
 
+/// The watcher and another thread may both want it, and MPI_Abort is not for two at a time.
+[[noreturn]] void abort_job(int status) {
+  static std::atomic_flag under_way;
+  while (under_way.test_and_set()) std::this_thread::sleep_for(std::chrono::seconds(1));
+  MPI_Abort(MPI_COMM_WORLD, status);
+  std::_Exit(status);
+}
+
 }  // namespace
 
 struct Cluster::Mpi {
@@ -289,7 +297,7 @@ void Cluster::watch(std::function<void(const std::string&)> report) {
       if (!reason.empty()) {
         const std::scoped_lock lock(mpi_->report_mutex);
         mpi_->report(reason);
-        MPI_Abort(MPI_COMM_WORLD, 1);
+        abort_job(1);
       }
       std::this_thread::sleep_for(tick);
     }
@@ -313,8 +321,7 @@ void Cluster::abandon(const std::string& reason, int status) noexcept {
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
   }
-  MPI_Abort(MPI_COMM_WORLD, status);
-  std::_Exit(status);
+  abort_job(status);
 }
 
 }  // namespace stpt::runtime
