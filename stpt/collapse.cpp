@@ -18,7 +18,8 @@ double loss_at_end(std::span<const CurvePoint> curve) {
 }  // namespace
 
 bool has_collapsed(const EpochRecord& epoch, const EpochRecord* before, int classes) {
-  if (epoch.curve.empty()) return false;
+  // The loss of an epoch's first step is what the epochs before have left.
+  if (epoch.curve.empty() || epoch.iterations == 1) return false;
   const double guessing = std::log(static_cast<double>(classes));
   double best = guessing, worst = guessing;
   const auto consider = [&](std::span<const CurvePoint> curve) {

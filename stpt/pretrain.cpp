@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/cluster.hpp"
+#include "runtime/message.hpp"
 #include "stpt/learning_rate.hpp"
 
 namespace stpt {
@@ -32,6 +33,18 @@ class Stopwatch {
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
+
+/// More candidates than workers run in waves of n, so that no more than n replicas compete at a
+/// time (stpt.many_candidates); but no GPU worker of any rank is idle. The ranks of a team wait for
+/// each other's messages, so all take the steps in one order.
+std::size_t wave_of(const Session& session) {
+  auto wave = static_cast<std::size_t>(session.experiment.config.training.workers);
+  if (session.experiment.gpu_choice.gpus.empty()) return wave;
+  const std::vector<std::size_t> mine = {session.runtime.computing_workers()};
+  for (const auto& bytes : runtime::Cluster::current().all_gather(runtime::bytes_of(mine)))
+    wave = std::max(wave, runtime::values_of<std::size_t>(bytes).front());
+  return wave;
+}
 
 }  // namespace
 
@@ -71,7 +84,7 @@ void Replica::watch(const LossLimit& limit) {
 }
 
 Pretrain::Pretrain(Session& session)
-    : session_(session), replicas_(session.experiment.most_candidates()) {
+    : session_(session), wave_(wave_of(session)), replicas_(session.experiment.most_candidates()) {
   const Experiment& experiment = session.experiment;
   const StptConfig& config = experiment.config.stpt;
   if (config.score == ScoreSource::training_window) return;
@@ -181,15 +194,10 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, double highes
   session_.runtime.wait_for_all();
   result.seconds_snapshot = watch.lap();
 
-  // More candidates than workers run in waves of n, so that no more than n replicas compete at a
-  // time (stpt.many_candidates); but no GPU worker is idle.
-  auto wave = static_cast<std::size_t>(experiment.config.training.workers);
-  if (!experiment.gpu_choice.gpus.empty())
-    wave = std::max(wave, session_.runtime.computing_workers());
   const int steps = static_cast<int>(candidates) * config.alpha;
   int submitted = 0;
-  for (std::size_t first = 0; first < candidates; first += wave) {
-    const std::size_t last = std::min(first + wave, candidates);
+  for (std::size_t first = 0; first < candidates; first += wave_) {
+    const std::size_t last = std::min(first + wave_, candidates);
     const std::size_t at_once = make_room(first, last);
     for (int iteration = 0; iteration < config.alpha; ++iteration) {
       const runtime::IterationMark mark(plan.first + iteration);

@@ -33,9 +33,9 @@ struct Replica {
   models::ModelState state;
   runtime::Tensor averaged_running;  ///< for scores with running statistics; empty if not needed
   std::optional<models::ParameterMean> mean;  ///< what is scored, unless it is the last state
-  TrainingLog log;
-  std::vector<WorkerResult> results;   ///< of this rank's workers, step after step
-  std::atomic<bool> diverged = false;  ///< set by the task that sees it
+  std::vector<WorkerResult> results;          ///< of this rank's workers, step after step
+  std::atomic<bool> diverged = false;         ///< set by the task that sees it
+  TrainingLog log;  ///< the last: it waits for tasks that write to the others
 
   /// Collects results, and notices divergence where all workers are on this rank.
   void watch(const LossLimit& limit);
@@ -61,7 +61,7 @@ struct PretrainResult {
 class Pretrain {
  public:
   /// Memory for this rank's part of up to `candidates` replicas is taken when they are first
-  /// needed.
+  /// needed. All ranks call it.
   explicit Pretrain(Session& session);
 
   /// Trains and scores one replica for each factor, from session.current, over the epoch's first
@@ -87,6 +87,7 @@ class Pretrain {
   void score(PretrainResult& result, std::span<const std::uint32_t> order);
 
   Session& session_;
+  std::size_t wave_;  ///< so many replicas at most are trained at a time
   std::vector<std::unique_ptr<Replica>> replicas_;  ///< null for those of other ranks
   std::optional<Evaluator> evaluator_;              ///< empty when the training window scores
 };

@@ -85,11 +85,17 @@ TEST_CASE("More than twice the worst loss is a collapse", "[collapse]") {
   CHECK(has_collapsed(after_pretrain({2.3, 2.2}, {6, 11.9}), nullptr, classes));
 }
 
-TEST_CASE("A loss that is not finite is a collapse, no Main-train is none", "[collapse]") {
+TEST_CASE("A loss that is not finite is a collapse, a single step or none is not", "[collapse]") {
   const EpochRecord before = trained({2, 1});
   CHECK(has_collapsed(trained({1, std::numeric_limits<double>::quiet_NaN()}), &before, classes));
   CHECK(has_collapsed(trained({1, std::numeric_limits<double>::infinity()}), nullptr, classes));
   CHECK_FALSE(has_collapsed(after_pretrain({2, 1}, {}), &before, classes));
+  // The first step's loss says nothing of the epoch's own LR.
+  EpochRecord short_one = trained({2.2});
+  short_one.iterations = 1;
+  CHECK_FALSE(has_collapsed(short_one, &before, classes));
+  short_one.iterations = 2;
+  CHECK(has_collapsed(short_one, &before, classes));
   const EpochRecord without = trained({});
   CHECK_FALSE(has_collapsed(trained({2.2, 2.1}), &without, classes));
 }
