@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iomanip>
+#include <numeric>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -20,6 +21,11 @@ bool usable(const CandidateScore& candidate) {
 /// On few images two errors are many points, and a candidate that is far worse would be taken.
 constexpr std::int64_t most_points = 3;
 constexpr double half_decade = 3.3;  ///< sqrt(10), rounded up: sets step by 3.2
+
+/// Whether one has learnt at least four fifths of what the other has.
+bool nearly_as_much(double learnt, double other) {
+  return learnt >= (other > 0 ? 0.8 * other : other);
+}
 
 std::vector<std::size_t> survivors(std::span<const CandidateScore> candidates) {
   std::vector<std::size_t> indices;
@@ -53,7 +59,21 @@ bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric m
 
 }  // namespace
 
-Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, ScoreMetric metric) {
+Guess best_guess(std::span<const std::int64_t> images_of_class) {
+  const auto images = static_cast<double>(
+      std::accumulate(images_of_class.begin(), images_of_class.end(), std::int64_t{0}));
+  Guess guess{0, 0};
+  for (const std::int64_t count : images_of_class) {
+    if (count == 0) continue;
+    const double share = static_cast<double>(count) / images;
+    guess.accuracy = std::max(guess.accuracy, share);
+    guess.loss -= share * std::log(share);
+  }
+  return guess;
+}
+
+Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, ScoreMetric metric,
+              const Guess& guess) {
   const std::vector<std::size_t> running = survivors(candidates);
   if (running.empty()) return all_diverged();
 
@@ -63,26 +83,28 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
       return better(candidates[a], candidates[b]);
     });
   };
-  const auto lower_loss = [](const auto& a, const auto& b) { return a.loss < b.loss; };
+  const auto lower_loss = [](const auto& a, const auto& b) {
+    return a.loss != b.loss ? a.loss < b.loss : a.accuracy > b.accuracy;
+  };
   // A network that gives all images one answer is right on as many at any LR.
   const auto higher_accuracy = [](const auto& a, const auto& b) {
     return a.accuracy != b.accuracy ? a.accuracy > b.accuracy : a.loss < b.loss;
   };
 
+  if (candidates.size() == 1) return {running.front(), "the only candidate"};
+
   const bool by_loss = metric == ScoreMetric::loss;
   const std::size_t best = by_loss ? first(running, lower_loss) : first(running, higher_accuracy);
+  if (tie_rule == TieRule::none) return {best, by_loss ? "lowest loss" : "highest accuracy"};
   const int errors = tie_rule == TieRule::larger ? 2 : 1;
   std::vector<std::size_t> ties = running;
-  std::erase_if(
-      ties, [&](std::size_t i) { return !tied(candidates[best], candidates[i], metric, errors); });
-  if (tie_rule == TieRule::larger) {
-    std::erase_if(ties, [&](std::size_t i) {
-      return candidates[i].learning_rate > half_decade * candidates[best].learning_rate;
-    });
-  }
-  if (tie_rule == TieRule::none || ties.size() == 1) {
-    return {best, by_loss ? "lowest loss" : "highest accuracy"};
-  }
+  std::erase_if(ties, [&](std::size_t i) {
+    return !tied(candidates[best], candidates[i], metric, errors) ||
+           (tie_rule == TieRule::larger && !by_loss && i != best &&
+            !nearly_as_much(candidates[i].accuracy - guess.accuracy,
+                            candidates[best].accuracy - guess.accuracy));
+  });
+  if (ties.size() == 1) return {best, by_loss ? "lowest loss" : "highest accuracy"};
 
   const std::size_t last =
       *std::ranges::min_element(ties, {}, [&](std::size_t i) { return candidates[i].accuracy; });
@@ -91,21 +113,29 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
   if (by_loss || points == 0) {
     tie << "equal scores";
   } else {
-    tie << "tie within " << std::setprecision(points < 10 ? 2 : 3) << points << " points";
+    std::ostringstream rounded;
+    rounded << std::setprecision(points < 10 ? 2 : 3) << points;
+    tie << "tie within " << rounded.str() << (rounded.str() == "1" ? " point" : " points");
   }
   const auto settle = [&](std::size_t winner, std::string_view why) {
     return Choice{winner, tie.str() + ": " + std::string(why)};
   };
+  const std::size_t lowest = first(ties, lower_loss);
   if (tie_rule == TieRule::larger) {
-    const auto larger = [](const auto& a, const auto& b) {
-      return a.learning_rate > b.learning_rate;
-    };
-    return settle(first(ties, larger), "largest LR");
+    std::size_t largest = lowest;
+    for (const std::size_t i : ties) {
+      const double rate = candidates[i].learning_rate;
+      if (rate > candidates[largest].learning_rate &&
+          rate <= half_decade * candidates[lowest].learning_rate &&
+          nearly_as_much(guess.loss - candidates[i].loss, guess.loss - candidates[lowest].loss))
+        largest = i;
+    }
+    return settle(largest, largest == lowest ? "lowest loss" : "largest LR");
   }
   const auto unchanged =
       std::ranges::find_if(ties, [&](std::size_t i) { return candidates[i].factor == 1; });
   if (unchanged != ties.end()) return settle(*unchanged, "unchanged LR kept");
-  return settle(first(ties, lower_loss), "lowest loss");
+  return settle(lowest, "lowest loss");
 }
 
 Choice choose_at_random(std::span<const CandidateScore> candidates, std::uint64_t seed, int epoch) {

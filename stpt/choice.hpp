@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -30,6 +31,15 @@ struct Choice {
   std::string reason;
 };
 
+/// What the best constant answer scores. The default leaves everything to be learnt.
+struct Guess {
+  double accuracy = 0;
+  double loss = std::numeric_limits<double>::infinity();
+};
+
+/// Always the most frequent class, and all classes as likely as they are frequent.
+[[nodiscard]] Guess best_guess(std::span<const std::int64_t> images_of_class);
+
 /// The best candidate by `metric`. A candidate that diverged, or whose accuracy or loss is not
 /// finite, never wins.
 ///
@@ -39,15 +49,18 @@ struct Choice {
 /// 1): whole numbers, so no rounding. More than three points are no tie. Without per-image results,
 /// and for the loss, only equal scores are tied. Among the tied,
 ///   prefer_unchanged  takes factor 1, else the lowest loss;
-///   larger            takes the largest LR of those up to half a decade above the best's: a short
-///                     Pre-train prefers too small ones, so that against a larger one clear
-///                     evidence is asked for, but wider steps are not taken on weak one;
+///   larger            leaves out those that have learnt less than four fifths of what the best has
+///                     beyond `guess`, takes the one with the lowest loss, and then the largest LR
+///                     up to half a decade above that one's whose loss has fallen four fifths as
+///                     far below `guess`: a short Pre-train prefers too small ones, so that
+///                     against a larger one clear evidence is asked for, but wider steps are not
+///                     taken on weak one;
 ///   none              knows no near-ties.
 /// Of equal accuracies that with the lower loss is the better one.
 /// What is still equal goes to the lowest index.
 /// Throws std::invalid_argument if candidates were scored on different numbers of images.
 [[nodiscard]] Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule,
-                            ScoreMetric metric);
+                            ScoreMetric metric, const Guess& guess = {});
 
 /// Policy random_winner, the control: any candidate that did not diverge.
 [[nodiscard]] Choice choose_at_random(std::span<const CandidateScore> candidates,

@@ -131,7 +131,7 @@ json::value override_value(const std::string& path, const std::string& value) {
   try {
     (void)read_json(json::serialize(text));
   } catch (const JsonError&) {
-    throw Problem{path, "is not UTF-8; must be"};
+    throw Problem{path, "is not UTF-8; must be text in UTF-8"};
   }
   return text;
 }

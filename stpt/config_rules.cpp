@@ -58,11 +58,12 @@ MaybeProblem check_images(const Config& config, std::int64_t images) {
   const std::int64_t iterations = training / images_per_iteration(config);
   if (iterations < 1) {
     return Problem{"training.batch_per_worker",
-                   "is " + std::to_string(config.training.batch_per_worker) + ", with " +
-                       std::to_string(config.training.workers) + " workers " +
-                       std::to_string(images_per_iteration(config)) +
-                       " images an iteration; must leave an iteration to the " +
-                       std::to_string(training) + " training images"};
+                   "is " + std::to_string(config.training.batch_per_worker) +
+                       ", times training.workers, " + std::to_string(config.training.workers) +
+                       ": " + std::to_string(images_per_iteration(config)) +
+                       " images an iteration; must be at most the " + std::to_string(training) +
+                       " that are left to train on, with " + std::to_string(hold_out) +
+                       " held out"};
   }
   if (chooses(config) && config.stpt.alpha > iterations) {
     return Problem{"stpt.alpha", "is " + std::to_string(config.stpt.alpha) +

@@ -97,6 +97,11 @@ Pretrain::Pretrain(Session& session)
     images.resize(experiment.data.test->size());
     for (std::size_t i = 0; i < images.size(); ++i) images[i] = static_cast<std::uint32_t>(i);
   }
+  const data::Dataset& scored = hold_out ? *experiment.data.train : *experiment.data.test;
+  std::vector<std::int64_t> images_of_class(static_cast<std::size_t>(experiment.network.classes));
+  for (const std::uint32_t image : images)
+    ++images_of_class[static_cast<std::size_t>(scored.label(image))];
+  guess_ = best_guess(images_of_class);
   evaluator_.emplace(experiment.network, mode, experiment.lowering(),
                      hold_out ? session.plain_train_loader : session.test_loader, std::move(images),
                      experiment.evaluation_batch());
@@ -179,6 +184,7 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, double highes
   const std::size_t candidates = factors.size();
   const EpochPlan plan = experiment.schedule.plan(epoch);
   PretrainResult result;
+  result.guess = guess_;
 
   Stopwatch watch;
   prepare(candidates);

@@ -54,6 +54,7 @@ struct CandidateSteps {
 /// Everything that Pre-train spent and found out; the same on all ranks but for the times.
 struct PretrainResult {
   std::vector<CandidateScore> scores;
+  Guess guess;  ///< on what was scored; the default where that is the training window
   std::vector<std::vector<StepResult>> steps;  ///< [candidate], up to the one that diverged
   double seconds_snapshot = 0, seconds_train = 0, seconds_score = 0;
 };
@@ -90,6 +91,7 @@ class Pretrain {
   std::size_t wave_;  ///< so many replicas at most are trained at a time
   std::vector<std::unique_ptr<Replica>> replicas_;  ///< null for those of other ranks
   std::optional<Evaluator> evaluator_;              ///< empty when the training window scores
+  Guess guess_;                                     ///< on the evaluator's images
 };
 
 }  // namespace stpt

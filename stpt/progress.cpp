@@ -113,8 +113,9 @@ std::string format_epoch(const EpochRecord& record, int epochs) {
     line += " (warm-up)";
   }
   if (record.collapses > 0) {
-    line += record.collapses == 1 ? "  repeated"
-                                  : "  repeated " + std::to_string(record.collapses) + " times";
+    line += record.collapses == 1
+                ? "  fell apart, repeated"
+                : "  fell apart, repeated " + std::to_string(record.collapses) + " times";
   }
   line += "  train " + percent(record.train_top1) + "  test " + percent(record.test_top1);
   if (record.images_per_second > 0) line += "  " + format_rate(record.images_per_second) + " img/s";

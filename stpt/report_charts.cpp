@@ -298,8 +298,10 @@ std::string epoch_tip(const EpochRecord& epoch) {
                     ", training " + percent(epoch.train_top1) + "\nLearning rate " +
                     significant(epoch.learning_rate) + " at its end";
   if (const CandidateRecord* winner = winner_of(epoch)) {
-    tip += "\nChose ×" + significant(winner->factor) + " of " +
-           std::to_string(epoch.candidates.size()) + ": " + significant(winner->learning_rate);
+    tip += epoch.candidates.size() == 1 ? "\nNo choice: "
+                                        : "\nChose ×" + significant(winner->factor) + " of " +
+                                              std::to_string(epoch.candidates.size()) + ": ";
+    tip += significant(winner->learning_rate);
   }
   return tip;
 }

@@ -102,11 +102,13 @@ struct Trainer::Impl {
   MainTrainEnd train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
                           EpochRecord& record);
   [[nodiscard]] bool repeats_collapsed() const;
+  [[nodiscard]] LossCurve winners_pretrain(const EpochRecord& epoch) const;
+  [[nodiscard]] bool has_collapsed(const EpochRecord& epoch) const;
   void start_over(Session& session, double base, double chosen, EpochRecord& record);
   void record_traffic(const Session& session, const runtime::Traffic& before, double busy_before,
                       EpochRecord& record) const;
   void test(Session& session, std::span<const std::uint32_t> order, EpochRecord& record);
-  Choice decide(std::span<const CandidateScore> scores, int epoch) const;
+  [[nodiscard]] Choice decide(const PretrainResult& outcome, int epoch) const;
   void count_samples(std::int64_t samples) { samples_done += samples; }
   void show(int epoch, const std::string& phase, double learning_rate);
   [[nodiscard]] std::int64_t planned_samples() const;
@@ -203,7 +205,8 @@ void Trainer::Impl::show(int epoch, const std::string& phase, double learning_ra
   observer->progress(state);
 }
 
-Choice Trainer::Impl::decide(std::span<const CandidateScore> scores, int epoch) const {
+Choice Trainer::Impl::decide(const PretrainResult& outcome, int epoch) const {
+  const std::vector<CandidateScore>& scores = outcome.scores;
   const Config& config = experiment.config;
   switch (config.training.learning_rate.policy) {
     case Policy::random_winner:
@@ -211,7 +214,7 @@ Choice Trainer::Impl::decide(std::span<const CandidateScore> scores, int epoch) 
     case Policy::always_one:
       return choose_unchanged(scores);
     default:
-      return choose(scores, config.stpt.tie_rule, config.stpt.score_metric);
+      return choose(scores, config.stpt.tie_rule, config.stpt.score_metric, outcome.guess);
   }
 }
 
@@ -237,7 +240,7 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     PretrainResult outcome =
         pretrain.run(epoch, base, progress.highest_learning_rate, set.factors, order, step_done);
     const auto choosing = Clock::now();
-    const Choice choice = decide(outcome.scores, epoch);
+    const Choice choice = decide(outcome, epoch);
     result.seconds_pretrain += outcome.seconds_train;
     result.seconds_score += outcome.seconds_score;
     result.seconds_choose += outcome.seconds_snapshot;
@@ -305,6 +308,29 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
 bool Trainer::Impl::repeats_collapsed() const {
   return experiment.config.training.learning_rate.policy == Policy::stpt &&
          experiment.config.stpt.max_collapses > 0;
+}
+
+/// The winner's part in the epoch's Pre-train, if there was one.
+LossCurve Trainer::Impl::winners_pretrain(const EpochRecord& epoch) const {
+  for (const CandidateRecord& candidate : epoch.candidates) {
+    if (candidate.winner) {
+      return {candidate.curve, experiment.schedule.plan(epoch.epoch).first,
+              experiment.replica_batch(epoch.candidates.size())};
+    }
+  }
+  return {};
+}
+
+bool Trainer::Impl::has_collapsed(const EpochRecord& epoch) const {
+  // Where Pre-train takes the whole epoch, there is nothing else to judge.
+  const auto trained = [&](const EpochRecord& of) {
+    if (of.curve.empty()) return winners_pretrain(of);
+    return LossCurve{of.curve, experiment.schedule.plan(of.epoch).main_first,
+                     experiment.global_batch()};
+  };
+  return stpt::has_collapsed(
+      trained(epoch), record.epochs.empty() ? LossCurve{} : trained(record.epochs.back()),
+      epoch.curve.empty() ? LossCurve{} : winners_pretrain(epoch), experiment.network.classes);
 }
 
 /// Back to where the epoch began, with this base and this LR chosen before; what it has cost stays
@@ -398,8 +424,7 @@ MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
   });
   if (plan.main_first < plan.end) set_training(steps, result);
   if (!repeats_collapsed()) return end;
-  const EpochRecord* before = record.epochs.empty() ? nullptr : &record.epochs.back();
-  end.collapsed = end.broken >= 0 || has_collapsed(result, before, experiment.network.classes);
+  end.collapsed = end.broken >= 0 || has_collapsed(result);
   const std::vector<MainTrainEnd> mine = {end};
   return runtime::values_of<MainTrainEnd>(cluster.broadcast(runtime::bytes_of(mine))).front();
 }
@@ -605,8 +630,10 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   const Config& config = impl_->experiment.config;
   check_made_with(checkpoint, impl_->given);
   if (checkpoint.data != impl_->experiment.data_checksum) {
-    throw data::DataError(record.dataset +
-                          ": the images or labels are not those that the run began with; must be");
+    throw data::DataError(
+        record.dataset +
+        ": the images or labels are not those that the run began with; give their folder "
+        "with --set data.path=..., or start a new run");
   }
   if (!checkpoint.model.arrange_for(impl_->experiment.network, config.training.workers)) {
     throw CheckpointError("checkpoint: its tensors are not those of model " +
@@ -618,8 +645,8 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   if (checkpoint.epoch > config.training.epochs ||
       (checkpoint.epoch == config.training.epochs && record.status == "complete")) {
     throw CheckpointError("checkpoint: it has completed epoch " + std::to_string(checkpoint.epoch) +
-                          " of " + std::to_string(config.training.epochs) +
-                          "; to go on, set training.epochs to more");
+                          ", and training.epochs is " + std::to_string(config.training.epochs) +
+                          "; to go on, set that to more");
   }
   const std::string device = impl_->record.device;
   impl_->record = record;

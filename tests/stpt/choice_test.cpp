@@ -68,7 +68,11 @@ TEST_CASE("the highest accuracy wins, or the lowest loss", "[choice]") {
 
 TEST_CASE("one candidate wins whatever it scored", "[choice]") {
   const Candidates candidates{paired(1, 2.3, 10, {})};
-  CHECK(choose(candidates, TieRule::prefer_unchanged, ScoreMetric::accuracy).winner == 0U);
+  for (const TieRule rule : {TieRule::prefer_unchanged, TieRule::none, TieRule::larger}) {
+    const Choice choice = choose(candidates, rule, ScoreMetric::accuracy);
+    CHECK(choice.winner == 0U);
+    CHECK(choice.reason == "the only candidate");
+  }
 }
 
 TEST_CASE("candidates that diverged or scored no number never win", "[choice]") {
@@ -109,7 +113,7 @@ TEST_CASE("a near-tie is one paired standard error", "[choice]") {
   CHECK(reason(6, 2) == "0 highest accuracy");
   CHECK(reason(9, 6) == "1 tie within 3 points: unchanged LR kept");
   CHECK(reason(3, 0) == "0 highest accuracy");  // same difference, but always in one direction
-  CHECK(reason(1, 0) == "1 tie within 1 points: unchanged LR kept");
+  CHECK(reason(1, 0) == "1 tie within 1 point: unchanged LR kept");
   CHECK(reason(5, 5) == "1 equal scores: unchanged LR kept");
 }
 
@@ -133,14 +137,14 @@ TEST_CASE("the tie rules", "[choice]") {
 
   CHECK(pick(TieRule::none).winner == 1U);
   CHECK(pick(TieRule::none).reason == "highest accuracy");
-  CHECK(pick(TieRule::larger).winner == 3U);  // the first is too far from the best
-  CHECK(pick(TieRule::larger).reason == "tie within 1 points: largest LR");
+  CHECK(pick(TieRule::larger).winner == 0U);  // twice the one with the lowest loss
+  CHECK(pick(TieRule::larger).reason == "tie within 1 point: largest LR");
   CHECK(pick(TieRule::prefer_unchanged).winner == 2U);
-  CHECK(pick(TieRule::prefer_unchanged).reason == "tie within 1 points: unchanged LR kept");
+  CHECK(pick(TieRule::prefer_unchanged).reason == "tie within 1 point: unchanged LR kept");
 
   candidates[2].factor = 1.01;
   CHECK(pick(TieRule::prefer_unchanged).winner == 3U);
-  CHECK(pick(TieRule::prefer_unchanged).reason == "tie within 1 points: lowest loss");
+  CHECK(pick(TieRule::prefer_unchanged).reason == "tie within 1 point: lowest loss");
 
   candidates[3].loss = candidates[0].loss;
   CHECK(pick(TieRule::prefer_unchanged).winner == 0U);  // equal in all: the lowest index
@@ -153,11 +157,57 @@ TEST_CASE("the larger of near-ties is at most half a decade above the best", "[c
   };
   CHECK(pick(3.2).winner == 0U);
   CHECK(pick(3.31).winner == 1U);
-  CHECK(pick(3.31).reason == "highest accuracy");
+  CHECK(pick(3.31).reason == "tie within 1 point: lowest loss");
   // Of a set that goes on to four times, twice is taken.
   const Candidates raised{paired(4, 1, 100, {{1, 70}}), paired(2, 1, 100, {{1, 70}}),
                           paired(1, 1, 100, {{0, 70}})};
   CHECK(choose(raised, TieRule::larger, ScoreMetric::accuracy).winner == 1U);
+}
+
+TEST_CASE("the best guess is the most frequent class, as likely as it is frequent", "[choice]") {
+  const std::vector<std::int64_t> even{5, 5, 5, 5}, uneven{6, 0, 2};
+  CHECK(best_guess(even).accuracy == 0.25);
+  CHECK(best_guess(even).loss == Approx(std::log(4)));
+  CHECK(best_guess(uneven).accuracy == 0.75);
+  CHECK(best_guess(uneven).loss == Approx(-0.75 * std::log(0.75) - 0.25 * std::log(0.25)));
+}
+
+TEST_CASE("a larger LR has learnt nearly as much as the best, beyond guessing", "[choice]") {
+  const Guess guess{0.1, 2.3};
+  SECTION("by accuracy") {
+    // Of 1000 images, with a small LR on 150 and with a larger one on so many.
+    const auto winner = [&](std::size_t right) {
+      return choose(Candidates{paired(2, 2, 1000, {{0, right}}),
+                               paired(1, 2, 1000, {{200 - right, 350 - right}})},
+                    TieRule::larger, ScoreMetric::accuracy, guess);
+    };
+    CHECK(winner(140).winner == 0U);  // 40 of 50 beyond the 100 of guessing
+    CHECK(winner(139).winner == 1U);
+    CHECK(winner(139).reason == "highest accuracy");
+  }
+  SECTION("by loss") {
+    const auto winner = [&](double loss) {
+      return choose(Candidates{paired(2, loss, 1000, {{1, 500}}), paired(1, 1.3, 1000, {{0, 500}})},
+                    TieRule::larger, ScoreMetric::accuracy, guess);
+    };
+    CHECK(winner(1.49).winner == 0U);
+    CHECK(winner(1.49).reason == "tie within 0.1 points: largest LR");
+    CHECK(winner(1.51).winner == 1U);
+    CHECK(winner(1.51).reason == "tie within 0.1 points: lowest loss");
+  }
+  SECTION("that with the lowest loss is looked up from, not that with the highest accuracy") {
+    // As found on 200 images: the largest is right on one more than others.
+    const Candidates candidates{paired(10, 2.375, 200, {{0, 37}}),
+                                paired(3.2, 2.217, 200, {{1, 37}}), paired(1, 2.23, 200, {{1, 37}}),
+                                paired(0.3, 2.377, 200, {{3, 37}})};
+    CHECK(choose(candidates, TieRule::larger, ScoreMetric::accuracy, guess).winner == 1U);
+    CHECK(choose(candidates, TieRule::none, ScoreMetric::accuracy, guess).winner == 0U);
+  }
+  SECTION("where none has learnt anything none is nearly as good") {
+    const Candidates candidates{paired(2, 2.41, 100, {{0, 10}}), paired(1, 2.4, 100, {{0, 10}}),
+                                paired(0.5, 2.5, 100, {{0, 10}})};
+    CHECK(choose(candidates, TieRule::larger, ScoreMetric::accuracy, guess).winner == 1U);
+  }
 }
 
 TEST_CASE("of equal accuracies that with the lower loss is the best", "[choice]") {

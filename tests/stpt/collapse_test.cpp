@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "tests/catch.hpp"
 
@@ -12,90 +13,106 @@ using namespace stpt;
 constexpr int classes = 10;
 const double guessing = std::log(10.0);  // 2.303
 
-std::vector<CurvePoint> curve(std::initializer_list<double> losses) {
+/// Each loss is the mean of `steps` steps of `batch` images.
+struct Curve {
+  explicit Curve(std::initializer_list<double> losses, int steps = 100, int batch = 100) {
+    std::int64_t iteration = curve.first = 1000;
+    curve.batch = batch;
+    for (const double loss : losses) {
+      CurvePoint& point = points.emplace_back();
+      point.loss = loss;
+      point.iteration = iteration += steps;
+    }
+    curve.points = points;
+  }
+  Curve(const Curve&) = delete;
+  Curve& operator=(const Curve&) = delete;
+
   std::vector<CurvePoint> points;
-  for (const double loss : losses) points.emplace_back().loss = loss;
-  return points;
-}
+  LossCurve curve;
+};
 
-EpochRecord trained(std::initializer_list<double> losses) {
-  EpochRecord epoch;
-  epoch.curve = curve(losses);
-  return epoch;
-}
-
-EpochRecord after_pretrain(std::initializer_list<double> winner,
-                           std::initializer_list<double> losses) {
-  EpochRecord epoch = trained(losses);
-  epoch.candidates.resize(2);
-  epoch.candidates[0].curve = curve({guessing, 0.01});  // a loser's does not count
-  epoch.candidates[1].curve = curve(winner);
-  epoch.candidates[1].winner = true;
-  return epoch;
+bool collapsed(const Curve& main, const Curve& before, const Curve& pretrain = Curve({})) {
+  return has_collapsed(main.curve, before.curve, pretrain.curve, classes);
 }
 
 }  // namespace
 
 TEST_CASE("Losing more than half of what was learnt is a collapse", "[collapse]") {
-  const EpochRecord before = trained({2, 1.303});  // 1 below guessing
-  CHECK_FALSE(has_collapsed(trained({1, 1, 1, 1}), &before, classes));
-  CHECK_FALSE(has_collapsed(trained({1, 1, 1, 1.79}), &before, classes));
-  CHECK(has_collapsed(trained({1, 1, 1, 1.82}), &before, classes));
-  CHECK(has_collapsed(trained({1, 1, 1, guessing}), &before, classes));
+  const Curve before({2, 1.303});  // 1 below guessing
+  CHECK_FALSE(collapsed(Curve({1, 1, 1, 1}), before));
+  CHECK_FALSE(collapsed(Curve({1, 1, 1, 1.79}), before));
+  CHECK(collapsed(Curve({1, 1, 1, 1.82}), before));
+  CHECK(collapsed(Curve({1, 1, 1, guessing}), before));
 }
 
 TEST_CASE("What was learnt is the better of the epoch before and the winner's", "[collapse]") {
-  const EpochRecord weak = trained({2.2, 2.1}), strong = trained({2, 0.303});
+  const Curve weak({2.2, 2.1}), strong({2, 0.303}), winner({2, 1.303}), none({});
   // The winner got to 1.303.
-  CHECK(has_collapsed(after_pretrain({2, 1.303}, {2, 1.9}), &weak, classes));
-  CHECK_FALSE(has_collapsed(after_pretrain({2, 1.303}, {2, 1.7}), &weak, classes));
+  CHECK(collapsed(Curve({2, 1.9}), weak, winner));
+  CHECK_FALSE(collapsed(Curve({2, 1.7}), weak, winner));
   // The epoch before got to 0.303.
-  CHECK(has_collapsed(after_pretrain({2, 1.303}, {2, 1.4}), &strong, classes));
-  CHECK_FALSE(has_collapsed(after_pretrain({2, 1.303}, {2, 1.2}), &strong, classes));
-  CHECK(has_collapsed(after_pretrain({2, 1.303}, {2, 1.9}), nullptr, classes));
-  CHECK_FALSE(has_collapsed(after_pretrain({2, 1.303}, {2, 1.7}), nullptr, classes));
+  CHECK(collapsed(Curve({2, 1.4}), strong, winner));
+  CHECK_FALSE(collapsed(Curve({2, 1.2}), strong, winner));
+  CHECK(collapsed(Curve({2, 1.9}), none, winner));
+  CHECK_FALSE(collapsed(Curve({2, 1.7}), none, winner));
 }
 
 TEST_CASE("Curves count by the mean of their last quarter", "[collapse]") {
   // Of five points the last two: 1.303.
-  const EpochRecord before = trained({0.1, 0.1, 0.1, 1.203, 1.403});
-  CHECK_FALSE(has_collapsed(trained({3, 3, 3, 1.6, 1.9}), &before, classes));
-  CHECK(has_collapsed(trained({1, 1, 1, 1.8, 1.9}), &before, classes));
+  const Curve before({0.1, 0.1, 0.1, 1.203, 1.403});
+  CHECK_FALSE(collapsed(Curve({3, 3, 3, 1.6, 1.9}), before));
+  CHECK(collapsed(Curve({1, 1, 1, 1.8, 1.9}), before));
+  // The last point may be of fewer steps, and counts for less: (3 * 1.7 + 2.2) / 4 is 1.825.
+  Curve uneven({1, 1, 1, 1.7, 2.2});
+  CHECK(collapsed(uneven, before));
+  uneven.points.back().iteration -= 67;
+  CHECK(collapsed(uneven, before));
+  uneven.points.back().iteration -= 23;  // (10 * 1.7 + 2.2) / 11 is 1.745
+  CHECK_FALSE(collapsed(uneven, before));
 }
 
-TEST_CASE("Noise around next to nothing learnt is no collapse", "[collapse]") {
+TEST_CASE("What chance explains is no collapse", "[collapse]") {
+  // Twice 36 images: three standard errors of images that differ by 1 are 0.71.
+  const Curve before({1.303}, 2, 18);
+  CHECK_FALSE(collapsed(Curve({2}, 2, 18), before));
+  CHECK(collapsed(Curve({2.03}, 2, 18), before));
+  // With many images on one side 0.5.
+  CHECK_FALSE(collapsed(Curve({1.79}, 1000, 18), before));
+  CHECK(collapsed(Curve({1.83}, 1000, 18), before));
+  CHECK(collapsed(Curve({1.83}, 2, 18), Curve({1.303})));
+  // At least 64 images are looked at, here of four of eight points.
+  const Curve calm({1.303});
+  CHECK_FALSE(collapsed(Curve({1, 1, 1, 1, 1, 1.5, 2, 2}, 1, 16), calm));
+  CHECK(collapsed(Curve({1, 1, 1, 1, 1.9, 1.9, 2, 2}, 1, 16), calm));
+}
+
+TEST_CASE("Where next to nothing had been learnt there is nothing to lose", "[collapse]") {
   // A tenth of 2.303 counts as something.
-  const EpochRecord little = trained({2.3, guessing - 0.22}),
-                    enough = trained({2.3, guessing - 0.24});
-  CHECK_FALSE(has_collapsed(trained({guessing}), &little, classes));
-  CHECK(has_collapsed(trained({guessing}), &enough, classes));
+  CHECK_FALSE(collapsed(Curve({guessing}), Curve({2.3, guessing - 0.22})));
+  CHECK(collapsed(Curve({guessing}), Curve({2.3, guessing - 0.24})));
 }
 
 TEST_CASE("More than twice the worst loss is a collapse", "[collapse]") {
   // Guessing is the least that counts as the worst.
-  const EpochRecord calm = trained({2.25, 2.2}), wild = trained({5, 2.2});
-  CHECK_FALSE(has_collapsed(trained({4.5}), &calm, classes));
-  CHECK(has_collapsed(trained({4.7}), &calm, classes));
-  CHECK_FALSE(has_collapsed(trained({9.9}), &wild, classes));
-  CHECK(has_collapsed(trained({10.1}), &wild, classes));
+  const Curve calm({2.25, 2.2}), wild({5, 2.2}), none({});
+  CHECK_FALSE(collapsed(Curve({4.5}), calm));
+  CHECK(collapsed(Curve({4.7}), calm));
+  CHECK_FALSE(collapsed(Curve({9.9}), wild));
+  CHECK(collapsed(Curve({10.1}), wild));
   // In a first epoch without Pre-train its own beginning does.
-  CHECK_FALSE(has_collapsed(trained({6, 11.9}), nullptr, classes));
-  CHECK(has_collapsed(trained({6, 12.1}), nullptr, classes));
-  CHECK(has_collapsed(trained({6, 11.9}), &calm, classes));
-  CHECK(has_collapsed(after_pretrain({2.3, 2.2}, {6, 11.9}), nullptr, classes));
+  CHECK_FALSE(collapsed(Curve({6, 11.9}), none));
+  CHECK(collapsed(Curve({6, 12.1}), none));
+  CHECK(collapsed(Curve({6, 11.9}), calm));
+  CHECK(collapsed(Curve({6, 11.9}), none, calm));
 }
 
 TEST_CASE("A loss that is not finite is a collapse, a single step or none is not", "[collapse]") {
-  const EpochRecord before = trained({2, 1});
-  CHECK(has_collapsed(trained({1, std::numeric_limits<double>::quiet_NaN()}), &before, classes));
-  CHECK(has_collapsed(trained({1, std::numeric_limits<double>::infinity()}), nullptr, classes));
-  CHECK_FALSE(has_collapsed(after_pretrain({2, 1}, {}), &before, classes));
-  // The first step's loss says nothing of the epoch's own LR.
-  EpochRecord short_one = trained({2.2});
-  short_one.iterations = 1;
-  CHECK_FALSE(has_collapsed(short_one, &before, classes));
-  short_one.iterations = 2;
-  CHECK(has_collapsed(short_one, &before, classes));
-  const EpochRecord without = trained({});
-  CHECK_FALSE(has_collapsed(trained({2.2, 2.1}), &without, classes));
+  const Curve before({2, 1}), none({});
+  CHECK(collapsed(Curve({1, std::numeric_limits<double>::quiet_NaN()}), before));
+  CHECK(collapsed(Curve({1, std::numeric_limits<double>::infinity()}), none));
+  CHECK_FALSE(collapsed(none, before, Curve({2, 1})));
+  CHECK_FALSE(collapsed(Curve({2.2, 2.1}), none));
+  CHECK_FALSE(collapsed(Curve({2.2}, 1), before));
+  CHECK(collapsed(Curve({2.2}, 2), before));
 }

@@ -345,8 +345,8 @@ TEST_CASE("rules between keys", "[config]") {
         "run.json: data.hold_out: is 2000 of the 2000 training images; must leave some to train "
         "on");
   CHECK(error_of(R"({"data": {"limit": 2100, "hold_out": 2000}})") ==
-        "run.json: training.batch_per_worker: is 64, with 8 workers 512 images an iteration; must "
-        "leave an iteration to the 100 training images");
+        "run.json: training.batch_per_worker: is 64, times training.workers, 8: 512 images an "
+        "iteration; must be at most the 100 that are left to train on, with 2000 held out");
   // 2000 + 12 * 512 = 8144
   CHECK(error_of(R"({"data": {"limit": 8143, "hold_out": 2000}, "stpt": {"alpha": 12}})") ==
         "run.json: stpt.alpha: is 12; must be at most the iterations of an epoch, 11");
@@ -635,7 +635,8 @@ TEST_CASE("overrides that are wrong", "[config]") {
   CHECK(override_error("stpt.candidates=[1, 2") ==
         "--set: stpt.candidates: is not JSON at column 6: the text ends too early; close every "
         "brace, bracket and quotation mark");
-  CHECK(override_error("data.path=\xff") == "--set: data.path: is not UTF-8; must be");
+  CHECK(override_error("data.path=\xff") ==
+        "--set: data.path: is not UTF-8; must be text in UTF-8");
   // A rule between keys names where the key that breaks it was set.
   CHECK(override_error("data.hold_out=0").substr(0, 21) == "--set: data.hold_out:");
   CHECK(error_of(R"({"data": {"hold_out": 0}})", {"training.epochs=4"}).substr(0, 23) ==

@@ -915,7 +915,7 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
 
   SECTION("nothing to do") {
     arguments.resize(2);
-    expected = "checkpoint: it has completed epoch 2 of 2";
+    expected = "checkpoint: it has completed epoch 2, and training.epochs is 2";
   }
   SECTION("another seed") {
     arguments.insert(arguments.end(), {"--set", "training.seed=2"});
@@ -1022,7 +1022,8 @@ TEST_CASE("A run goes on with its data alone, wherever they lie", "[executable]"
   const Outcome outcome = more("3");
   CHECK(outcome.status == 2);
   CHECK(outcome.err ==
-        "stpt_starpu: data: the images or labels are not those that the run began with; must be\n");
+        "stpt_starpu: data: the images or labels are not those that the run began with; "
+        "give their folder with --set data.path=..., or start a new run\n");
   CHECK(snapshot(folder / "out") == before);
 }
 
