@@ -6,6 +6,7 @@
 #include <exception>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
@@ -127,7 +128,7 @@ class FailureRecorder {
 
 /// Rank 0's part of a training, in a directory that is ready for it.
 int train_in(RunDirectory& directory, Trainer& trainer, const std::string& version,
-             const std::vector<RankRecord>& ranks, const std::string& notice) {
+             const std::vector<RankRecord>& ranks, std::span<const std::string> notices) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   RunOutput output(directory, trainer.record(), version, ranks);
   const FailureRecorder failure_recorder(output);
@@ -151,7 +152,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
   };
   RunRecord run;
   try {
-    output.begin(notice, trainer.gpus().shortage);
+    output.begin(notices);
     run = trainer.run(observer, &StopSignals::requested());
     output.finish(run);
   } catch (const std::exception& error) {
@@ -310,11 +311,15 @@ int train(const CommandLine& line, const std::string& version) {
     directory->write_config(print_config(file.config));
   });
   if (!writes) return train_along(*trainer);
-  const std::string notice =
-      starts_over ? directory->path().string() +
-                        ": the run ended before its first checkpoint; it starts from the beginning"
-                  : "";
-  return train_in(*directory, *trainer, version, ranks, notice);
+  std::vector<std::string> notices;
+  if (starts_over) {
+    notices.push_back(directory->path().string() +
+                      ": the run ended before its first checkpoint; it starts from the beginning");
+  }
+  if (const std::string& shortage = trainer->gpus().shortage; !shortage.empty())
+    notices.push_back(shortage + "; training on " + trainer->record().device);
+  if (const std::string caution = trainer->caution(); !caution.empty()) notices.push_back(caution);
+  return train_in(*directory, *trainer, version, ranks, notices);
 }
 
 // ---- The other actions -----------------------------------------------------------------------
@@ -332,6 +337,7 @@ std::string validate_run(const CommandLine& line) {
   check_runtime(file);
   // All that the trainer does before it trains.
   const Experiment experiment(file.config, file.source);
+  const std::string caution = experiment.caution();
   return file.source.file() + ": ok\n" + experiment.network.name + ": " +
          format_count(experiment.network.parameter_count()) + " parameters; " +
          format_count(experiment.split.training.size()) + " training, " +
@@ -339,7 +345,8 @@ std::string validate_run(const CommandLine& line) {
          format_count(experiment.data.test->size()) + " test images; " +
          std::to_string(experiment.iterations_per_epoch) + " iterations per epoch; " +
          memory_text(experiment.memory_bytes()) +
-         " of memory for training, besides the program and the data set as loaded\n";
+         " of memory for training, besides the program and the data set as loaded\n" +
+         (caution.empty() ? "" : caution + "\n");
 }
 
 /// The model of the run's last checkpoint, which the run directory alone must suffice for.

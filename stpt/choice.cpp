@@ -18,8 +18,6 @@ bool usable(const CandidateScore& candidate) {
   return !candidate.diverged && std::isfinite(candidate.accuracy) && std::isfinite(candidate.loss);
 }
 
-/// On few images two errors are many points, and a candidate that is far worse would be taken.
-constexpr std::int64_t most_points = 3;
 constexpr double half_decade = 3.3;  ///< sqrt(10), rounded up: sets step by 3.2
 
 /// Whether one has learnt at least four fifths of what the other has.
@@ -37,6 +35,11 @@ std::vector<std::size_t> survivors(std::span<const CandidateScore> candidates) {
 
 Choice all_diverged() { return {std::nullopt, "every candidate diverged"}; }
 
+/// On few images an error is many points, and a candidate that is far worse would be taken.
+bool within_three_points(const CandidateScore& best, const CandidateScore& other) {
+  return best.accuracy - other.accuracy < 0.03 + 1e-9;
+}
+
 /// Within so many paired standard errors (see the header).
 bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric metric,
           std::int64_t errors) {
@@ -52,8 +55,6 @@ bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric m
     sum += difference;
     squares += difference * difference;
   }
-  const auto images = static_cast<std::int64_t>(best.correct.size());
-  if (100 * sum > most_points * images) return false;
   return sum * sum <= errors * errors * squares;
 }
 
@@ -96,13 +97,14 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
   const bool by_loss = metric == ScoreMetric::loss;
   const std::size_t best = by_loss ? first(running, lower_loss) : first(running, higher_accuracy);
   if (tie_rule == TieRule::none) return {best, by_loss ? "lowest loss" : "highest accuracy"};
-  const int errors = tie_rule == TieRule::larger ? 2 : 1;
+  const bool larger = tie_rule == TieRule::larger;
   std::vector<std::size_t> ties = running;
   std::erase_if(ties, [&](std::size_t i) {
-    return !tied(candidates[best], candidates[i], metric, errors) ||
-           (tie_rule == TieRule::larger && !by_loss && i != best &&
-            !nearly_as_much(candidates[i].accuracy - guess.accuracy,
-                            candidates[best].accuracy - guess.accuracy));
+    const CandidateScore &first_one = candidates[best], &other = candidates[i];
+    if (!tied(first_one, other, metric, larger ? 2 : 1)) return true;
+    if (by_loss) return false;
+    return larger ? other.accuracy <= guess.accuracy && first_one.accuracy > guess.accuracy
+                  : !within_three_points(first_one, other);
   });
   if (ties.size() == 1) return {best, by_loss ? "lowest loss" : "highest accuracy"};
 
@@ -121,13 +123,18 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
     return Choice{winner, tie.str() + ": " + std::string(why)};
   };
   const std::size_t lowest = first(ties, lower_loss);
-  if (tie_rule == TieRule::larger) {
+  if (larger) {
+    const auto nearly_as_good = [&](const CandidateScore& one) {
+      return within_three_points(candidates[best], one) &&
+             nearly_as_much(one.accuracy - guess.accuracy,
+                            candidates[best].accuracy - guess.accuracy) &&
+             nearly_as_much(guess.loss - one.loss, guess.loss - candidates[lowest].loss);
+    };
     std::size_t largest = lowest;
     for (const std::size_t i : ties) {
       const double rate = candidates[i].learning_rate;
       if (rate > candidates[largest].learning_rate &&
-          rate <= half_decade * candidates[lowest].learning_rate &&
-          nearly_as_much(guess.loss - candidates[i].loss, guess.loss - candidates[lowest].loss))
+          rate <= half_decade * candidates[lowest].learning_rate && nearly_as_good(candidates[i]))
         largest = i;
     }
     return settle(largest, largest == lowest ? "lowest loss" : "largest LR");

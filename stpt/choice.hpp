@@ -46,15 +46,15 @@ struct Guess {
 /// Tied with the best are those whose accuracy lies within one paired standard error of it, for
 /// `larger` two. With d the image-by-image differences of correctness one error is
 /// |mean(d)| <= sqrt(var(d) / images), which is sum(d)^2 <= sum(d^2) (McNemar's statistic, at most
-/// 1): whole numbers, so no rounding. More than three points are no tie. Without per-image results,
-/// and for the loss, only equal scores are tied. Among the tied,
-///   prefer_unchanged  takes factor 1, else the lowest loss;
-///   larger            leaves out those that have learnt less than four fifths of what the best has
-///                     beyond `guess`, takes the one with the lowest loss, and then the largest LR
-///                     up to half a decade above that one's whose loss has fallen four fifths as
-///                     far below `guess`: a short Pre-train prefers too small ones, so that
-///                     against a larger one clear evidence is asked for, but wider steps are not
-///                     taken on weak one;
+/// 1): whole numbers, so no rounding. Without per-image results, and for the loss, only equal
+/// scores are tied. Among the tied,
+///   prefer_unchanged  takes factor 1, else the lowest loss, of those within three points;
+///   larger            takes the one with the lowest loss of those that are right more often than
+///                     `guess`, and instead of it the largest LR up to half a decade above that
+///                     is nearly as good: within three points of the best, with at least four
+///                     fifths of its lead over `guess`, and of the lowest loss's. A short Pre-train
+///                     prefers too small ones, so that against a larger one clear evidence is asked
+///                     for, but wider steps are not taken on weak one;
 ///   none              knows no near-ties.
 /// Of equal accuracies that with the lower loss is the better one.
 /// What is still equal goes to the lowest index.

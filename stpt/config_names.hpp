@@ -137,9 +137,10 @@ inline constexpr std::array names<TieRule> = {
           "then the lower loss"},
     Named{TieRule::none, "none", "plain best, of equal ones that with the lower loss"},
     Named{TieRule::larger, "larger",
-          "of those within two paired standard errors, and three points, that have four fifths of "
-          "the best one's lead over guessing, the one with the lowest loss, or the largest up to "
-          "half a decade above it with four fifths of its lead over guessing by loss: "
+          "of those within two paired standard errors that are right more often than by "
+          "guessing the one with the lowest loss, or instead the largest up to half a decade "
+          "above it, within three points of the best, that has four fifths of the lead over "
+          "guessing, by accuracy and by loss: "
           "a short Pre-train prefers learning rates that are too small in the end"},
 };
 template <>

@@ -218,6 +218,17 @@ std::int64_t Experiment::global_batch() const {
   return std::int64_t{config.training.workers} * config.training.batch_per_worker;
 }
 
+std::string Experiment::caution() const {
+  // What stpt.alpha is by default, where epochs are long enough.
+  constexpr int enough = 12;
+  if (!pretrains() || most_candidates() < 2 || iterations_per_epoch >= enough) return "";
+  return "an epoch has " + std::to_string(iterations_per_epoch) +
+         (iterations_per_epoch == 1 ? " iteration" : " iterations") +
+         ", too few to tell learning rates apart well; it has more with less images an iteration, "
+         "of which training.workers times training.batch_per_worker make " +
+         std::to_string(global_batch());
+}
+
 bool Experiment::scores_mean() const {
   return config.stpt.score_weights == ScoreWeights::mean &&
          config.stpt.score != ScoreSource::training_window;

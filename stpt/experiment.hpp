@@ -46,6 +46,8 @@ struct Experiment {
   [[nodiscard]] std::int64_t global_batch() const;
   /// Pre-train happens in some epoch.
   [[nodiscard]] bool pretrains() const;
+  /// Why the choice of learning rates may be a poor one; empty where nothing is to be said.
+  [[nodiscard]] std::string caution() const;
   /// Candidates are scored with the mean of their parameters (option stpt.score_weights).
   [[nodiscard]] bool scores_mean() const;
   /// The most candidates of any epoch; 0 without Pre-train.

@@ -79,9 +79,8 @@ RunOutput::RunOutput(RunDirectory& directory, const RunRecord& start, std::strin
       last_(stamped(start)),
       progress_(std::cerr, isatty(STDERR_FILENO) == 1) {}
 
-void RunOutput::begin(const std::string& notice, const std::string& shortage) {
-  if (!notice.empty()) progress_.message(notice);
-  if (!shortage.empty()) progress_.message(shortage + "; training on " + last_.device);
+void RunOutput::begin(std::span<const std::string> notices) {
+  for (const std::string& notice : notices) progress_.message(notice);
   if (!directory_.locked()) {
     progress_.message(directory_.path().string() +
                       ": the file system has no locks; see to it that no other process writes "

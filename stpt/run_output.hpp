@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,9 +26,8 @@ class RunOutput {
   RunOutput(RunDirectory& directory, const RunRecord& start, std::string version,
             std::vector<RankRecord> ranks);
 
-  /// `notice` is to be said first, if there is one; `shortage` says which GPUs were asked for and
-  /// are not there. Throws OutputError.
-  void begin(const std::string& notice, const std::string& shortage);
+  /// The notices are said first, a line each. Throws OutputError.
+  void begin(std::span<const std::string> notices);
 
   /// Shows progress, and writes each epoch. Must not outlive this.
   [[nodiscard]] TrainerObserver observer();

@@ -624,6 +624,8 @@ Trainer::~Trainer() = default;
 
 const GpuChoice& Trainer::gpus() const { return impl_->experiment.gpu_choice; }
 
+std::string Trainer::caution() const { return impl_->experiment.caution(); }
+
 const RunRecord& Trainer::record() const { return impl_->record; }
 
 void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {

@@ -44,6 +44,8 @@ class Trainer {
 
   /// The GPUs that this rank will train on.
   [[nodiscard]] const GpuChoice& gpus() const;
+  /// Experiment::caution().
+  [[nodiscard]] std::string caution() const;
   /// What is known before the first epoch.
   [[nodiscard]] const RunRecord& record() const;
 

@@ -183,7 +183,7 @@ TEST_CASE("a larger LR has learnt nearly as much as the best, beyond guessing", 
     };
     CHECK(winner(140).winner == 0U);  // 40 of 50 beyond the 100 of guessing
     CHECK(winner(139).winner == 1U);
-    CHECK(winner(139).reason == "highest accuracy");
+    CHECK(winner(139).reason == "tie within 1.1 points: lowest loss");
   }
   SECTION("by loss") {
     const auto winner = [&](double loss) {
@@ -202,6 +202,27 @@ TEST_CASE("a larger LR has learnt nearly as much as the best, beyond guessing", 
                                 paired(0.3, 2.377, 200, {{3, 37}})};
     CHECK(choose(candidates, TieRule::larger, ScoreMetric::accuracy, guess).winner == 1U);
     CHECK(choose(candidates, TieRule::none, ScoreMetric::accuracy, guess).winner == 0U);
+  }
+  SECTION("few images leave it to the loss, however many points they are apart") {
+    const auto winner = [&](double loss, std::size_t right) {
+      return choose(
+          Candidates{paired(10, 1.325, 30, {{0, 18}}), paired(3.2, loss, 30, {{18 - right, 18}})},
+          TieRule::larger, ScoreMetric::accuracy, guess);
+    };
+    CHECK(winner(1.06, 14).winner == 1U);
+    CHECK(winner(1.06, 14).reason == "tie within 13.3 points: lowest loss");
+    CHECK(winner(1.06, 13).winner == 0U);  // 5^2 > 4 * 5
+    CHECK(winner(1.32, 14).winner == 0U);  // a loss that is hardly higher, and the best accuracy
+    // One of 30 images is more than three points.
+    const Candidates larger{paired(10, 1.325, 30, {{0, 17}}), paired(3.2, 1.32, 30, {{0, 18}})};
+    CHECK(choose(larger, TieRule::larger, ScoreMetric::accuracy, guess).winner == 1U);
+  }
+  SECTION("one answer to all images is no tie with what has learnt") {
+    // On 100 images 10 and 13 are tied; the one that learns slowly has the higher loss.
+    const Candidates candidates{paired(3.2, 2.303, 100, {{0, 10}}),
+                                paired(0.3, 2.4, 100, {{1, 12}}), paired(1, 2.35, 100, {{0, 13}})};
+    CHECK(choose(candidates, TieRule::larger, ScoreMetric::accuracy, guess).winner == 2U);
+    CHECK(choose(candidates, TieRule::larger, ScoreMetric::accuracy).winner == 0U);
   }
   SECTION("where none has learnt anything none is nearly as good") {
     const Candidates candidates{paired(2, 2.41, 100, {{0, 10}}), paired(1, 2.4, 100, {{0, 10}}),

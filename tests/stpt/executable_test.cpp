@@ -479,6 +479,29 @@ TEST_CASE("a run is only checked by --validate, and nothing written", "[executab
   CHECK(snapshot(program.folder()) == before);
 }
 
+TEST_CASE("a run says where its epochs are too short to choose in", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const std::string caution =
+      "an epoch has 9 iterations, too few to tell learning rates apart well; it has more with less "
+      "images an iteration, of which training.workers times training.batch_per_worker make 64";
+  const auto run = [&](Arguments arguments, const Arguments& keys) {
+    for (const std::string& key : keys) arguments.insert(arguments.end(), {"--set", key});
+    arguments.insert(arguments.end(), {"--config", "run.json"});
+    return program.run(arguments);
+  };
+  const Arguments short_epochs = {"training.workers=2", "training.batch_per_worker=32",
+                                  "training.epochs=1"};
+  Arguments fixed = short_epochs;
+  fixed.emplace_back("training.learning_rate.policy=fixed");
+  CHECK(run({"--validate"}, short_epochs).out.ends_with("\n" + caution + "\n"));
+  CHECK(run({"--validate"}, fixed).out.find("too few") == std::string::npos);
+  CHECK(run({"--validate"}, {}).out.find("too few") == std::string::npos);
+  const Outcome outcome = run({"--output", "short"}, short_epochs);
+  CHECK(outcome.status == 0);
+  CHECK(outcome.err.find(caution + "\n") != std::string::npos);
+}
+
 TEST_CASE("Counts are whole numbers in what --validate says", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
