@@ -293,7 +293,10 @@ int train(const CommandLine& line, const std::string& version) {
   on_all_ranks([&] {
     Config config = file.config;
     // The checkpoint has them; the file may be gone.
-    if (line.resume && !starts_over) config.model.weights.clear();
+    if (line.resume && !starts_over) {
+      config.model.weights.clear();
+      config.model.new_layers.clear();
+    }
     trainer.emplace(config, file.source);
   });
   check_agreement(file, *trainer, version);

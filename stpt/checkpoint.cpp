@@ -245,8 +245,9 @@ Checkpoint load_checkpoint(const fs::path& file) {
 
 void check_made_with(const Checkpoint& checkpoint, const Config& config) {
   const std::string changed = first_difference(
-      parse_config(checkpoint.config, "checkpoint"), config,
-      [](std::string_view key) { return !may_change_on_resume(key) && key != "model.weights"; });
+      parse_config(checkpoint.config, "checkpoint"), config, [](std::string_view key) {
+        return !may_change_on_resume(key) && key != "model.weights" && key != "model.new_layers";
+      });
   if (changed.empty()) return;
   throw CheckpointError("checkpoint: was made with another " + changed +
                         "; the run's config.json must say what it said then");

@@ -35,6 +35,10 @@ std::vector<std::size_t> survivors(std::span<const CandidateScore> candidates) {
 
 Choice all_diverged() { return {std::nullopt, "every candidate diverged"}; }
 
+/// So much of the loss of guessing, or less, shows that something was learnt. Nearer to it the loss
+/// falls as well where a network comes to give all images one answer.
+constexpr double clearly_learnt = 0.95;
+
 /// On few images an error is many points, and a candidate that is far worse would be taken.
 bool within_three_points(const CandidateScore& best, const CandidateScore& other) {
   return best.accuracy - other.accuracy < 0.03 + 1e-9;
@@ -103,8 +107,9 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
     const CandidateScore &first_one = candidates[best], &other = candidates[i];
     if (!tied(first_one, other, metric, larger ? 2 : 1)) return true;
     if (by_loss) return false;
-    return larger ? other.accuracy <= guess.accuracy && first_one.accuracy > guess.accuracy
-                  : !within_three_points(first_one, other);
+    if (!larger) return !within_three_points(first_one, other);
+    return other.loss > clearly_learnt * guess.loss &&
+           !nearly_as_much(other.accuracy - guess.accuracy, first_one.accuracy - guess.accuracy);
   });
   if (ties.size() == 1) return {best, by_loss ? "lowest loss" : "highest accuracy"};
 

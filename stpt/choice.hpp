@@ -49,12 +49,13 @@ struct Guess {
 /// 1): whole numbers, so no rounding. Without per-image results, and for the loss, only equal
 /// scores are tied. Among the tied,
 ///   prefer_unchanged  takes factor 1, else the lowest loss, of those within three points;
-///   larger            takes the one with the lowest loss of those that are right more often than
-///                     `guess`, and instead of it the largest LR up to half a decade above that
-///                     is nearly as good: within three points of the best, with at least four
-///                     fifths of its lead over `guess`, and of the lowest loss's. A short Pre-train
-///                     prefers too small ones, so that against a larger one clear evidence is asked
-///                     for, but wider steps are not taken on weak one;
+///   larger            leaves out those with less than four fifths of the best's lead over `guess`,
+///                     unless their loss is clearly below that of guessing; takes the one with the
+///                     lowest loss; and instead of it the largest LR up to half a decade above that
+///                     is nearly as good: within three points of the best, and with four fifths of
+///                     the lead over `guess`, by accuracy and by loss. A short Pre-train prefers
+///                     too small ones, so that against a larger one clear evidence is asked for,
+///                     but wider steps are not taken on weak one;
 ///   none              knows no near-ties.
 /// Of equal accuracies that with the lower loss is the better one.
 /// What is still equal goes to the lowest index.

@@ -58,7 +58,8 @@ struct ModelConfig {
   std::string name = "resnet8";  ///< of a model in the zoo; empty if there is a network
   NetworkConfig network;
   bool zero_gamma = false;
-  std::string weights;  ///< safetensors file with initial values; empty: He et al.
+  std::string weights;                  ///< safetensors file with initial values; empty: He et al.
+  std::vector<std::string> new_layers;  ///< those that weights are not taken for
   runtime::DataType data_type = runtime::DataType::float32;
   bool tf32 = false;  ///< with float32, on GPUs
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;

@@ -96,6 +96,12 @@ const std::vector<Rule>& rules() {
          }
          return std::nullopt;
        }},
+      {"`model.new_layers` needs `model.weights`.",
+       [](const Config& config) -> MaybeProblem {
+         if (config.model.new_layers.empty() || !config.model.weights.empty()) return std::nullopt;
+         return Problem{"model.new_layers",
+                        "is given without model.weights, so that all layers are new; must be []"};
+       }},
       {"`model.zero_gamma` is false with `model.network`, whose layers say it themselves.",
        [](const Config& config) -> MaybeProblem {
          if (!config.model.zero_gamma || config.model.network.description.empty()) {

@@ -175,6 +175,30 @@ bool is_path(std::string_view path) {
   return std::ranges::none_of(path, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
 }
 
+template <typename Field>
+Key names_key(std::string path, Field field, const std::string& of, std::string meaning) {
+  const std::string allowed = "the name of " + of + " or a list of such";
+  return {std::move(path),
+          allowed,
+          std::move(meaning),
+          false,
+          [field](const Config& config) {
+            json::array names;
+            for (const std::string& name : field(config)) names.emplace_back(name);
+            return json::value(std::move(names));
+          },
+          [field, allowed](Config& config, const json::value& value, const std::string& where) {
+            const json::array several = value.is_array() ? value.get_array() : json::array{value};
+            std::vector<std::string> names;
+            for (const json::value& each : several) {
+              const json::string* name = each.if_string();
+              if (name == nullptr || !is_name(*name)) refuse(where, value, allowed);
+              names.emplace_back(*name);
+            }
+            field(config) = std::move(names);
+          }};
+}
+
 Key network_key(std::string path, std::string meaning) {
   const std::string allowed =
       "a network file's path, or a network as such a file has it, {...}, or empty";
@@ -369,6 +393,10 @@ const std::vector<Key>& schema() {
            is_path,
            "Initial parameters and running statistics, as `--export` and PyTorch write them. "
            "Empty: parameters as He et al. have it."),
+      names_key("model.new_layers", STPT_FIELD(model.new_layers), "a layer",
+                "Layers that start as without `weights`, whatever the file has for them: the last "
+                "one, where it was trained for other classes. The name of a block stands for all "
+                "of its layers."),
       choice("model.data_type", STPT_FIELD(model.data_type),
              "Of activations and of what convolutions and matrix products multiply. Parameters, "
              "their updates and all sums are float32. Cores compute in float32 only."),

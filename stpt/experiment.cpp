@@ -179,11 +179,18 @@ Experiment::Experiment(const Config& run_config, const ConfigSource& source)
                     })),
       gpu_choice(find_gpus(source)),
       data_checksum(checksum_of(data)) {
-  if (!config.model.weights.empty()) check_weights(config.model.weights, network);
+  if (!config.model.weights.empty()) check_model_weights(source);
   check_workers();
   check_batch_norm(source);
   check_memory(source);
   check_test_images(config, *data.test);
+}
+
+void Experiment::check_model_weights(const ConfigSource& source) const {
+  const std::vector<std::string>& new_layers = config.model.new_layers;
+  if (const std::string problem = problem_with_layers(new_layers, network); !problem.empty())
+    throw ConfigError(source, "model.new_layers", problem);
+  check_weights(config.model.weights, network, new_layers);
 }
 
 void Experiment::check_workers() const {
@@ -210,7 +217,8 @@ void Experiment::check_batch_norm(const ConfigSource& source) const {
 models::ModelValues Experiment::initial_values() const {
   models::ModelValues values =
       models::ModelValues::initial(network, config.training.workers, config.training.seed);
-  if (!config.model.weights.empty()) import_weights(config.model.weights, network, values);
+  if (!config.model.weights.empty())
+    import_weights(config.model.weights, network, values, config.model.new_layers);
   return values;
 }
 

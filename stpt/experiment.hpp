@@ -80,6 +80,7 @@ struct Experiment {
  private:
   [[nodiscard]] std::uint64_t memory_bytes(std::size_t candidates) const;
   void check_memory(const ConfigSource& source) const;
+  void check_model_weights(const ConfigSource& source) const;
   void check_workers() const;
   void check_batch_norm(const ConfigSource& source) const;
   /// Finds this rank's GPUs and how many workers share one; sees that they will do.

@@ -32,6 +32,23 @@ std::vector<std::string> batch_counters(const models::Network& network) {
   return names;
 }
 
+bool is_of(const std::string& tensor, const std::string& layer) {
+  return tensor.starts_with(layer + ".");
+}
+
+bool is_of_any(const std::string& tensor, std::span<const std::string> layers) {
+  return std::ranges::any_of(layers,
+                             [&](const std::string& layer) { return is_of(tensor, layer); });
+}
+
+/// What the file has to have.
+std::vector<models::StateEntry> entries_but(std::span<const std::string> new_layers,
+                                            const models::Network& network) {
+  std::vector<models::StateEntry> entries = models::state_dict(network);
+  std::erase_if(entries, [&](const auto& entry) { return is_of_any(entry.name, new_layers); });
+  return entries;
+}
+
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text;
   for (const std::int64_t size : shape) text += (text.empty() ? "" : "x") + std::to_string(size);
@@ -63,13 +80,14 @@ void read_finite(const SafetensorsFile& weights, const fs::path& file, const std
                         (is_variance ? "at least 0" : "finite numbers"));
 }
 
-void check(const SafetensorsFile& weights, const fs::path& file, const models::Network& network) {
+void check(const SafetensorsFile& weights, const fs::path& file, const models::Network& network,
+           std::span<const std::string> new_layers) {
   const auto refuse = [&](const std::string& name, const std::string& problem) {
     throw ConfigError(file.string(), "", "tensor \"" + name + "\" " + problem);
   };
   std::set<std::string> known;
   for (const std::string& counter : batch_counters(network)) known.insert(counter);
-  for (const models::StateEntry& entry : models::state_dict(network)) {
+  for (const models::StateEntry& entry : entries_but(new_layers, network)) {
     known.insert(entry.name);
     const std::string needed = shape_text(entry.dimensions);
     const auto found = weights.entries().find(entry.name);
@@ -80,7 +98,8 @@ void check(const SafetensorsFile& weights, const fs::path& file, const models::N
     if (tensor.shape != entry.dimensions) {
       refuse(entry.name, "is " + shape_text(tensor.shape) + "; must be " + needed + " for " +
                              network.name + " with " + std::to_string(network.classes) +
-                             " classes and images of " + network.input().to_string());
+                             " classes and images of " + network.input().to_string() +
+                             ", or its layer one of model.new_layers");
     }
     if (tensor.data_type != float32) {
       refuse(entry.name, "has the dtype " + tensor.data_type + "; must be " + float32);
@@ -91,7 +110,8 @@ void check(const SafetensorsFile& weights, const fs::path& file, const models::N
     }
   }
   for (const auto& [name, tensor] : weights.entries()) {
-    if (!known.contains(name)) refuse(name, "is none of " + network.name + "'s; remove it");
+    if (!known.contains(name) && !is_of_any(name, new_layers))
+      refuse(name, "is none of " + network.name + "'s; remove it");
   }
 }
 
@@ -119,21 +139,35 @@ void export_weights(const fs::path& file, const models::Network& network,
                      {"std", list_text(normalization.stddev)}});
 }
 
-void check_weights(const fs::path& file, const models::Network& network) {
+std::string problem_with_layers(std::span<const std::string> layers,
+                                const models::Network& network) {
+  const std::vector<models::StateEntry> entries = models::state_dict(network);
+  for (const std::string& layer : layers) {
+    if (std::ranges::any_of(entries, [&](const auto& entry) { return is_of(entry.name, layer); }))
+      continue;
+    const std::string& last = entries.back().name;
+    return "has \"" + layer + "\"; must have layers of " + network.name +
+           " with parameters, of which the last is \"" + last.substr(0, last.rfind('.')) + "\"";
+  }
+  return "";
+}
+
+void check_weights(const fs::path& file, const models::Network& network,
+                   std::span<const std::string> new_layers) {
   const SafetensorsFile weights(file);
-  check(weights, file, network);
+  check(weights, file, network, new_layers);
   std::vector<float> values;
-  for (const models::StateEntry& entry : models::state_dict(network)) {
+  for (const models::StateEntry& entry : entries_but(new_layers, network)) {
     values.resize(entry.elements());
     read_finite(weights, file, entry.name, values);
   }
 }
 
 void import_weights(const fs::path& file, const models::Network& network,
-                    models::ModelValues& values) {
+                    models::ModelValues& values, std::span<const std::string> new_layers) {
   const SafetensorsFile weights(file);
-  check(weights, file, network);
-  for (const models::StateEntry& entry : models::state_dict(network)) {
+  check(weights, file, network, new_layers);
+  for (const models::StateEntry& entry : entries_but(new_layers, network)) {
     const std::span<float> first = entry.in(values);
     read_finite(weights, file, entry.name, first);
     for (std::size_t worker = 1; entry.running && worker < values.running.size(); ++worker) {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
+#include <string>
 
 #include "data/augmentation.hpp"
 #include "models/model_state.hpp"
@@ -18,13 +20,20 @@ void export_weights(const std::filesystem::path& file, const models::Network& ne
                     const models::ModelValues& values, std::int64_t batches,
                     const data::Normalization& normalization);
 
+/// What is wrong with a list of layers: each must have parameters, or be a block of such layers, as
+/// "stage1" is for "stage1.0.conv1". Empty if nothing is.
+[[nodiscard]] std::string problem_with_layers(std::span<const std::string> layers,
+                                              const models::Network& network);
+
 /// Throws ConfigError, naming the file and the tensor, unless the file has every tensor of the
 /// network with its shape in float32, and no others but num_batches_tracked, which is not needed.
-void check_weights(const std::filesystem::path& file, const models::Network& network);
+/// What it has of `new_layers` does not matter.
+void check_weights(const std::filesystem::path& file, const models::Network& network,
+                   std::span<const std::string> new_layers = {});
 
 /// Checks and reads the file; every worker gets the running statistics. What else `values` hold
-/// stays.
+/// stays, and so do the new layers.
 void import_weights(const std::filesystem::path& file, const models::Network& network,
-                    models::ModelValues& values);
+                    models::ModelValues& values, std::span<const std::string> new_layers = {});
 
 }  // namespace stpt

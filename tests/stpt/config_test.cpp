@@ -673,6 +673,26 @@ TEST_CASE("a config made by a program is checked as well", "[config]") {
   CHECK(error([](Config& c) { c.training.optimizer.nesterov = true; }) == "no error");
 }
 
+TEST_CASE("new layers are a name or several, beside weights", "[config]") {
+  const auto layers = [](const std::string& value) {
+    return parse_config("{}", "run.json", {"model.weights=a.st", "model.new_layers=" + value})
+        .model.new_layers;
+  };
+  CHECK(layers("fc") == std::vector<std::string>{"fc"});
+  CHECK(layers(R"(["fc", "stage3.block1"])") == std::vector<std::string>{"fc", "stage3.block1"});
+  CHECK(layers("[]").empty());
+  const Config config =
+      parse_config("{}", "run.json", {"model.weights=a.st", "model.new_layers=fc"});
+  CHECK(parse_config(print_config(config), "printed") == config);
+  CHECK(error_of("{}", {"model.new_layers=fc"}) ==
+        "--set: model.new_layers: is given without model.weights, so that all layers are new; must "
+        "be []");
+  for (const char* wrong : {"5", R"([5])", R"([""])", R"(["a b"])"}) {
+    CHECK(error_of("{}", {"model.weights=a.st", std::string("model.new_layers=") + wrong})
+              .ends_with("; must be the name of a layer or a list of such"));
+  }
+}
+
 TEST_CASE("a network takes the place of a named model", "[config]") {
   const std::string network = R"({"name": "n", "layers": [{"type": "relu"}]})";
   const std::string with_network = R"({"model": {"network": )" + network + "}}";

@@ -1124,6 +1124,29 @@ TEST_CASE("A run starts from what another one exported", "[executable]") {
   CHECK_FALSE(fs::exists(program.folder() / "third"));
 }
 
+TEST_CASE("a network is trained on for other classes", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  Arguments run = {"--config", "run.json",          "--output", "four",
+                   "--set",    "training.epochs=1", "--set",    "model.name=resnet8"};
+  REQUIRE(program.run(run).status == 0);
+  REQUIRE(program.run({"--export", "four", "--to", "a.safetensors"}).status == 0);
+  run[3] = "three";
+  run.insert(run.end(), {"--set", "model.weights=a.safetensors", "--set",
+                         "data.synthetic.classes=3", "--set", "model.new_layers=head"});
+  const Outcome wrong = program.run(run);
+  CHECK(wrong.status == 2);
+  CHECK(wrong.err ==
+        "stpt_starpu: --set: model.new_layers: has \"head\"; must have layers of resnet8 with "
+        "parameters, of which the last is \"fc\"\n");
+  CHECK_FALSE(fs::exists(program.folder() / "three"));
+  run.back() = "model.new_layers=fc";
+  CHECK(program.run(run).status == 0);
+  // A resumed run has what it needs.
+  fs::remove(program.folder() / "a.safetensors");
+  CHECK(program.run({"--resume", "three", "--set", "training.epochs=2"}).status == 0);
+}
+
 TEST_CASE("What is exported is the model that was tested", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);

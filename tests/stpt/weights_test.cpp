@@ -63,6 +63,53 @@ TEST_CASE("what is exported is imported with the same bits", "[weights]") {
   }
 }
 
+TEST_CASE("new layers are not taken from the file", "[weights]") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "model.safetensors";
+  const Network five = models::make_network("resnet8", {1, 3, 32, 32}, 5);
+  const ModelValues written = numbered(five, 1);
+  export_weights(file, five, written, 1, normalization);
+  const Network two = models::make_network("resnet8", {1, 3, 32, 32}, 2);
+  CHECK(error_of(file, two) ==
+        "tensor \"fc.weight\" is 5x64; must be 2x64 for resnet8 with 2 classes and images of "
+        "1x3x32x32, or its layer one of model.new_layers");
+  const auto import = [&](const std::vector<std::string>& new_layers) {
+    ModelValues values = ModelValues::initial(two, 2, 7);
+    import_weights(file, two, values, new_layers);
+    return values;
+  };
+  const ModelValues initial = ModelValues::initial(two, 2, 7);
+  const auto check = [&](const std::vector<std::string>& new_layers,
+                         const std::function<bool(const std::string&)>& is_new) {
+    const ModelValues values = import(new_layers);
+    std::size_t taken = 0, kept = 0;
+    for (const models::StateEntry& entry : models::state_dict(two)) {
+      for (std::size_t worker = 0; worker < (entry.running ? 2 : 1); ++worker) {
+        const std::span<const float> now = entry.in(values, worker);
+        INFO(entry.name);
+        if (is_new(entry.name)) {
+          CHECK(std::ranges::equal(now, entry.in(initial, worker)));
+          ++kept;
+        } else {
+          CHECK_FALSE(std::ranges::equal(now, entry.in(initial, worker)));
+          ++taken;
+        }
+      }
+    }
+    CHECK(taken > 0);
+    CHECK(kept > 0);
+  };
+  check({"fc"}, [](const std::string& name) { return name.starts_with("fc."); });
+  // A block has its running statistics, too.
+  check({"fc", "stage3"}, [](const std::string& name) {
+    return name.starts_with("fc.") || name.starts_with("stage3.");
+  });
+
+  CHECK(problem_with_layers(std::vector<std::string>{"fc", "stage3", "conv"}, two).empty());
+  CHECK(problem_with_layers(std::vector<std::string>{"fc", "f"}, two) ==
+        "has \"f\"; must have layers of resnet8 with parameters, of which the last is \"fc\"");
+}
+
 TEST_CASE("an export has the workers' mean and the count of batches", "[weights]") {
   const TemporaryFolder folder;
   const auto file = folder.path() / "model.safetensors";
@@ -123,7 +170,7 @@ TEST_CASE("weights of something else are refused, and the tensor named", "[weigh
                      t.shape = {3, 16, 3, 3};
                    }) ==
         "tensor \"conv.weight\" is 3x16x3x3; must be 16x3x3x3 for resnet8 with 10 classes and "
-        "images of 1x3x32x32");
+        "images of 1x3x32x32, or its layer one of model.new_layers");
   CHECK(for_tensor("fc.bias", [](NamedTensor& t) {
           t.shape = {};
         }).starts_with("tensor \"fc.bias\" is a scalar; must be 10 for "));
