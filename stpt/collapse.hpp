@@ -17,8 +17,9 @@ struct LossCurve {
 
 /// Whether a Main-train has lost more than half of what the model had learnt, beyond what chance
 /// explains, or has made it more than twice as bad as it was at its worst. What it had learnt is
-/// how far the Main-train `before`, or the winner's `pretrain`, got below the loss of guessing.
-/// Always false for a single step, whose loss is what training before has left.
+/// how far the Main-train `before`, the winner's `pretrain` or an earlier part of this one got
+/// below the loss of guessing. Always false for a single step, whose loss is what training before
+/// has left.
 [[nodiscard]] bool has_collapsed(const LossCurve& main, const LossCurve& before,
                                  const LossCurve& pretrain, int classes);
 
