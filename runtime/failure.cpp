@@ -32,11 +32,4 @@ void Failure::rethrow() const {
   }
 }
 
-void Failure::clear() noexcept {
-  const std::scoped_lock lock(mutex_);
-  message_.clear();
-  cause_ = nullptr;
-  failed_.store(false, std::memory_order_release);
-}
-
 }  // namespace stpt::runtime

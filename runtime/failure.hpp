@@ -25,7 +25,6 @@ class Failure {
   [[nodiscard]] std::string message() const;
   /// Throws TaskError with the first failure's message, if there was one.
   void rethrow() const;
-  void clear() noexcept;
 
  private:
   mutable std::mutex mutex_;

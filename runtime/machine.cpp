@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -122,11 +121,8 @@ Machine Machine::detect() {
   keep_hwloc_from_displays();
   const Topology topology = load_topology();
   Machine machine;
-  std::array<char, 256> host{};
-  if (gethostname(host.data(), host.size() - 1) == 0) machine.host = host.data();
   machine.cores = usable_cores(topology.get());
   if (const auto quota = cores_by_quota()) machine.cores = std::min(machine.cores, *quota);
-  machine.numa_nodes = std::max(1, hwloc_get_nbobjs_by_type(topology.get(), HWLOC_OBJ_NUMANODE));
   machine.memory_bytes = memory_information("MemTotal");
   if (const auto package = hwloc_get_obj_by_type(topology.get(), HWLOC_OBJ_PACKAGE, 0)) {
     if (const char* model = hwloc_obj_get_info_by_name(package, "CPUModel"))

@@ -9,12 +9,10 @@
 namespace stpt::runtime {
 
 struct Machine {
-  std::string host;
   std::string processor;  ///< model name, empty if unknown
   /// Physical cores that this process may use: those it is not bound away from, and no more than
   /// its control groups give time for.
   int cores = 1;
-  int numa_nodes = 1;
   std::uint64_t memory_bytes = 0;  ///< installed
   std::uint64_t available_bytes =
       0;  ///< free for new allocations now, limits of control groups included

@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <numbers>
-#include <numeric>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -115,15 +114,6 @@ void shuffle(std::vector<T>& values, std::uint64_t seed, std::uint64_t stream) {
   for (std::size_t i = values.size(); i > 1; --i) {
     std::swap(values[i - 1], values[random.below(static_cast<std::uint32_t>(i))]);
   }
-}
-
-/// 0 ... n - 1 in random order.
-[[nodiscard]] inline std::vector<std::uint32_t> permutation(std::uint32_t n, std::uint64_t seed,
-                                                            std::uint64_t stream) {
-  std::vector<std::uint32_t> values(n);
-  std::iota(values.begin(), values.end(), 0U);
-  shuffle(values, seed, stream);
-  return values;
 }
 
 }  // namespace stpt::runtime

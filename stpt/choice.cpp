@@ -7,7 +7,6 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 
 #include "runtime/random.hpp"
 
@@ -62,6 +61,37 @@ bool tied(const CandidateScore& best, const CandidateScore& other, ScoreMetric m
   return sum * sum <= errors * errors * squares;
 }
 
+/// Whether one that is tied with the best stays in, under TieRule::larger.
+bool has_learnt(const CandidateScore& one, const CandidateScore& best, const Guess& guess) {
+  return one.loss <= clearly_learnt * guess.loss ||
+         nearly_as_much(one.accuracy - guess.accuracy, best.accuracy - guess.accuracy);
+}
+
+/// Of those that are tied the one to take under TieRule::larger.
+std::size_t larger_one(std::span<const CandidateScore> candidates,
+                       std::span<const std::size_t> ties, const CandidateScore& best,
+                       std::size_t lowest_loss, const Guess& guess) {
+  const CandidateScore& lowest = candidates[lowest_loss];
+  std::size_t largest = lowest_loss;
+  for (const std::size_t i : ties) {
+    const CandidateScore& one = candidates[i];
+    if (one.learning_rate > candidates[largest].learning_rate &&
+        one.learning_rate <= half_decade * lowest.learning_rate && within_three_points(best, one) &&
+        nearly_as_much(one.accuracy - guess.accuracy, best.accuracy - guess.accuracy) &&
+        nearly_as_much(guess.loss - one.loss, guess.loss - lowest.loss))
+      largest = i;
+  }
+  return largest;
+}
+
+/// "tie within 0.5 points"
+std::string tie_text(double points) {
+  if (points == 0) return "equal scores";
+  std::ostringstream number;
+  number << std::setprecision(points < 10 ? 2 : 3) << points;
+  return "tie within " + number.str() + (number.str() == "1" ? " point" : " points");
+}
+
 }  // namespace
 
 Guess best_guess(std::span<const std::int64_t> images_of_class) {
@@ -81,6 +111,7 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
               const Guess& guess) {
   const std::vector<std::size_t> running = survivors(candidates);
   if (running.empty()) return all_diverged();
+  if (candidates.size() == 1) return {running.front(), "the only candidate"};
 
   // The first of the best in an order of indices.
   const auto first = [&](const std::vector<std::size_t>& indices, const auto& better) {
@@ -96,58 +127,32 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
     return a.accuracy != b.accuracy ? a.accuracy > b.accuracy : a.loss < b.loss;
   };
 
-  if (candidates.size() == 1) return {running.front(), "the only candidate"};
-
-  const bool by_loss = metric == ScoreMetric::loss;
+  const bool by_loss = metric == ScoreMetric::loss, larger = tie_rule == TieRule::larger;
   const std::size_t best = by_loss ? first(running, lower_loss) : first(running, higher_accuracy);
-  if (tie_rule == TieRule::none) return {best, by_loss ? "lowest loss" : "highest accuracy"};
-  const bool larger = tie_rule == TieRule::larger;
   std::vector<std::size_t> ties = running;
   std::erase_if(ties, [&](std::size_t i) {
-    const CandidateScore &first_one = candidates[best], &other = candidates[i];
-    if (!tied(first_one, other, metric, larger ? 2 : 1)) return true;
+    const CandidateScore& one = candidates[i];
+    if (!tied(candidates[best], one, metric, larger ? 2 : 1)) return true;
     if (by_loss) return false;
-    if (!larger) return !within_three_points(first_one, other);
-    return other.loss > clearly_learnt * guess.loss &&
-           !nearly_as_much(other.accuracy - guess.accuracy, first_one.accuracy - guess.accuracy);
+    return larger ? !has_learnt(one, candidates[best], guess)
+                  : !within_three_points(candidates[best], one);
   });
-  if (ties.size() == 1) return {best, by_loss ? "lowest loss" : "highest accuracy"};
+  if (tie_rule == TieRule::none || ties.size() == 1)
+    return {best, by_loss ? "lowest loss" : "highest accuracy"};
 
   const std::size_t last =
       *std::ranges::min_element(ties, {}, [&](std::size_t i) { return candidates[i].accuracy; });
-  const double points = 100 * (candidates[best].accuracy - candidates[last].accuracy);
-  std::ostringstream tie;
-  if (by_loss || points == 0) {
-    tie << "equal scores";
-  } else {
-    std::ostringstream rounded;
-    rounded << std::setprecision(points < 10 ? 2 : 3) << points;
-    tie << "tie within " << rounded.str() << (rounded.str() == "1" ? " point" : " points");
-  }
-  const auto settle = [&](std::size_t winner, std::string_view why) {
-    return Choice{winner, tie.str() + ": " + std::string(why)};
-  };
+  const std::string tie =
+      tie_text(by_loss ? 0 : 100 * (candidates[best].accuracy - candidates[last].accuracy));
   const std::size_t lowest = first(ties, lower_loss);
   if (larger) {
-    const auto nearly_as_good = [&](const CandidateScore& one) {
-      return within_three_points(candidates[best], one) &&
-             nearly_as_much(one.accuracy - guess.accuracy,
-                            candidates[best].accuracy - guess.accuracy) &&
-             nearly_as_much(guess.loss - one.loss, guess.loss - candidates[lowest].loss);
-    };
-    std::size_t largest = lowest;
-    for (const std::size_t i : ties) {
-      const double rate = candidates[i].learning_rate;
-      if (rate > candidates[largest].learning_rate &&
-          rate <= half_decade * candidates[lowest].learning_rate && nearly_as_good(candidates[i]))
-        largest = i;
-    }
-    return settle(largest, largest == lowest ? "lowest loss" : "largest LR");
+    const std::size_t largest = larger_one(candidates, ties, candidates[best], lowest, guess);
+    return {largest, tie + (largest == lowest ? ": lowest loss" : ": largest LR")};
   }
   const auto unchanged =
       std::ranges::find_if(ties, [&](std::size_t i) { return candidates[i].factor == 1; });
-  if (unchanged != ties.end()) return settle(*unchanged, "unchanged LR kept");
-  return settle(lowest, "lowest loss");
+  if (unchanged != ties.end()) return {*unchanged, tie + ": unchanged LR kept"};
+  return {lowest, tie + ": lowest loss"};
 }
 
 Choice choose_at_random(std::span<const CandidateScore> candidates, std::uint64_t seed, int epoch) {

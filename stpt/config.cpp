@@ -297,22 +297,6 @@ std::string first_difference(const Config& a, const Config& b,
   return "";
 }
 
-void validate(const Config& config, const std::string& source_name) {
-  try {
-    Config copy;
-    for (const Key& key : schema()) key.write(copy, key.read(config), key.path);
-    if (copy.stpt.candidates != config.stpt.candidates) {
-      throw Problem{"stpt.candidates", "has not the factors of the set that it names"};
-    }
-    if (copy.stpt.schedule != config.stpt.schedule) {
-      throw Problem{"stpt.schedule", "has not the factors of the sets that it names"};
-    }
-    check_rules(config);
-  } catch (const Problem& problem) {
-    throw ConfigError(source_name, problem.path, problem.text);
-  }
-}
-
 std::int64_t hold_out_images(const DataConfig& config, std::int64_t training_images) {
   if (config.hold_out >= 0) return config.hold_out;
   const std::int64_t images =

@@ -265,9 +265,6 @@ class ConfigError : public std::runtime_error {
 /// docs/config.md
 [[nodiscard]] std::string config_documentation();
 
-/// Checks every key's range and the rules between keys. Throws ConfigError.
-void validate(const Config& config, const std::string& source_name = "");
-
 /// Checks what depends on how many training images (hold-out included) the data set has, after
 /// data.limit: the hold-out fits, one step is filled, Pre-train fits into an epoch. Throws
 /// ConfigError.

@@ -227,10 +227,8 @@ TEST_CASE("control groups limit the cores by their quota", "[machine]") {
 
 TEST_CASE("the machine is plausible", "[machine]") {
   const Machine machine = Machine::detect();
-  CHECK_FALSE(machine.host.empty());
   CHECK(machine.cores >= 1);
   CHECK(machine.cores <= static_cast<int>(std::thread::hardware_concurrency()));
-  CHECK(machine.numa_nodes >= 1);
   CHECK(machine.memory_bytes > std::uint64_t{256} << 20U);
   CHECK(machine.available_bytes > 0);
   CHECK(machine.available_bytes <= machine.memory_bytes);
@@ -249,9 +247,6 @@ TEST_CASE("a failure keeps its first message", "[failure]") {
   failure.record("second");
   CHECK(failure.failed());
   CHECK(message_of<TaskError>([&] { failure.rethrow(); }) == "first");
-  failure.clear();
-  CHECK_FALSE(failure.failed());
-  CHECK_NOTHROW(failure.rethrow());
 }
 
 TEST_CASE("a failure keeps the exception behind it", "[failure]") {

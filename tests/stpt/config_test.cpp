@@ -46,7 +46,6 @@ TEST_CASE("an empty run file has the defaults", "[config]") {
   CHECK(config == Config{});
   CHECK(config.stpt.candidates.name == "refine");
   CHECK_FALSE(config.stpt.candidates.factors.empty());
-  CHECK_NOTHROW(validate(config));
 }
 
 TEST_CASE("values arrive where they belong", "[config]") {
@@ -644,33 +643,6 @@ TEST_CASE("overrides that are wrong", "[config]") {
   CHECK(override_error("stpt.schedule=[{\"from_epoch\": 2, \"candidates\": [1]}, "
                        "{\"from_epoch\": 2, \"candidates\": [2]}]") ==
         "--set: stpt.schedule[1].from_epoch: is 2; must be above the entry before it, 2");
-}
-
-TEST_CASE("a config made by a program is checked as well", "[config]") {
-  const auto error = [](auto change) -> std::string {
-    Config config;
-    change(config);
-    try {
-      validate(config, "test");
-    } catch (const ConfigError& problem) {
-      return problem.what();
-    }
-    return "no error";
-  };
-  CHECK(error([](Config&) {}) == "no error");
-  CHECK(error([](Config& c) { c.training.epochs = 0; }) ==
-        "test: training.epochs: is 0; must be a whole number from 1 to 1000000");
-  CHECK(error([](Config& c) { c.training.learning_rate.initial = std::nan(""); }) ==
-        "test: training.learning_rate.initial: is nan; must be a number of at least 1e-30 and at "
-        "most 1e30");
-  CHECK(error([](Config& c) { c.stpt.candidates.factors = {1}; }) ==
-        "test: stpt.candidates: has not the factors of the set that it names");
-  CHECK(error([](Config& c) {
-          c.stpt.candidates = {"", {}};
-        }) == "test: stpt.candidates: is an empty list; must have a candidate, say [1]");
-  CHECK(error([](Config& c) { c.stpt.score = static_cast<ScoreSource>(9); }) ==
-        "test: stpt.score: is \"?\"; must be one of hold_out, training_window, validation");
-  CHECK(error([](Config& c) { c.training.optimizer.nesterov = true; }) == "no error");
 }
 
 TEST_CASE("new layers are a name or several, beside weights", "[config]") {
