@@ -84,6 +84,26 @@ std::size_t larger_one(std::span<const CandidateScore> candidates,
   return largest;
 }
 
+/// From one whose loss is clearly above that of guessing, which has not even learnt how frequent
+/// classes are, on to larger ones of those that are tied, as long as that brings the loss down.
+std::size_t climb(std::span<const CandidateScore> candidates, std::span<const std::size_t> ties,
+                  std::size_t start, const Guess& guess) {
+  std::size_t at = start;
+  while (clearly_learnt * candidates[at].loss > guess.loss) {
+    std::size_t next = at;
+    for (const std::size_t i : ties) {
+      const CandidateScore& one = candidates[i];
+      if (one.learning_rate > candidates[next].learning_rate &&
+          one.learning_rate <= half_decade * candidates[at].learning_rate &&
+          one.loss < candidates[at].loss && one.accuracy > guess.accuracy)
+        next = i;
+    }
+    if (next == at) break;
+    at = next;
+  }
+  return at;
+}
+
 /// "tie within 0.5 points"
 std::string tie_text(double points) {
   if (points == 0) return "equal scores";
@@ -132,27 +152,33 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
   std::vector<std::size_t> ties = running;
   std::erase_if(ties, [&](std::size_t i) {
     const CandidateScore& one = candidates[i];
-    if (!tied(candidates[best], one, metric, larger ? 2 : 1)) return true;
-    if (by_loss) return false;
-    return larger ? !has_learnt(one, candidates[best], guess)
-                  : !within_three_points(candidates[best], one);
+    return !tied(candidates[best], one, metric, larger ? 2 : 1) ||
+           (!larger && !by_loss && !within_three_points(candidates[best], one));
   });
-  if (tie_rule == TieRule::none || ties.size() == 1)
-    return {best, by_loss ? "lowest loss" : "highest accuracy"};
+  const Choice clear{best, by_loss ? "lowest loss" : "highest accuracy"};
+  if (tie_rule == TieRule::none || ties.size() == 1) return clear;
 
-  const std::size_t last =
-      *std::ranges::min_element(ties, {}, [&](std::size_t i) { return candidates[i].accuracy; });
-  const std::string tie =
-      tie_text(by_loss ? 0 : 100 * (candidates[best].accuracy - candidates[last].accuracy));
-  const std::size_t lowest = first(ties, lower_loss);
+  const auto tie_of = [&](const std::vector<std::size_t>& indices) {
+    const std::size_t last = *std::ranges::min_element(
+        indices, {}, [&](std::size_t i) { return candidates[i].accuracy; });
+    return tie_text(by_loss ? 0 : 100 * (candidates[best].accuracy - candidates[last].accuracy));
+  };
   if (larger) {
-    const std::size_t largest = larger_one(candidates, ties, candidates[best], lowest, guess);
-    return {largest, tie + (largest == lowest ? ": lowest loss" : ": largest LR")};
+    std::vector<std::size_t> learnt = ties;
+    std::erase_if(learnt, [&](std::size_t i) {
+      return !by_loss && !has_learnt(candidates[i], candidates[best], guess);
+    });
+    const std::size_t lowest = first(learnt, lower_loss);
+    const std::size_t largest = larger_one(candidates, learnt, candidates[best], lowest, guess);
+    if (const std::size_t above = climb(candidates, ties, largest, guess); above != largest)
+      return {above, tie_of(ties) + ": larger LR, as losses are above that of guessing"};
+    if (learnt.size() == 1) return clear;
+    return {largest, tie_of(learnt) + (largest == lowest ? ": lowest loss" : ": largest LR")};
   }
   const auto unchanged =
       std::ranges::find_if(ties, [&](std::size_t i) { return candidates[i].factor == 1; });
-  if (unchanged != ties.end()) return {*unchanged, tie + ": unchanged LR kept"};
-  return {lowest, tie + ": lowest loss"};
+  if (unchanged != ties.end()) return {*unchanged, tie_of(ties) + ": unchanged LR kept"};
+  return {first(ties, lower_loss), tie_of(ties) + ": lowest loss"};
 }
 
 Choice choose_at_random(std::span<const CandidateScore> candidates, std::uint64_t seed, int epoch) {

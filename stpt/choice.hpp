@@ -55,7 +55,9 @@ struct Guess {
 ///                     is nearly as good: within three points of the best, and with four fifths of
 ///                     the lead over `guess`, by accuracy and by loss. A short Pre-train prefers
 ///                     too small ones, so that against a larger one clear evidence is asked for,
-///                     but wider steps are not taken on weak one;
+///                     but wider steps are not taken on weak one. From one whose loss is clearly
+///                     above that of guessing it goes on to larger ones of the tied, half a decade
+///                     at a time, as long as they have a lower loss and a lead over guessing;
 ///   none              knows no near-ties.
 /// Of equal accuracies that with the lower loss is the better one.
 /// What is still equal goes to the lowest index.

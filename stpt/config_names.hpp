@@ -136,13 +136,10 @@ inline constexpr std::array names<TieRule> = {
           "within one paired standard error of the best, and three points, prefer candidate 1.0, "
           "then the lower loss"},
     Named{TieRule::none, "none", "plain best, of equal ones that with the lower loss"},
-    Named{
-        TieRule::larger, "larger",
-        "within two paired standard errors the one with the lowest loss, or instead the largest "
-        "up to half a decade above it that is nearly as good: within three points of the best, "
-        "with four fifths of the lead over guessing by accuracy and by loss; one that has less by "
-        "accuracy is in only where its loss is clearly below that of guessing: "
-        "a short Pre-train prefers learning rates that are too small in the end"},
+    Named{TieRule::larger, "larger",
+          "within two paired standard errors the one with the lowest loss, or instead the largest "
+          "up to half a decade above it that is nearly as good (docs/learning_rate.md): "
+          "a short Pre-train prefers learning rates that are too small in the end"},
 };
 template <>
 inline constexpr std::array names<ReplicaData> = {

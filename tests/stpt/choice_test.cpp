@@ -231,6 +231,25 @@ TEST_CASE("a larger LR has learnt nearly as much as the best, beyond guessing", 
     CHECK(winner(2.18).winner == 0U);
     CHECK(winner(2.18).reason == "tie within 3 points: lowest loss");
   }
+  SECTION("a loss far above that of guessing shows an LR that is too small") {
+    // As found with six convolutions; 2.3 / 0.95 is 2.421.
+    const auto pick = [&](double smallest_loss, std::size_t right) {
+      const Candidates candidates{
+          paired(32, 2.303, 2000, {{0, 200}}), paired(10, 2.305, 2000, {{500, 500 + right}}),
+          paired(3.2, 2.43, 2000, {{1000, 1225}}), paired(1, smallest_loss, 2000, {{20, 260}})};
+      return choose(candidates, TieRule::larger, ScoreMetric::accuracy, guess);
+    };
+    // Two steps, but not to what gives all images one answer.
+    CHECK(pick(2.45, 222).winner == 1U);
+    CHECK(pick(2.45, 222).reason ==
+          "tie within 0.9 points: larger LR, as losses are above that of guessing");
+    CHECK(pick(2.45, 200).winner == 2U);
+    CHECK(pick(2.42, 222).winner == 3U);  // not far enough
+    CHECK(pick(2.42, 222).reason == "highest accuracy");
+    // Not where that costs loss.
+    const Candidates worse{paired(2, 2.7, 2000, {{0, 255}}), paired(1, 2.6, 2000, {{1, 257}})};
+    CHECK(choose(worse, TieRule::larger, ScoreMetric::accuracy, guess).winner == 1U);
+  }
   SECTION("where none has learnt anything none is nearly as good") {
     const Candidates candidates{paired(2, 2.41, 100, {{0, 10}}), paired(1, 2.4, 100, {{0, 10}}),
                                 paired(0.5, 2.5, 100, {{0, 10}})};
