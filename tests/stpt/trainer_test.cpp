@@ -347,6 +347,16 @@ TEST_CASE("the first LR after training fell apart is at most half, without a ret
   CHECK(epoch.base_learning_rate == Approx(0.05 / std::pow(2, epoch.collapses)));
 }
 
+TEST_CASE("an epoch that is all Pre-train is repeated with half the LR, too") {
+  const Outcome outcome =
+      train(last_epoch_at(9) + Overrides{"stpt.alpha=32", "stpt.max_collapses=100"});
+  const EpochRecord& epoch = outcome.record.epochs.at(2);
+  CHECK(epoch.curve.empty());
+  REQUIRE(epoch.collapses > 0);
+  CHECK(outcome.record.epochs[1].collapses == 0);
+  CHECK(winner(epoch).learning_rate == Approx(0.05 * 9 / std::pow(2, epoch.collapses)));
+}
+
 TEST_CASE("an epoch without a Pre-train is repeated with half the LR, too") {
   const auto after_warmup = [](double initial) {
     return train(small + longer +
