@@ -22,6 +22,7 @@ struct Format {
   std::string subfolder;  ///< what the published archive unpacks to
   std::vector<std::string> train;
   std::vector<std::string> test;
+  std::string class_names;  ///< a line for each
   int classes;
   std::size_t label_bytes;
 };
@@ -58,6 +59,19 @@ void append_records(const fs::path& path, const Format& format, std::vector<std:
   }
 }
 
+/// The archives have them, but they are not needed for training: empty where they are not as they
+/// should be.
+std::vector<std::string> read_class_names(const fs::path& file, int classes) {
+  std::vector<std::string> names;
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    if (!line.empty()) names.push_back(std::move(line));
+  }
+  if (std::ssize(names) != classes) names.clear();
+  return names;
+}
+
 DatasetPair load(const fs::path& given, const Format& format) {
   std::error_code error;
   const fs::path folder =
@@ -74,7 +88,8 @@ DatasetPair load(const fs::path& given, const Format& format) {
     return make_mixed_dataset(format.name + " " + set, format.classes, image_shape,
                               std::move(pixels), std::move(labels));
   };
-  return {load_set(format.train, "train"), load_set(format.test, "test"), format.name};
+  return {load_set(format.train, "train"), load_set(format.test, "test"), format.name,
+          read_class_names(folder / format.class_names, format.classes)};
 }
 
 }  // namespace
@@ -85,12 +100,19 @@ DatasetPair load_cifar10(const fs::path& folder) {
                        {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
                         "data_batch_4.bin", "data_batch_5.bin"},
                        {"test_batch.bin"},
+                       "batches.meta.txt",
                        10,
                        1});
 }
 
 DatasetPair load_cifar100(const fs::path& folder) {
-  return load(folder, {"CIFAR-100", "cifar-100-binary", {"train.bin"}, {"test.bin"}, 100, 2});
+  return load(folder, {"CIFAR-100",
+                       "cifar-100-binary",
+                       {"train.bin"},
+                       {"test.bin"},
+                       "fine_label_names.txt",
+                       100,
+                       2});
 }
 
 }  // namespace stpt::data

@@ -63,7 +63,8 @@ class Dataset {
 struct DatasetPair {
   std::shared_ptr<const Dataset> train;
   std::shared_ptr<const Dataset> test;
-  std::string name;  ///< for people
+  std::string name;                      ///< for people
+  std::vector<std::string> class_names = {};  ///< by label; empty where the source has none
 };
 
 }  // namespace stpt::data

@@ -276,7 +276,7 @@ DatasetPair scan(const fs::path& folder, const ImageFolderOptions& options) {
                                         image_files(train, classes), options),
           std::make_shared<ImageFolder>(name + "/" + test.filename().string(), test,
                                         image_files(test, classes), options),
-          name};
+          name, classes};
 }
 
 }  // namespace

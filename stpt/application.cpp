@@ -372,7 +372,8 @@ std::string export_model(const CommandLine& line) {
   }
   std::int64_t iterations = 0;
   for (const EpochRecord& epoch : run.epochs) iterations += epoch.iterations;
-  export_weights(file, network, checkpoint.model, iterations, checkpoint.normalization);
+  export_weights(file, network, checkpoint.model, iterations, checkpoint.normalization,
+                 run.class_names);
   return file.string() + ": " + network.name + " after epoch " + std::to_string(checkpoint.epoch) +
          ", " + format_count(network.parameter_count()) + " parameters\n";
 }

@@ -231,6 +231,16 @@ std::string compact_json(const json::value& value) {
   return out;
 }
 
+std::string utf8_text(std::string text) {
+  try {
+    (void)read_json(json::serialize(json::string(text)));
+  } catch (const JsonError&) {
+    std::ranges::replace_if(
+        text, [](char c) { return (static_cast<unsigned char>(c) & 0x80) != 0; }, '?');
+  }
+  return text;
+}
+
 std::string brief_json(const json::value& value, std::size_t limit) {
   if (const double* number = value.if_double()) return number_text(*number);  // also "nan"
   std::string out = compact_json(value);

@@ -35,6 +35,9 @@ class JsonError : public std::runtime_error {
 /// On one line. Here as in pretty_json, NaN and infinity, which JSON has no names for, become null.
 [[nodiscard]] std::string compact_json(const boost::json::value& value);
 
+/// Text that JSON can hold: the same if it is UTF-8, else with '?' for each byte beyond ASCII.
+[[nodiscard]] std::string utf8_text(std::string text);
+
 /// The same shortened to about `limit` characters, for messages.
 [[nodiscard]] std::string brief_json(const boost::json::value& value, std::size_t limit = 40);
 

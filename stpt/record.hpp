@@ -68,6 +68,7 @@ struct RunRecord {
   std::int64_t parameters = 0;
   double flops_per_image = 0;                            ///< forward
   int channels = 0, height = 0, width = 0, classes = 0;  ///< of the images
+  std::vector<std::string> class_names;                  ///< by label; empty if not known
   std::int64_t training_images = 0, hold_out_images = 0, test_images = 0;
   int workers = 0, batch_per_worker = 0, iterations_per_epoch = 0, epochs_planned = 0, alpha = 0;
   double initial_learning_rate = 0;

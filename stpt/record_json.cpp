@@ -90,6 +90,7 @@ void visit_fields(Visitor&& visit,
   visit("height", record.height);
   visit("width", record.width);
   visit("classes", record.classes);
+  visit("class_names", record.class_names);
   visit("training_images", record.training_images);
   visit("hold_out_images", record.hold_out_images);
   visit("test_images", record.test_images);
@@ -116,6 +117,13 @@ struct is_vector : std::false_type {};
 template <class T>
 struct is_vector<std::vector<T>> : std::true_type {};
 
+json::string element_json(const std::string& text) { return json::string(text); }
+
+template <class Record>
+json::object element_json(const Record& record) {
+  return to_json(record);
+}
+
 struct Write {
   json::object& object;
 
@@ -124,7 +132,7 @@ struct Write {
     if constexpr (is_vector<T>::value) {
       json::array array;
       array.reserve(value.size());
-      for (const auto& element : value) array.emplace_back(to_json(element));
+      for (const auto& element : value) array.emplace_back(element_json(element));
       object[key] = std::move(array);
     } else {
       object[key] = value;
@@ -184,10 +192,15 @@ struct Read {
 
 template <class Record>
 Record read(const json::value& value) {
-  if (!value.is_object()) throw std::runtime_error("expected an object");
-  Record record;
-  visit_fields(Read{value.get_object()}, record);
-  return record;
+  if constexpr (std::same_as<Record, std::string>) {
+    if (!value.is_string()) throw std::runtime_error("expected a string");
+    return std::string(value.get_string());
+  } else {
+    if (!value.is_object()) throw std::runtime_error("expected an object");
+    Record record;
+    visit_fields(Read{value.get_object()}, record);
+    return record;
+  }
 }
 
 double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }

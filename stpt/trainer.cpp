@@ -14,6 +14,7 @@
 #include "runtime/message.hpp"
 #include "stpt/collapse.hpp"
 #include "stpt/experiment.hpp"
+#include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
 #include "stpt/pretrain.hpp"
 #include "stpt/session.hpp"
@@ -146,6 +147,8 @@ void Trainer::Impl::describe() {
   record.height = static_cast<int>(input.h);
   record.width = static_cast<int>(input.w);
   record.classes = experiment.network.classes;
+  for (const std::string& class_name : experiment.data.class_names)
+    record.class_names.push_back(utf8_text(class_name));
   record.training_images = static_cast<std::int64_t>(experiment.split.training.size());
   record.hold_out_images = static_cast<std::int64_t>(experiment.split.hold_out.size());
   record.test_images = static_cast<std::int64_t>(experiment.data.test->size());
@@ -650,9 +653,10 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
                           ", and training.epochs is " + std::to_string(config.training.epochs) +
                           "; to go on, set that to more");
   }
-  const std::string device = impl_->record.device;
+  RunRecord own = std::move(impl_->record);
   impl_->record = record;
-  impl_->record.device = device;
+  impl_->record.device = std::move(own.device);
+  impl_->record.class_names = std::move(own.class_names);
   impl_->record.status = "running";
   impl_->record.failure.clear();
   impl_->record.epochs_planned = config.training.epochs;

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <boost/json/array.hpp>
 #include <charconv>
 #include <cmath>
+#include <map>
 #include <set>
 #include <span>
 #include <string>
@@ -11,6 +13,7 @@
 
 #include "models/state_dict.hpp"
 #include "stpt/config.hpp"
+#include "stpt/json_text.hpp"
 #include "stpt/safetensors.hpp"
 
 namespace stpt {
@@ -119,7 +122,8 @@ void check(const SafetensorsFile& weights, const fs::path& file, const models::N
 
 void export_weights(const fs::path& file, const models::Network& network,
                     const models::ModelValues& values, std::int64_t batches,
-                    const data::Normalization& normalization) {
+                    const data::Normalization& normalization,
+                    std::span<const std::string> class_names) {
   // With one worker, whose running statistics are the mean.
   models::ModelValues averaged;
   if (network.has_batch_norm()) averaged.running = {values.average_running()};
@@ -132,11 +136,14 @@ void export_weights(const fs::path& file, const models::Network& network,
     const models::ModelValues& source = entry.running ? averaged : values;
     tensors.push_back({entry.name, float32, entry.dimensions, std::as_bytes(entry.in(source))});
   }
-  write_safetensors(file, tensors,
-                    {{"format", "pt"},
-                     {"model", network.name},
-                     {"mean", list_text(normalization.mean)},
-                     {"std", list_text(normalization.stddev)}});
+  std::map<std::string, std::string> metadata = {{"format", "pt"},
+                                                 {"model", network.name},
+                                                 {"mean", list_text(normalization.mean)},
+                                                 {"std", list_text(normalization.stddev)}};
+  if (!class_names.empty()) {
+    metadata["classes"] = compact_json(boost::json::array(class_names.begin(), class_names.end()));
+  }
+  write_safetensors(file, tensors, metadata);
 }
 
 std::string problem_with_layers(std::span<const std::string> layers,

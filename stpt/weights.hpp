@@ -15,10 +15,12 @@ namespace stpt {
 
 /// Running statistics are the mean over the workers'. `batches` is what each BatchNorm's
 /// num_batches_tracked says; the normalization is in the file's metadata, as lists "mean" and
-/// "std". Replaces `file`. Throws OutputError.
+/// "std", and so are the names of the classes, as "classes", where they are known. Replaces `file`.
+/// Throws OutputError.
 void export_weights(const std::filesystem::path& file, const models::Network& network,
                     const models::ModelValues& values, std::int64_t batches,
-                    const data::Normalization& normalization);
+                    const data::Normalization& normalization,
+                    std::span<const std::string> class_names = {});
 
 /// What is wrong with a list of layers: each must have parameters, or be a block of such layers, as
 /// "stage1" is for "stage1.0.conv1". Empty if nothing is.

@@ -47,6 +47,35 @@ TEST_CASE("CIFAR-10 is read batch by batch", "[cifar]") {
   pair.train->read(3, image);
   CHECK(image[0] == 1);
   CHECK(image[3071] == 3072 % 256);
+  CHECK(pair.class_names.empty());
+}
+
+TEST_CASE("CIFAR's classes have names where the archive's list of them is there", "[cifar]") {
+  const TemporaryFolder folder;
+  write_cifar10(folder.path());
+  const auto names_with = [&](const std::string& list) {
+    write_bytes(folder.path() / "batches.meta.txt", Bytes(list.begin(), list.end()));
+    return load_cifar10(folder.path()).class_names;
+  };
+  const std::vector<std::string> names = {"airplane", "automobile", "bird",  "cat",  "deer",
+                                          "dog",      "frog",       "horse", "ship", "truck"};
+  std::string unix_list, dos_list;
+  for (const std::string& name : names) {
+    unix_list += name + "\n";
+    dos_list += name + "\r\n";
+  }
+  CHECK(names_with(unix_list + "\n") == names);  // as published, an empty line at the end
+  CHECK(names_with(dos_list) == names);
+  CHECK(names_with("airplane\nbird\n").empty());
+  CHECK(names_with("").empty());
+
+  write_bytes(folder.path() / "train.bin", records({{3, 99}}));
+  write_bytes(folder.path() / "test.bin", records({{0, 42}}));
+  std::string fine;
+  for (int i = 0; i < 100; ++i) fine += "class" + std::to_string(i) + "\n";
+  write_bytes(folder.path() / "fine_label_names.txt", Bytes(fine.begin(), fine.end()));
+  REQUIRE(load_cifar100(folder.path()).class_names.size() == 100);
+  CHECK(load_cifar100(folder.path()).class_names[42] == "class42");
 }
 
 TEST_CASE("CIFAR-100 has fine labels", "[cifar]") {

@@ -63,6 +63,8 @@ TEST_CASE("An image folder is read in the order of names", "[image folder]") {
   CHECK(load_image_folder(folder.path() / "", small).name == pair.name);
   CHECK(pair.train->name() == pair.name + "/train");
   CHECK(pair.train->classes() == 2);
+  CHECK(pair.class_names == std::vector<std::string>{"a", "b"});
+  CHECK(cached(pair, 1000).class_names == pair.class_names);
   CHECK(pair.train->image_shape() == stpt::runtime::Shape{1, 3, 8, 8});
   CHECK(values_of(*pair.train) == std::vector{10, 20, 11, 21, 12});
   CHECK(labels_of(*pair.train) == std::vector{0, 1, 0, 1, 0});

@@ -151,6 +151,9 @@ TEST_CASE("JSON is written on one line or indented", "[json]") {
         R"([0.1, 1, -3, true, null, "a\"b", null, null])");
   const boost::json::object object{{"a", 1}, {"b", boost::json::array{}}};
   CHECK(compact_json(object) == R"({"a": 1, "b": []})");
+  CHECK(utf8_text("caf\xc3\xa9 \"1\"\n") == "caf\xc3\xa9 \"1\"\n");
+  CHECK(utf8_text("caf\xe9") == "caf?");
+  CHECK(utf8_text("\xc3\xa9 \xe9").find_first_not_of("? ") == std::string::npos);
   CHECK(pretty_json(object) == "{\n  \"a\": 1,\n  \"b\": []\n}");
   CHECK(pretty_json(boost::json::array(40, "a")).starts_with("[\n  \"a\",\n"));
 }

@@ -727,6 +727,11 @@ TEST_CASE("Image folders and CIFAR train", "[executable]") {
   const Outcome first = program.run(arguments);
   INFO(first.err);
   REQUIRE(first.status == 0);
+  // What the classes are called goes with the model.
+  REQUIRE(program.run({"--export", "out"}).status == 0);
+  const std::string model = read_file(folder / "out/model.safetensors");
+  const bool named = fs::is_directory(folder / "data/train");
+  CHECK((model.find(R"("classes":"[\"dark\", \"light\"]")") != std::string::npos) == named);
   arguments.back() = "again";
   set("data.cache=0");
   set("runtime.cpu_workers=1");

@@ -172,12 +172,14 @@ TEST_CASE("a run's header survives JSON unchanged", "[record]") {
   run.alpha = 12;
   run.score = "hold_out";
   run.score_metric = "loss";
+  run.class_names = {"cat", "d\u00f6g"};
   const RunRecord copy = run_from_json(read_json(compact_json(to_json(run))));
   CHECK(copy.name == "quick");
   CHECK(copy.flops_per_image == 2.5e7);
   CHECK(copy.alpha == 12);
   CHECK(copy.score == "hold_out");
   CHECK(copy.score_metric == "loss");
+  CHECK(copy.class_names == run.class_names);
   CHECK(compact_json(to_json(copy)) == compact_json(to_json(run)));
 }
 
@@ -188,6 +190,7 @@ TEST_CASE("what is no record is refused, unknown keys are not", "[record]") {
   CHECK_THROWS_AS(epoch_from_json(read_json(R"({"epoch":3000000000})")), std::runtime_error);
   CHECK_THROWS_AS(epoch_from_json(read_json(R"({"curve":[3]})")), std::runtime_error);
   CHECK_THROWS_AS(epoch_from_json(read_json("[1]")), std::runtime_error);
+  CHECK_THROWS_AS(run_from_json(read_json(R"({"class_names":[1]})")), std::runtime_error);
 }
 
 TEST_CASE("a default directory is named by run and time and is never shared", "[run_directory]") {
