@@ -67,6 +67,22 @@ void set_training(std::span<const StepResult> steps, EpochRecord& record) {
   }
 }
 
+/// After so many retries.
+std::string all_diverged(int epoch, std::size_t candidates, int retries, double base) {
+  std::string text = "epoch " + std::to_string(epoch) + ": ";
+  text += candidates == 1 ? "the candidate" : "all " + std::to_string(candidates) + " candidates";
+  text += " diverged, ";
+  if (retries == 0) {
+    text += "with a base learning rate of ";
+  } else {
+    text += "also after halving the base learning rate ";
+    text += (retries == 1 ? "once" : std::to_string(retries) + " times") + " to ";
+  }
+  return text + format_learning_rate(base) +
+         "; start from a smaller training.learning_rate.initial, or allow more with "
+         "stpt.divergence_factor";
+}
+
 /// The run was asked to stop.
 struct Stopped {};
 
@@ -98,6 +114,8 @@ struct Trainer::Impl {
   void settle_running_statistics(const Session& session, models::ModelValues& model) const;
   void train(Session& session, double earlier_seconds);
   void run_epoch(Session& session, Pretrain* pretrain, int epoch);
+  void record_candidates(const PretrainResult& outcome, const Choice& choice,
+                         EpochRecord& record) const;
   void choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
                             std::span<const std::uint32_t> order, EpochRecord& record);
   MainTrainEnd train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
@@ -221,12 +239,44 @@ Choice Trainer::Impl::decide(const PretrainResult& outcome, int epoch) const {
   }
 }
 
+/// What the candidates did and cost in this try, the last one so far.
+void Trainer::Impl::record_candidates(const PretrainResult& outcome, const Choice& choice,
+                                      EpochRecord& result) const {
+  const StptConfig& config = experiment.config.stpt;
+  const std::int64_t replica_batch = experiment.replica_batch(outcome.scores.size());
+  result.choice_reason = choice.reason;
+  result.candidates.clear();
+  for (std::size_t k = 0; k < outcome.scores.size(); ++k) {
+    const CandidateScore& score = outcome.scores[k];
+    CandidateRecord& candidate = result.candidates.emplace_back();
+    candidate.factor = score.factor;
+    candidate.learning_rate = score.learning_rate;
+    constexpr double none = std::numeric_limits<double>::quiet_NaN();  // null in metrics.jsonl
+    candidate.score_top1 = score.diverged ? none : score.accuracy;
+    candidate.score_loss = score.diverged ? none : score.loss;
+    candidate.diverged = score.diverged;
+    candidate.winner = choice.winner == k;
+    const double trained_with = pretrain_learning_rate(
+        result.base_learning_rate, score.factor, config, replica_batch, experiment.global_batch());
+    candidate.curve = curve_of(
+        outcome.steps[k], experiment.schedule.plan(result.epoch).first, 10,
+        [&](std::int64_t iteration) { return experiment.schedule.at(iteration, trained_with); });
+    const std::int64_t steps = std::ssize(outcome.steps[k]);
+    if (candidate.winner && config.winner_progress == Progress::kept) {
+      result.iterations += steps;
+      result.samples_winner += steps * replica_batch;
+    } else {
+      result.iterations_discarded += steps;
+      result.samples_discarded += steps * replica_batch;
+    }
+  }
+}
+
 void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
                                          std::span<const std::uint32_t> order,
                                          EpochRecord& result) {
   const StptConfig& config = experiment.config.stpt;
   const CandidateSet& set = candidates_at(config, epoch);
-  const EpochPlan plan = experiment.schedule.plan(epoch);
   const std::int64_t replica_batch = experiment.replica_batch(set.factors.size());
   result.candidate_set = set.name.empty() ? "custom" : set.name;
   const double smallest = std::ranges::min(set.factors);
@@ -247,34 +297,7 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     result.seconds_pretrain += outcome.seconds_train;
     result.seconds_score += outcome.seconds_score;
     result.seconds_choose += outcome.seconds_snapshot;
-    result.choice_reason = choice.reason;
-
-    result.candidates.clear();
-    for (std::size_t k = 0; k < outcome.scores.size(); ++k) {
-      const CandidateScore& score = outcome.scores[k];
-      const std::vector<StepResult>& taken = outcome.steps[k];
-      CandidateRecord& candidate = result.candidates.emplace_back();
-      candidate.factor = score.factor;
-      candidate.learning_rate = score.learning_rate;
-      constexpr double none = std::numeric_limits<double>::quiet_NaN();  // null in metrics.jsonl
-      candidate.score_top1 = score.diverged ? none : score.accuracy;
-      candidate.score_loss = score.diverged ? none : score.loss;
-      candidate.diverged = score.diverged;
-      candidate.winner = choice.winner == k;
-      const double trained_with = pretrain_learning_rate(base, score.factor, config, replica_batch,
-                                                         experiment.global_batch());
-      candidate.curve = curve_of(taken, plan.first, 10, [&](std::int64_t iteration) {
-        return experiment.schedule.at(iteration, trained_with);
-      });
-      const std::int64_t steps = std::ssize(taken);
-      if (candidate.winner && config.winner_progress == Progress::kept) {
-        result.iterations += steps;
-        result.samples_winner += steps * replica_batch;
-      } else {
-        result.iterations_discarded += steps;
-        result.samples_discarded += steps * replica_batch;
-      }
-    }
+    record_candidates(outcome, choice, result);
     if (choice.winner) {
       if (config.winner_progress == Progress::kept) {
         pretrain.hand_over(*choice.winner, set.factors.size());
@@ -289,20 +312,8 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
       return;
     }
     // The snapshot is session.current, which Pre-train has not touched.
-    if (attempt == config.max_retries) {
-      const std::size_t count = set.factors.size();
-      throw TrainingError(
-          "epoch " + std::to_string(epoch) + ": " +
-          (count == 1 ? "the candidate" : "all " + std::to_string(count) + " candidates") +
-          " diverged" +
-          (attempt == 0
-               ? ", with a base learning rate of "
-               : ", also after halving the base learning rate " +
-                     (attempt == 1 ? "once" : std::to_string(attempt) + " times") + " to ") +
-          format_learning_rate(base) +
-          "; start from a smaller training.learning_rate.initial, or allow more with "
-          "stpt.divergence_factor");
-    }
+    if (attempt == config.max_retries)
+      throw TrainingError(all_diverged(epoch, set.factors.size(), attempt, base));
     ++result.retries;
     progress.base_learning_rate = base / 2;
   }
