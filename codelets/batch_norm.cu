@@ -136,7 +136,7 @@ template <class T, int width>
 __global__ void __launch_bounds__(cuda::block_threads, 4)
     slice_moments(const T* __restrict__ x, Slices slices, SliceMoments* __restrict__ partials) {
   constexpr int rows_at_once = 4;
-  const int slice = static_cast<int>(blockIdx.x), channel = cuda::own_channel<width>();
+  const int slice = cuda::own_slice<Order::forwards>(), channel = cuda::own_channel<width>();
   const bool has_channel = channel < slices.channels;
   const T* const first = x + slices.begin(slice) * slices.channels;
   MomentsOfRows<T, width> own(load<width>(first + (has_channel ? channel : 0)));
@@ -182,7 +182,7 @@ struct Kept {
   }
 };
 
-__global__ void __launch_bounds__(cuda::block_threads)
+__global__ void __launch_bounds__(cuda::finish_block_threads)
     finish_moments(const SliceMoments* __restrict__ partials, Slices slices, double epsilon,
                    float* __restrict__ mean, float* __restrict__ inverse_stddev, Kept kept) {
   const int channel = cuda::finished_channel();
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(cuda::block_threads, 4)
   struct Row {
     Vector<T, width> x, residual;
   };
-  const int channel = cuda::own_channel<width>();
+  const int channel = cuda::own_channel<width, Order::backwards>();
   if (channel >= slices.channels) return;
   const Affine<width> affine(parameters.mean, parameters.inverse_stddev, parameters.gamma,
                              parameters.beta, channel);
@@ -373,7 +373,7 @@ template <class T, int width, Mask mask, bool two_parts>
 __global__ void __launch_bounds__(cuda::block_threads, blocks_for_sums(mask, two_parts))
     slice_gradients(Gradients<T> from, Parameters parameters, Slices slices, T* written,
                     GradientSums* __restrict__ partials) {
-  const int slice = static_cast<int>(blockIdx.x), channel = cuda::own_channel<width>();
+  const int slice = cuda::own_slice<Order::forwards>(), channel = cuda::own_channel<width>();
   const bool has_channel = channel < slices.channels;
   GradientSums sums[width] = {};
   if (has_channel) {
@@ -404,7 +404,7 @@ struct Combination {
   float *on_centred, *constant;
 };
 
-__global__ void __launch_bounds__(cuda::block_threads)
+__global__ void __launch_bounds__(cuda::finish_block_threads)
     finish_gradients(const GradientSums* __restrict__ partials, Slices slices,
                      Parameters parameters, Combination combination, float* __restrict__ d_gamma,
                      float* __restrict__ d_beta) {
@@ -430,7 +430,7 @@ template <class T, int width, Mask mask, bool two_parts>
 __global__ void __launch_bounds__(cuda::block_threads, blocks_for_results(two_parts))
     combine_gradients(Gradients<T> from, Parameters parameters, Combination combination,
                       Slices slices, T* d_x) {
-  const int channel = cuda::own_channel<width>();
+  const int channel = cuda::own_channel<width, Order::backwards>();
   if (channel >= slices.channels) return;
   const Affine<width> affine(parameters.mean, parameters.inverse_stddev, parameters.gamma,
                              parameters.beta, channel);

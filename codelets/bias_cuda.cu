@@ -70,7 +70,7 @@ class AddBiasKernel final : public Kernel {
 template <class T, int width>
 __global__ void __launch_bounds__(cuda::block_threads)
     sum_slices(const T* __restrict__ x, Slices slices, float* __restrict__ partials) {
-  const int channel = cuda::own_channel<width>();
+  const int slice = cuda::own_slice<cuda::Order::forwards>(), channel = cuda::own_channel<width>();
   const bool has_channel = channel < slices.channels;
   Sum sums[width] = {};
   if (has_channel) {
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(cuda::block_threads)
   if (threadIdx.y > 0 || !has_channel) return;
 #pragma unroll
   for (int v = 0; v < width; ++v)
-    partials[std::int64_t{blockIdx.x} * slices.channels + channel + v] = sums[v].value;
+    partials[std::int64_t{slice} * slices.channels + channel + v] = sums[v].value;
 }
 
 struct DoubleSum {
@@ -102,7 +102,7 @@ struct DoubleSum {
   __device__ void add(const DoubleSum& other) { value += other.value; }
 };
 
-__global__ void __launch_bounds__(cuda::block_threads)
+__global__ void __launch_bounds__(cuda::finish_block_threads)
     sum_partials(const float* __restrict__ partials, Slices slices, float* __restrict__ sums) {
   const int channel = cuda::finished_channel();
   const bool has_channel = channel < slices.channels;

@@ -46,10 +46,16 @@ class Capture {
     return status == cudaStreamCaptureStatusInvalidated;
   }
 
+  /// Null if it has been broken off by now.
   [[nodiscard]] Graph end() {
     ended_ = true;
     cudaGraph_t graph = nullptr;
-    check(cudaStreamEndCapture(stream_, &graph), "capturing a graph");
+    const cudaError_t status = cudaStreamEndCapture(stream_, &graph);
+    if (status == cudaErrorStreamCaptureInvalidated) {
+      cudaGetLastError();  // the next call shall not report it
+      return nullptr;
+    }
+    check(status, "capturing a graph");
     return Graph(graph);
   }
 
@@ -67,8 +73,8 @@ Executable capture(cudaStream_t stream, const std::function<void()>& enqueue) {
     if (capture.broken()) return nullptr;
     throw;
   }
-  if (capture.broken()) return nullptr;
   const Graph graph = capture.end();
+  if (!graph) return nullptr;
   cudaGraphExec_t executable = nullptr;
   check(cudaGraphInstantiate(&executable, graph.get(), 0), "instantiating a graph");
   return Executable(executable);

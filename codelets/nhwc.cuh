@@ -53,11 +53,16 @@ struct ChannelGroups {
   }
 };
 
-/// The thread's first channel, where blockIdx.y is the group; in the last group it may be beyond
-/// the last channel.
-template <int width>
+/// How a pass goes over its rows. One that goes backwards over what another has read or written
+/// finds the end of it in the cache: blocks are started in ascending order.
+enum class Order { forwards, backwards };
+
+/// The thread's first channel, where blockIdx.y is the group, counted from the last one backwards;
+/// in the last group it may be beyond the last channel.
+template <int width, Order order = Order::forwards>
 __device__ inline int own_channel() {
-  return static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * width;
+  const unsigned group = order == Order::forwards ? blockIdx.y : gridDim.y - 1 - blockIdx.y;
+  return static_cast<int>(group * blockDim.x + threadIdx.x) * width;
 }
 
 /// Adds up the parts of the block's threads with the same x, always in the same order. The result
@@ -90,7 +95,7 @@ struct Sum {
 };
 
 /// Rows of channels, cut into slices that depend on the shape only: what is summed over them shall
-/// not depend on the GPU. A block has one, blockIdx.x, of a group of channels.
+/// not depend on the GPU. A block has one of a group of channels (own_slice, own_channel).
 struct Slices {
   std::int64_t rows;
   int channels;
@@ -115,10 +120,10 @@ struct Slices {
   __device__ std::int64_t end(int slice) const { return min(begin(slice) + rows_a_slice, rows); }
 };
 
-// Kernels that add up what blocks have left for each slice: a block has 8 channels, and 32 threads
-// for the slices of each.
-inline constexpr unsigned finish_channels = 8, finish_slices = 32;
-static_assert(finish_channels * finish_slices == block_threads);
+// Kernels that add up what blocks have left for each slice: a block has 8 channels, and 128 threads
+// for the slices of each, so that none waits for memory more than a few times.
+inline constexpr unsigned finish_channels = 8, finish_slices = 128;
+inline constexpr unsigned finish_block_threads = finish_channels * finish_slices;
 
 inline dim3 finish_blocks(int channels) {
   return (static_cast<unsigned>(channels) + finish_channels - 1) / finish_channels;
@@ -138,7 +143,7 @@ __device__ Part sum_over_slices(const Slices& slices, bool has_channel, OfSlice 
   Part own{};
   if (has_channel) {
     const int count = slices.count();
-#pragma unroll 8
+#pragma unroll 4
     for (int slice = static_cast<int>(threadIdx.y); slice < count; slice += finish_slices)
       own.add(of_slice(slice));
   }
@@ -152,14 +157,18 @@ __device__ Part sum_over_slices(const Slices& slices, bool has_channel, OfSlice 
   return sums[0][threadIdx.x];
 }
 
-enum class Order { forwards, backwards };
+/// The block's slice, counted from the last one backwards.
+template <Order order>
+__device__ inline int own_slice() {
+  return static_cast<int>(order == Order::forwards ? blockIdx.x : gridDim.x - 1 - blockIdx.x);
+}
 
 /// Visits the thread's rows of the block's slice: one(at) for some of them first, then many(at,
 /// stride) for `rows_at_once` at a time, `stride` elements apart. `at` is where the row's `channel`
 /// lies. `many` shall load all that it needs before it uses any of it: memory answers late.
 template <int rows_at_once, Order order, class Many, class One>
 __device__ void for_each_row(const Slices& slices, int channel, Many many, One one) {
-  const int slice = static_cast<int>(blockIdx.x), step = static_cast<int>(blockDim.y);
+  const int slice = own_slice<order>(), step = static_cast<int>(blockDim.y);
   const int left =
       static_cast<int>(slices.end(slice) - slices.begin(slice)) - static_cast<int>(threadIdx.y);
   int count = left > 0 ? (left + step - 1) / step : 0;

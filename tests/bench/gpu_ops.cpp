@@ -14,7 +14,6 @@
 
 #include "codelets/batch_norm.hpp"
 #include "codelets/conv2d.hpp"
-#include "codelets/elementwise.hpp"
 #include "codelets/optimizer.hpp"
 #include "codelets/pool2d.hpp"
 #include "models/model_state.hpp"
@@ -225,34 +224,60 @@ void convolutions(Bench& bench, const Options& options, const models::Network& n
 }
 
 /// Statistics take a pass of their own over x, and over d_y and x in backward: tensors of training
-/// are larger than caches.
+/// are larger than caches. A norm before an addition does that, too, as in a residual network; its
+/// gradient comes in two parts, whose sum it leaves for the other summand, and reads in the second
+/// pass.
 void normalisations(Bench& bench, const models::Network& network, const auto& spec_of) {
-  std::map<std::pair<std::int64_t, std::int64_t>, std::pair<TensorSpec, int>> distinct;
+  struct Norms {
+    TensorSpec x;
+    int residual = 0, plain = 0;
+  };
+  std::map<std::pair<std::int64_t, std::int64_t>, Norms> distinct;
+  const auto norms_like = [&](const TensorSpec& x) -> Norms& {
+    return distinct.try_emplace({x.shape.spatial(), x.shape.c}, Norms{x}).first->second;
+  };
   for (const models::Layer& layer : network.layers) {
-    if (layer.kind != models::LayerKind::batch_norm) continue;
-    const TensorSpec x = spec_of(layer.output);
-    ++distinct.try_emplace({x.shape.spatial(), x.shape.c}, x, 0).first->second.second;
+    if (layer.kind == models::LayerKind::batch_norm) ++norms_like(spec_of(layer.output)).plain;
+    if (layer.kind != models::LayerKind::add) continue;
+    Norms& norms = norms_like(spec_of(layer.output));
+    --norms.plain;
+    ++norms.residual;
   }
-  for (const auto& [key, found] : distinct) {
-    const auto& [x, count] = found;
+  for (const auto& [key, norms] : distinct) {
+    const TensorSpec& x = norms.x;
     const Bench::Buffer tensor = buffer(x), channels = floats(x.shape.c), none;
-    const codelets::BatchNorm norm{.x = x, .relu = true};
-    bench.time("batch norm, ReLU forward", x.shape.to_string(), {0, 3 * bytes(x), count},
-               {tensor, channels, channels, channels, channels, tensor, channels, channels, none},
-               codelets::plan(codelets::BatchNormForward{norm}, Cuda{}));
-    bench.time(
-        "batch norm, ReLU backward", x.shape.to_string(), {0, 5 * bytes(x), count},
-        {tensor, none, channels, channels, channels, channels, tensor, tensor, channels, channels},
-        codelets::plan(codelets::BatchNormBackward{norm}, Cuda{}));
+    const auto time = [&](const std::string& what, const codelets::BatchNorm& norm, int count) {
+      if (count == 0) return;
+      const codelets::BatchNormForward forward{norm};
+      const codelets::BatchNormBackward backward{norm, norm.residual};
+      const Bench::Buffer mask{codelets::batch_norm_mask_bytes(norm, Cuda{})};
+      std::vector<Bench::Buffer> buffers = {tensor};
+      if (norm.residual) buffers.push_back(tensor);
+      buffers.insert(buffers.end(),
+                     {channels, channels, channels, channels, tensor, channels, channels, mask});
+      const double forward_tensors = norm.residual ? 4 : 3,
+                   backward_tensors = norm.residual ? 7 : 5;
+      const auto mask_bytes = static_cast<double>(mask.bytes);
+      bench.time((what + " forward").c_str(), x.shape.to_string(),
+                 {0, forward_tensors * bytes(x) + mask_bytes, count}, buffers,
+                 codelets::plan(forward, Cuda{}));
+      buffers = {tensor, mask, channels, channels, channels, channels, tensor};
+      if (norm.residual) buffers.push_back(tensor);  // the gradient's other part
+      buffers.push_back(tensor);
+      if (norm.residual) buffers.push_back(tensor);
+      buffers.insert(buffers.end(), {channels, channels});
+      bench.time((what + " backward").c_str(), x.shape.to_string(),
+                 {0, backward_tensors * bytes(x) + mask_bytes, count}, buffers,
+                 codelets::plan(backward, Cuda{}));
+    };
+    time("batch norm, ReLU", {.x = x, .relu = true}, norms.plain);
+    time("batch norm, add, ReLU", {.x = x, .relu = true, .residual = true}, norms.residual);
   }
 }
 
-void additions_and_pools(Bench& bench, const models::Network& network, const auto& spec_of) {
-  std::map<std::pair<std::int64_t, std::int64_t>, std::pair<TensorSpec, int>> sums;
+void pools(Bench& bench, const models::Network& network, const auto& spec_of) {
   for (const models::Layer& layer : network.layers) {
     const TensorSpec x = spec_of(layer.inputs[0]), y = spec_of(layer.output);
-    if (layer.kind == models::LayerKind::add)
-      ++sums.try_emplace({x.shape.spatial(), x.shape.c}, x, 0).first->second.second;
     const bool max = layer.kind == models::LayerKind::max_pool;
     if (!max && layer.kind != models::LayerKind::average_pool) continue;
     codelets::Pool2d pool;
@@ -280,11 +305,6 @@ void additions_and_pools(Bench& bench, const models::Network& network, const aut
                  forward->run(std::array{at[0], at[1], index}, at[3], stream);
                  backward->run(std::array{at[1], index, at[0]}, at[3], stream);
                });
-  }
-  for (const auto& [key, found] : sums) {
-    const auto& [x, count] = found;
-    bench.time("add, ReLU", x.shape.to_string(), {0, 3 * bytes(x), count},
-               {buffer(x), buffer(x), buffer(x)}, codelets::plan(codelets::Add{x, true}, Cuda{}));
   }
 }
 
@@ -331,7 +351,7 @@ int bench_operations(const Options& options) {
   Bench bench(options);
   copy(bench, options.batch);
   normalisations(bench, network, spec_of);
-  additions_and_pools(bench, network, spec_of);
+  pools(bench, network, spec_of);
   update(bench, network);
   convolutions(bench, options, network, spec_of);  // last: they take the longest
   return 0;
