@@ -148,6 +148,8 @@ void choose_layout(Conv2d& conv, Cpu) {
   });
 }
 
+std::int64_t conv2d_channels(std::int64_t channels, runtime::DataType, Cpu) { return channels; }
+
 TensorSpec conv2d_weights(const Shape& weights, runtime::DataType, Cpu) {
   return {weights, runtime::DataType::float32, Layout::nchw};
 }

@@ -29,6 +29,12 @@ struct Conv2d {
 void choose_layout(Conv2d& conv, Cpu);
 void choose_layout(Conv2d& conv, Cuda);
 
+/// Channels that images of `type` are best given to convolutions with, those beyond `channels`
+/// being 0. On CUDA half-precision ones get a multiple of 8: of others cuDNN's tensor-core kernels
+/// make a copy that has it, at each call, or load values one by one.
+[[nodiscard]] std::int64_t conv2d_channels(std::int64_t channels, runtime::DataType type, Cpu);
+[[nodiscard]] std::int64_t conv2d_channels(std::int64_t channels, runtime::DataType type, Cuda);
+
 /// What the three ops take the weights as, and give their gradient as, for weights of k x c x
 /// kernel_h x kernel_w and images of `type`. On cores row-major float32, in which parameters are
 /// kept; on CUDA of the images' type in nhwc, rounded once.

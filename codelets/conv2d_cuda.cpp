@@ -70,6 +70,12 @@ void choose_layout(Conv2d& conv, Cuda) {
   conv.dst.layout = Layout::nhwc;
 }
 
+std::int64_t conv2d_channels(std::int64_t channels, runtime::DataType type, Cuda) {
+  constexpr std::int64_t multiple = 8;
+  if (type == runtime::DataType::float32) return channels;
+  return (channels + multiple - 1) / multiple * multiple;
+}
+
 TensorSpec conv2d_weights(const Shape& weights, runtime::DataType type, Cuda) {
   return {weights, type, Layout::nhwc};
 }

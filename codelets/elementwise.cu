@@ -127,6 +127,24 @@ __global__ void transpose_tiles(const From* __restrict__ src, To* __restrict__ d
   }
 }
 
+/// From planes to pixels of all channels of `dst`, one store each; those beyond the source's are 0.
+template <class To, int channels, class From>
+__global__ void interleave(const From* __restrict__ src, To* __restrict__ dst, Matrices planes) {
+  const unsigned pixels = planes.columns, threads = gridDim.x * blockDim.x;
+  for (std::int64_t image = blockIdx.y; image < planes.count; image += gridDim.y) {
+    const From* from = src + image * planes.elements();
+    To* to = dst + image * pixels * channels;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < pixels; i += threads) {
+      cuda::Vector<To, channels> pixel;
+#pragma unroll
+      for (unsigned c = 0; c < channels; ++c)
+        pixel.values[c] =
+            cuda::from_float<To>(c < planes.rows ? cuda::to_float(from[c * pixels + i]) : 0);
+      cuda::store(to + std::int64_t{i} * channels, pixel);
+    }
+  }
+}
+
 /// From one data type to another in the same order.
 template <class To, class From>
 class Conversion final : public Kernel {
@@ -146,6 +164,32 @@ class Conversion final : public Kernel {
   std::int64_t count_;
 };
 
+/// Blocks for a loop over what an image has and one over the images.
+dim3 blocks_for_images(std::int64_t images, unsigned of_an_image, unsigned threads) {
+  return {cuda::blocks_for(of_an_image, threads),
+          static_cast<unsigned>(std::min<std::int64_t>(images, 65535))};
+}
+
+/// Channels that make 16 bytes.
+template <class T>
+constexpr int interleaved_channels = 16 / sizeof(T);
+
+template <class To, class From>
+class Interleaving final : public Kernel {
+ public:
+  Interleaving(std::string what, Matrices planes) : what_(std::move(what)), planes_(planes) {}
+  void run(std::span<void* const> args, void*, Stream stream) const override {
+    constexpr unsigned threads = 256;
+    launch(what_, interleave<To, interleaved_channels<To>, From>,
+           blocks_for_images(planes_.count, planes_.columns, threads), threads, stream,
+           static_cast<const From*>(args[0]), static_cast<To*>(args[1]), planes_);
+  }
+
+ private:
+  std::string what_;
+  Matrices planes_;
+};
+
 template <class To, class From>
 class Transposition final : public Kernel {
  public:
@@ -155,18 +199,16 @@ class Transposition final : public Kernel {
     const auto* src = static_cast<const From*>(args[0]);
     auto* dst = static_cast<To*>(args[1]);
     const auto [images, rows, columns] = matrices_;
-    const auto grid_y = static_cast<unsigned>(std::min<std::int64_t>(images, 65535));
-    constexpr unsigned worth_a_tile = 16;
-    if (std::min(rows, columns) >= worth_a_tile) {
-      const auto tiles = [](unsigned size) { return (size + tile_size - 1) / tile_size; };
-      launch(what_, transpose_tiles<To, From>, dim3(tiles(rows) * tiles(columns), grid_y),
-             dim3(tile_size, tile_rows_at_once), stream, src, dst, matrices_);
-    } else {
-      constexpr unsigned threads = 256;
-      launch(what_, transpose_plainly<To, From>,
-             dim3(cuda::blocks_for(matrices_.elements(), threads), grid_y), threads, stream, src,
-             dst, matrices_);
+    constexpr unsigned threads = 256, worth_a_tile = 16;
+    dim3 blocks = blocks_for_images(images, matrices_.elements(), threads);
+    if (std::min(rows, columns) < worth_a_tile) {
+      launch(what_, transpose_plainly<To, From>, blocks, threads, stream, src, dst, matrices_);
+      return;
     }
+    const auto tiles = [](unsigned size) { return (size + tile_size - 1) / tile_size; };
+    blocks.x = tiles(rows) * tiles(columns);
+    launch(what_, transpose_tiles<To, From>, blocks, dim3(tile_size, tile_rows_at_once), stream,
+           src, dst, matrices_);
   }
 
  private:
@@ -178,10 +220,14 @@ class Transposition final : public Kernel {
 
 constexpr unsigned elements_a_block = 2048;
 
-/// Matrices that lie one behind the other, each of which is transposed; what keeps its order is one
-/// row.
+/// How many values the destination has in each of three dimensions, the last one being the images,
+/// and where the source has them, in whose other order they may lie; what it has not is 0.
 struct PartShape {
-  unsigned rows, columns, elements;
+  struct Dimension {
+    unsigned size, known, stride;  ///< values, those that the source has, its stride
+  };
+  Dimension inner, outer;
+  unsigned image_stride, elements;
 };
 
 template <class To, class From>
@@ -196,14 +242,17 @@ struct ReorderPart {
 template <class To, class From>
 __global__ void reorder_parts(cuda::Pieces<ReorderPart<To, From>> parts) {
   const auto [part, block] = parts.own();
-  const auto [rows, columns, elements] = part.shape;
+  const auto [inner, outer, image_stride, elements] = part.shape;
   const From* __restrict__ from = part.src;
   To* __restrict__ to = part.dst;
   const unsigned begin = block * elements_a_block, end = min(begin + elements_a_block, elements);
 #pragma unroll 4
   for (unsigned i = begin + threadIdx.x; i < end; i += blockDim.x) {
-    const unsigned row = i % rows, column = i / rows % columns, matrix = i / rows / columns;
-    to[i] = cuda::from_float<To>(cuda::to_float(from[(matrix * rows + row) * columns + column]));
+    const unsigned a = i % inner.size, b = i / inner.size % outer.size;
+    const unsigned image = i / inner.size / outer.size;
+    const bool known = a < inner.known && b < outer.known;
+    const unsigned at = image * image_stride + b * outer.stride + a * inner.stride;
+    to[i] = cuda::from_float<To>(known ? cuda::to_float(from[at]) : 0);
   }
 }
 
@@ -245,32 +294,40 @@ class PartwiseReorder final : public Kernel {
 void check(const Reorder& op, const std::string& what) {
   cuda::require_plain(what, op.src);
   cuda::require_plain(what, op.dst);
-  if (op.src.shape != op.dst.shape)
-    throw std::invalid_argument(what + ": both shapes must be the same");
+  runtime::Shape src = op.src.shape;
+  src.c = op.dst.shape.c;
+  if (src != op.dst.shape)
+    throw std::invalid_argument(what + ": both shapes must be the same but for the channels");
 }
 
 bool same_order(const Reorder& op) {
   const runtime::Shape& shape = op.src.shape;
-  return op.src.layout == op.dst.layout || shape.c == 1 || shape.spatial() == 1;
+  return shape == op.dst.shape &&
+         (op.src.layout == op.dst.layout || shape.c == 1 || shape.spatial() == 1);
 }
 
 PartShape shape_of(const Reorders& op, const Reorders::Part& part, const std::string& what) {
   check(part.reorder, what);
   const auto& [src, dst] = part.reorder;
-  const runtime::Shape& shape = src.shape;
-  if (shape.elements() < 1 || shape.elements() > 0x7fffffff)
-    throw std::invalid_argument(what + ": a part must have 1 to 2^31 - 1 values");
+  for (const TensorSpec* spec : {&src, &dst}) {
+    if (spec->shape.elements() < 1 || spec->shape.elements() > 0x7fffffff)
+      throw std::invalid_argument(what + ": a part must have 1 to 2^31 - 1 values");
+  }
   if (part.src.buffer >= op.sources || part.dst.buffer >= op.destinations)
     throw std::invalid_argument(what + ": a part lies in no buffer");
   if (part.src.offset % runtime::size_of(src.type) != 0 ||
       part.dst.offset % runtime::size_of(dst.type) != 0)
     throw std::invalid_argument(what + ": offsets must be those of whole values");
-  const auto elements = static_cast<unsigned>(shape.elements());
-  if (same_order(part.reorder)) return {1, elements, elements};
-  const auto channels = static_cast<unsigned>(shape.c),
-             area = static_cast<unsigned>(shape.spatial());
-  if (dst.layout == Layout::nhwc) return {channels, area, elements};
-  return {area, channels, elements};
+  const auto elements = static_cast<unsigned>(dst.shape.elements());
+  if (same_order(part.reorder)) return {{elements, elements, 1}, {1, 1, 0}, 0, elements};
+  const auto channels = static_cast<unsigned>(src.shape.c),
+             area = static_cast<unsigned>(src.shape.spatial());
+  const bool from_pixels = src.layout == Layout::nhwc, to_pixels = dst.layout == Layout::nhwc;
+  const PartShape::Dimension of_channels{static_cast<unsigned>(dst.shape.c), channels,
+                                         from_pixels ? 1 : area};
+  const PartShape::Dimension of_pixels{area, area, from_pixels ? channels : 1};
+  return {to_pixels ? of_channels : of_pixels, to_pixels ? of_pixels : of_channels, channels * area,
+          elements};
 }
 
 }  // namespace
@@ -286,6 +343,7 @@ KernelPtr plan(const Reorder& op, Cuda) {
   const std::int64_t channels = op.src.shape.c, spatial = op.src.shape.spatial();
   if (!same_order(op) && channels * spatial > 0x7fffffff)
     throw std::invalid_argument(what + ": an image must have fewer than 2^31 values");
+  const bool pads = op.dst.shape.c != channels;
   const Matrices to_nhwc{op.src.shape.n, static_cast<unsigned>(channels),
                          static_cast<unsigned>(spatial)};
   const Matrices to_nchw{op.src.shape.n, static_cast<unsigned>(spatial),
@@ -295,6 +353,10 @@ KernelPtr plan(const Reorder& op, Cuda) {
       using From = decltype(from);
       using To = decltype(to);
       if (same_order(op) || count == 0) return std::make_unique<Conversion<To, From>>(what, count);
+      if (op.src.layout == Layout::nchw && op.dst.layout == Layout::nhwc &&
+          op.dst.shape.c == interleaved_channels<To> && channels <= op.dst.shape.c)
+        return std::make_unique<Interleaving<To, From>>(what, to_nhwc);
+      if (pads) return plan(Reorders{1, 1, {{op, {}, {}}}}, Cuda{});
       return std::make_unique<Transposition<To, From>>(
           what, op.dst.layout == Layout::nhwc ? to_nhwc : to_nchw);
     });

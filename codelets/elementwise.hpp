@@ -27,8 +27,8 @@ struct Add {
   bool relu = false;
 };
 
-/// The same values in another layout; on CUDA also in another data type (rounded to nearest even).
-/// run(src, dst)
+/// The same values in another layout; on CUDA also in another data type (rounded to nearest even),
+/// and with more channels, which are 0, or fewer, where the last ones are left out. run(src, dst)
 struct Reorder {
   TensorSpec src;
   TensorSpec dst;

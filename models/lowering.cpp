@@ -118,8 +118,21 @@ const Parameter& Lowering::weight_of(const Layer& layer) const {
   return network_.parameters[static_cast<std::size_t>(layer.weight)];
 }
 
+std::int64_t Lowering::image_channels() const {
+  const std::int64_t channels = network_.input().c;
+  const bool convolved = std::ranges::all_of(network_.layers, [](const Layer& layer) {
+    return layer.kind == LayerKind::convolution ||
+           std::ranges::find(layer.inputs, 0) == layer.inputs.end();
+  });
+  if (!convolved) return channels;
+  return std::visit(
+      [&](auto device) { return codelets::conv2d_channels(channels, network_.data_type, device); },
+      program_.options_.device);
+}
+
 TensorSpec Lowering::weights_spec(const Layer& layer) const {
-  const Shape& shape = weight_of(layer).shape;
+  Shape shape = weight_of(layer).shape;
+  if (layer.kind == LayerKind::convolution && layer.inputs[0] == 0) shape.c = image_channels();
   return std::visit(
       [&](auto device) {
         return layer.kind == LayerKind::convolution
@@ -254,6 +267,7 @@ void Lowering::emit_input() {
   TensorSpec part = images.spec, converted = images.spec;
   part.shape.n /= parts;
   converted.type = network_.data_type;
+  converted.shape.c = image_channels();
   converted.layout = Layout::nhwc;
   const Argument whole = define(0, converted).location;
   TensorSpec converted_part = converted;

@@ -92,6 +92,8 @@ class Lowering {
   Value& define(ActivationId id, const runtime::TensorSpec& spec);
   /// The images as the ops want them: on GPUs in their data type and layout.
   void emit_input();
+  /// Of these; more than the network's where only convolutions read them, which want more.
+  [[nodiscard]] std::int64_t image_channels() const;
   /// The activation as `spec` has it, if it is not so in memory already.
   Argument as(ActivationId id, const runtime::TensorSpec& spec);
   /// The same in another layout.

@@ -183,36 +183,42 @@ double bytes(const TensorSpec& spec) { return static_cast<double>(spec.bytes());
 
 void convolutions(Bench& bench, const Options& options, const models::Network& network,
                   const auto& spec_of) {
+  struct Convolutions {
+    codelets::Conv2d conv;
+    std::int64_t channels;  ///< of the network; those of the images may be more
+    int count = 0;
+  };
   using Geometry =
       std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, int, int, int, int>;
-  std::map<Geometry, std::pair<codelets::Conv2d, int>> distinct;
+  std::map<Geometry, Convolutions> distinct;
   for (const models::Layer& layer : network.layers) {
     if (layer.kind != models::LayerKind::convolution) continue;
     codelets::Conv2d conv{spec_of(layer.inputs[0]), spec_of(layer.output), layer.kernel_h,
                           layer.kernel_w,           layer.stride,          layer.padding};
     const Geometry geometry{conv.src.shape.c, conv.src.shape.h, conv.src.shape.w, conv.dst.shape.c,
                             conv.kernel_h,    conv.kernel_w,    conv.stride,      conv.padding};
-    ++distinct.try_emplace(geometry, conv, 0).first->second.second;
+    const std::int64_t channels = network.activations[static_cast<std::size_t>(layer.inputs[0])].c;
+    ++distinct.try_emplace(geometry, Convolutions{conv, channels}).first->second.count;
   }
   for (auto& [geometry, found] : distinct) {
-    auto& [conv, count] = found;
+    auto& [conv, channels, count] = found;
     conv.dst.layout = Layout::any;
     codelets::choose_layout(conv, Cuda{options.tf32});
     const TensorSpec weights = codelets::conv2d_weights(
         {conv.dst.shape.c, conv.src.shape.c, conv.kernel_h, conv.kernel_w}, options.type, Cuda{});
-    const std::string shape =
-        std::to_string(conv.src.shape.c) + "x" + std::to_string(conv.src.shape.h) + "x" +
-        std::to_string(conv.src.shape.w) + " to " + std::to_string(conv.dst.shape.c) + ", " +
-        std::to_string(conv.kernel_h) + "x" + std::to_string(conv.kernel_w) + "/" +
-        std::to_string(conv.stride);
-    const Bench::Cost cost{2.0 * static_cast<double>(conv.dst.shape.n * conv.dst.shape.spatial() *
-                                                     weights.shape.elements()),
+    const std::string shape = std::to_string(channels) + "x" + std::to_string(conv.src.shape.h) +
+                              "x" + std::to_string(conv.src.shape.w) + " to " +
+                              std::to_string(conv.dst.shape.c) + ", " +
+                              std::to_string(conv.kernel_h) + "x" + std::to_string(conv.kernel_w) +
+                              "/" + std::to_string(conv.stride);
+    const Bench::Cost cost{2.0 * static_cast<double>(conv.dst.shape.elements() * channels *
+                                                     conv.kernel_h * conv.kernel_w),
                            bytes(conv.src) + bytes(conv.dst) + bytes(weights), count};
     const codelets::Device device = options.device();
     bench.time("convolution forward", shape, cost,
                {buffer(conv.src), buffer(weights), buffer(conv.dst)},
                codelets::plan(codelets::Conv2dForward{conv}, device));
-    if (conv.src.shape.c != network.input().c) {  // nobody needs the gradient of the images
+    if (channels != network.input().c) {  // nobody needs the gradient of the images
       bench.time("convolution backward data", shape, cost,
                  {buffer(weights), buffer(conv.dst), buffer(conv.src)},
                  codelets::plan(codelets::Conv2dBackwardData{conv}, device));
@@ -346,6 +352,7 @@ int bench_operations(const Options& options) {
   const auto spec_of = [&](models::ActivationId id) {
     TensorSpec spec{network.activations[static_cast<std::size_t>(id)], options.type, Layout::nhwc};
     spec.shape.n = options.batch;
+    if (id == 0) spec.shape.c = codelets::conv2d_channels(spec.shape.c, options.type, Cuda{});
     return spec;
   };
   Bench bench(options);

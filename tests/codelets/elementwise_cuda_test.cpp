@@ -36,6 +36,21 @@ std::vector<float> values_of(const TensorSpec& spec, unsigned seed) {
   return values;
 }
 
+/// Of nchw values those of the first `channels` channels, zeros for what there is not.
+std::vector<float> with_channels(const std::vector<float>& values, const Shape& shape,
+                                 std::int64_t channels) {
+  std::vector<float> result;
+  for (std::int64_t n = 0; n < shape.n; ++n) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+      for (std::int64_t at = 0; at < shape.spatial(); ++at) {
+        const std::int64_t from = (n * shape.c + c) * shape.spatial() + at;
+        result.push_back(c < shape.c ? values[static_cast<std::size_t>(from)] : 0);
+      }
+    }
+  }
+  return result;
+}
+
 }  // namespace
 
 TEST_CASE("ReLU on a GPU", "[cuda][elementwise]") {
@@ -116,6 +131,35 @@ TEST_CASE("Reorder on a GPU between layouts and data types", "[cuda][elementwise
   }
 }
 
+TEST_CASE("Reorder on a GPU adds channels of zeros and leaves out the last",
+          "[cuda][elementwise]") {
+  NEEDS_GPUS(1);
+  for (const auto& [shape, channels] : {std::pair{Shape{2, 3, 9, 30}, 8},
+                                        {Shape{3, 3, 5, 7}, 4},
+                                        {Shape{2, 1, 4, 5}, 8},
+                                        {Shape{2, 13, 4, 5}, 16},
+                                        {Shape{3, 3, 1, 1}, 8},
+                                        {Shape{2, 8, 5, 7}, 3},
+                                        {Shape{2, 40, 5, 7}, 33}}) {
+    for (const auto& [from, to] : {std::pair{DataType::float32, DataType::float32},
+                                   {DataType::float32, DataType::float16},
+                                   {DataType::bfloat16, DataType::float32}}) {
+      for (const Layout from_layout : {Layout::nchw, Layout::nhwc}) {
+        for (const Layout to_layout : {Layout::nchw, Layout::nhwc}) {
+          const TensorSpec src_spec{shape, from, from_layout};
+          TensorSpec dst_spec{shape, to, to_layout};
+          dst_spec.shape.c = channels;
+          const std::vector<float> values = values_of(src_spec, 1);
+          DeviceTensor src(src_spec, values), dst(dst_spec);
+          INFO(src_spec.to_string() << " -> " << dst_spec.to_string());
+          run_on_gpu(*plan(Reorder{src_spec, dst_spec}, Cuda{}), {&src, &dst}, {&dst});
+          require_tensor("dst", dst, with_channels(rounded(to, values), shape, channels), exactly);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("Elementwise ops on a GPU take more than a grid has threads for", "[cuda][elementwise]") {
   NEEDS_GPUS(1);
   // 4096 blocks of 256 threads with 8 values each, and some more; and more images than a grid has
@@ -162,13 +206,15 @@ TEST_CASE("Reorders on a GPU, of weights and of their gradients", "[cuda][elemen
       for (std::size_t i = 0; i < count; ++i) {
         const Shape& shape = shapes[i % std::size(shapes)];
         TensorSpec src{shape, DataType::float32, Layout::nchw}, dst{shape, type, Layout::nhwc};
+        if (i % 4 == 1) dst.shape.c += 5;
         if (gradients) std::swap(src, dst);
         const std::vector<float> values = rounded(src.type, values_of(src, static_cast<int>(i)));
         const std::size_t from = i % 2, to = i % 3 % 2;
         op.parts.push_back(
             {{src, dst},
              {from, append(sources[from], DeviceTensor(src, values))},
-             {to, append(expected[to], DeviceTensor(dst, rounded(dst.type, values)))}});
+             {to, append(expected[to], DeviceTensor(dst, with_channels(rounded(dst.type, values),
+                                                                       src.shape, dst.shape.c)))}});
       }
       DeviceBuffer src_a(sources[0].size()), src_b(sources[1].size());
       DeviceBuffer dst_a(expected[0].size()), dst_b(expected[1].size());
@@ -203,7 +249,8 @@ TEST_CASE("Elementwise ops on a GPU say what they cannot plan", "[cuda][elementw
       [&] {
         (void)plan(Reorder{plain, other}, Cuda{});
       },
-      {"reorder 2x3x4x5 float32 nchw to 2x3x5x4 float32 nhwc", "must be the same"});
+      {"reorder 2x3x4x5 float32 nchw to 2x3x5x4 float32 nhwc",
+       "must be the same but for the channels"});
   require_complaint([&] { (void)plan(Reorder{plain, blocked}, Cuda{}); }, {"nchw or nhwc"});
   require_complaint([&] { (void)plan(Reorder{bytes, bytes}, Cuda{}); }, {"uint8"});
   require_complaint([] { (void)plan(Reorders{}, Cuda{}); }, {"at least one"});
