@@ -205,6 +205,10 @@ Sizes prepare(const std::vector<std::int64_t>& sizes) {
   return result;
 }
 
+std::string text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
 std::vector<std::vector<std::byte>> split(const Sizes& sizes) {
   std::vector<std::vector<std::byte>> parts;
   for (std::size_t rank = 0; rank < sizes.counts.size(); ++rank) {
@@ -218,7 +222,7 @@ std::vector<std::vector<std::byte>> split(const Sizes& sizes) {
 
 }  // namespace
 
-std::vector<std::vector<std::byte>> Cluster::all_gather(std::span<const std::byte> mine) {
+std::vector<Cluster::Bytes> Cluster::all_gather_bytes(std::span<const std::byte> mine) {
   if (size_ == 1) return {{mine.begin(), mine.end()}};
   const auto own = static_cast<std::int64_t>(mine.size());
   std::vector<std::int64_t> all(static_cast<std::size_t>(size_));
@@ -231,7 +235,7 @@ std::vector<std::vector<std::byte>> Cluster::all_gather(std::span<const std::byt
   return split(sizes);
 }
 
-std::vector<std::vector<std::byte>> Cluster::gather(std::span<const std::byte> mine) {
+std::vector<Cluster::Bytes> Cluster::gather_bytes(std::span<const std::byte> mine) {
   if (size_ == 1) return {{mine.begin(), mine.end()}};
   const auto own = static_cast<std::int64_t>(mine.size());
   std::vector<std::int64_t> all(rank_ == 0 ? static_cast<std::size_t>(size_) : 0);
@@ -243,7 +247,7 @@ std::vector<std::vector<std::byte>> Cluster::gather(std::span<const std::byte> m
   return split(sizes);
 }
 
-std::vector<std::byte> Cluster::broadcast(std::span<const std::byte> mine) {
+Cluster::Bytes Cluster::broadcast_bytes(std::span<const std::byte> mine) {
   std::vector<std::byte> bytes(mine.begin(), mine.end());
   if (size_ == 1) return bytes;
   auto size = static_cast<std::int64_t>(bytes.size());
@@ -253,6 +257,17 @@ std::vector<std::byte> Cluster::broadcast(std::span<const std::byte> mine) {
   bytes.resize(static_cast<std::size_t>(size));
   check(MPI_Bcast(bytes.data(), static_cast<int>(size), MPI_BYTE, 0, mpi_->data), "MPI_Bcast");
   return bytes;
+}
+
+std::vector<std::string> Cluster::all_gather(const std::string& mine) {
+  std::vector<std::string> texts;
+  for (const Bytes& bytes : all_gather_bytes(std::as_bytes(std::span(mine))))
+    texts.push_back(text_of(bytes));
+  return texts;
+}
+
+std::string Cluster::broadcast(const std::string& mine) {
+  return text_of(broadcast_bytes(std::as_bytes(std::span(mine))));
 }
 
 bool Cluster::any(bool mine) {
@@ -277,8 +292,7 @@ void Cluster::watch(std::function<void(const std::string&)> report) {
     mpi_->report = std::move(report);
   }
   if (mpi_->watcher.joinable()) return;
-  for (const auto& bytes : all_gather(std::as_bytes(std::span(host_))))
-    hosts_.emplace_back(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  hosts_ = all_gather(host_);
   mpi_->beats.assign(static_cast<std::size_t>(size_), MPI_REQUEST_NULL);
   mpi_->silent.assign(static_cast<std::size_t>(size_), 0);
   mpi_->watcher = std::thread([this] {

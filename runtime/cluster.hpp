@@ -43,12 +43,30 @@ class Cluster {
   /// "rank 2 (node7)"
   [[nodiscard]] std::string here() const;
 
-  /// Every rank's bytes, in the order of the ranks. Collective.
-  [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine);
-  /// The same on rank 0; empty on the others. Collective.
-  [[nodiscard]] std::vector<std::vector<std::byte>> gather(std::span<const std::byte> mine);
-  /// Rank 0's bytes. Collective.
-  [[nodiscard]] std::vector<std::byte> broadcast(std::span<const std::byte> mine);
+  /// Every rank's values, of which each may have another number, in the order of the ranks.
+  /// Collective.
+  template <class T>
+  [[nodiscard]] std::vector<std::vector<T>> all_gather(const std::vector<T>& mine) {
+    return values_of_all<T>(all_gather_bytes(std::as_bytes(std::span(mine))));
+  }
+  /// Every rank's text. Collective.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& mine);
+  /// The values on rank 0; empty on the others. Collective.
+  template <class T>
+  [[nodiscard]] std::vector<std::vector<T>> gather(const std::vector<T>& mine) {
+    return values_of_all<T>(gather_bytes(std::as_bytes(std::span(mine))));
+  }
+  /// Rank 0's value. Collective.
+  template <class T>
+  [[nodiscard]] T broadcast(const T& mine) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    T value = mine;
+    std::ranges::copy(broadcast_bytes(std::as_bytes(std::span(&mine, 1))),
+                      std::as_writable_bytes(std::span(&value, 1)).begin());
+    return value;
+  }
+  /// Rank 0's text. Collective.
+  [[nodiscard]] std::string broadcast(const std::string& mine);
 
   /// Whether any rank asked to stop. Collective, but it does not wait: the answer is the one to a
   /// question asked `lag` calls ago, and the same on all ranks.
@@ -68,27 +86,29 @@ class Cluster {
   struct Mpi;
   explicit Cluster(std::nullptr_t);  // a job of one rank
 
+  using Bytes = std::vector<std::byte>;
+  [[nodiscard]] std::vector<Bytes> all_gather_bytes(std::span<const std::byte> mine);
+  [[nodiscard]] std::vector<Bytes> gather_bytes(std::span<const std::byte> mine);
+  [[nodiscard]] Bytes broadcast_bytes(std::span<const std::byte> mine);
+  template <class T>
+  [[nodiscard]] static std::vector<T> values_of(const Bytes& bytes) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    std::vector<T> values(bytes.size() / sizeof(T));
+    std::ranges::copy(bytes, std::as_writable_bytes(std::span(values)).begin());
+    return values;
+  }
+  template <class T>
+  [[nodiscard]] static std::vector<std::vector<T>> values_of_all(const std::vector<Bytes>& ranks) {
+    std::vector<std::vector<T>> values;
+    for (const Bytes& bytes : ranks) values.push_back(values_of<T>(bytes));
+    return values;
+  }
+
   int rank_ = 0, size_ = 1, rank_on_host_ = 0, ranks_on_host_ = 1;
   bool has_own_cores_ = false;
   std::string host_;
   std::vector<std::string> hosts_;  ///< of every rank
   std::unique_ptr<Mpi> mpi_;        // null without a launcher
 };
-
-/// Bytes of a plain value or array, for the collectives.
-template <class T>
-[[nodiscard]] std::span<const std::byte> bytes_of(const std::vector<T>& values) {
-  static_assert(std::is_trivially_copyable_v<T>);
-  return std::as_bytes(std::span(values));
-}
-
-/// The other way round.
-template <class T>
-[[nodiscard]] std::vector<T> values_of(std::span<const std::byte> bytes) {
-  static_assert(std::is_trivially_copyable_v<T>);
-  std::vector<T> values(bytes.size() / sizeof(T));
-  std::copy_n(bytes.data(), values.size() * sizeof(T), reinterpret_cast<std::byte*>(values.data()));
-  return values;
-}
 
 }  // namespace stpt::runtime

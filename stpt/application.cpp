@@ -104,10 +104,9 @@ std::string abort_failure(const Trainer& trainer) {
 
 /// 128 plus the signal that stopped the job, which may have reached another rank.
 int stop_status() {
-  const std::vector<int> mine = {StopSignals::last()};
   int signal = 0;
-  for (const auto& bytes : runtime::Cluster::current().all_gather(runtime::bytes_of(mine)))
-    signal = std::max(signal, runtime::values_of<int>(bytes).front());
+  for (const auto& rank : runtime::Cluster::current().all_gather(std::vector{StopSignals::last()}))
+    signal = std::max(signal, rank.front());
   return 128 + signal;
 }
 
@@ -213,12 +212,13 @@ bool ended_before_checkpoint(const RunDirectory& directory, const RunFile& file)
 
 /// All ranks have the same program, config and data; else an error that says which rank has not.
 void check_agreement(const RunFile& file, const Trainer& trainer, const std::string& version) {
-  if (runtime::Cluster::current().size() == 1) return;
-  const std::string other_version = rank_0s(version);
-  const std::string other_config = rank_0s(print_config(file.config));
-  const std::string data = trainer.data_checksum(), other_data = rank_0s(data);
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  if (cluster.size() == 1) return;
+  const std::string other_version = cluster.broadcast(version);
+  const std::string other_config = cluster.broadcast(print_config(file.config));
+  const std::string data = trainer.data_checksum(), other_data = cluster.broadcast(data);
   const std::string kind = trainer.gpus().gpus.empty() ? "cores" : "GPUs",
-                    other_kind = rank_0s(kind);
+                    other_kind = cluster.broadcast(kind);
   on_all_ranks([&] {
     if (version != other_version) {
       throw ConfigError("", "",
@@ -250,8 +250,7 @@ std::vector<RankRecord> describe_ranks(const Trainer& trainer) {
   if (cluster.size() == 1) return {};
   const std::string mine = cluster.host() + "\n" + trainer.record().device;
   std::vector<RankRecord> ranks;
-  for (const auto& bytes : cluster.all_gather(std::as_bytes(std::span(mine)))) {
-    const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  for (const std::string& text : cluster.all_gather(mine)) {
     const std::size_t end = text.find('\n');
     ranks.push_back({text.substr(0, end), text.substr(end + 1)});
   }
@@ -289,7 +288,7 @@ int train(const CommandLine& line, const std::string& version) {
     check_ranks(file);
     if (directory) starts_over = ended_before_checkpoint(*directory, file);
   });
-  starts_over = rank_0s(starts_over ? "yes" : "no") == "yes";
+  starts_over = cluster.broadcast(starts_over);
   on_all_ranks([&] {
     Config config = file.config;
     // The checkpoint has them; the file may be gone.
@@ -443,10 +442,9 @@ int perform(const CommandLine& line, const std::string& version) {
 CommandLine agreed_command_line(int argc, const char* const* argv) {
   CommandLine line;
   on_all_ranks([&] { line = parse_command_line(argc, argv); });
-  const std::string action = std::to_string(static_cast<int>(line.action));
-  const std::string other = rank_0s(action);
+  const Action other = runtime::Cluster::current().broadcast(line.action);
   on_all_ranks([&] {
-    if (action == other) return;
+    if (line.action == other) return;
     throw UsageError(
         "the command line asks for something else than rank 0's; all ranks must have the same");
   });

@@ -289,15 +289,13 @@ void DataParallel::report(std::span<const Tensor> scores, TrainingLog& log) cons
 }
 
 void DataParallel::step(models::ModelState& state, std::span<const data::Batch> batches,
-                        float learning_rate, TrainingLog& log, int channel, std::size_t first_piece,
-                        std::size_t models) {
+                        float learning_rate, TrainingLog& log, const StepPlace& place) {
+  const auto& [channel, first_piece, slot, models] = place;
   const runtime::Runtime& runtime = runtime::Runtime::current();
   const models::Placement& placement = state.placement;
   const Plan& to_do = plan(placement);
   // Where StarPU-MPI sums, it knows the first gradients.
-  const std::size_t number =
-      uses_redux(placement.team) ? 0 : static_cast<std::size_t>(channel) % models;
-  Buffers& buffers = buffers_.at(number);
+  Buffers& buffers = buffers_.at(uses_redux(placement.team) ? 0 : slot);
   const std::span<const Tensor> scores = scores_of(buffers, batches);
   const auto first = static_cast<std::size_t>(placement.team.first_worker(here()));
   const float mean = 1.0f / (static_cast<float>(placement.team.workers) * program_.loss_scale());

@@ -69,6 +69,18 @@ struct StepCost {
 [[nodiscard]] StepCost step_cost(const models::Network& network, const models::Placement& placement,
                                  int rank);
 
+/// Which of the models that are trained in turn a step is of.
+struct StepPlace {
+  /// The same on all ranks of the team, and another one for each of these models; below 2^16.
+  int channel = 0;
+  /// On GPUs its workers are pinned to those of the pieces from here on
+  /// (runtime::Runtime::worker_for).
+  std::size_t first_piece = 0;
+  /// Steps of so many models overlap on this rank, those in different slots, 0 to `models` - 1;
+  /// there must be room for them.
+  std::size_t slot = 0, models = 1;
+};
+
 class DataParallel {
  public:
   /// Buffers for up to `workers` logical workers of this rank with `batch` images each, which come
@@ -85,13 +97,9 @@ class DataParallel {
   /// workers on this rank, then waits until at most `in_flight` steps are unfinished. Throws
   /// runtime::TaskError. `state` and `log` must outlive the step, and `batches` all steps on them:
   /// sets of batches should take turns, as a step waits until the last one on the same set was
-  /// reported. All ranks of the team call it, in the same order for all models they share;
-  /// `channel` is the same on all of them and another one for models that are trained at the same
-  /// time (below 2^16). On GPUs its workers are pinned to those of the pieces from `first_piece` on
-  /// (runtime::Runtime::worker_for). Where models are trained in turn, steps of `models` of them
-  /// overlap, those whose channels differ mod `models`; there must be room for them.
+  /// reported. All ranks of the team call it, in the same order for all models they share.
   void step(models::ModelState& state, std::span<const data::Batch> batches, float learning_rate,
-            TrainingLog& log, int channel = 0, std::size_t first_piece = 0, std::size_t models = 1);
+            TrainingLog& log, const StepPlace& place = {});
 
   [[nodiscard]] const models::Program& program() const { return program_; }
 

@@ -40,9 +40,9 @@ class Stopwatch {
 std::size_t wave_of(const Session& session) {
   auto wave = static_cast<std::size_t>(session.experiment.config.training.workers);
   if (session.experiment.gpu_choice.gpus.empty()) return wave;
-  const std::vector<std::size_t> mine = {session.runtime.computing_workers()};
-  for (const auto& bytes : runtime::Cluster::current().all_gather(runtime::bytes_of(mine)))
-    wave = std::max(wave, runtime::values_of<std::size_t>(bytes).front());
+  for (const auto& rank :
+       runtime::Cluster::current().all_gather(std::vector{session.runtime.computing_workers()}))
+    wave = std::max(wave, rank.front());
   return wave;
 }
 
@@ -178,7 +178,7 @@ void Pretrain::take_snapshot(std::size_t candidates) {
 
 PretrainResult Pretrain::run(int epoch, double base_learning_rate, double highest_learning_rate,
                              std::span<const double> factors, std::span<const std::uint32_t> order,
-                             const std::function<void(int, int)>& step_done) {
+                             const std::function<void(bool)>& step_done) {
   const Experiment& experiment = session_.experiment;
   const StptConfig& config = experiment.config.stpt;
   const std::size_t candidates = factors.size();
@@ -200,17 +200,18 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, double highes
   session_.runtime.wait_for_all();
   result.seconds_snapshot = watch.lap();
 
-  const int steps = static_cast<int>(candidates) * config.alpha;
-  int submitted = 0;
   for (std::size_t first = 0; first < candidates; first += wave_) {
     const std::size_t last = std::min(first + wave_, candidates);
     const std::size_t at_once = make_room(first, last);
     for (int iteration = 0; iteration < config.alpha; ++iteration) {
       const runtime::IterationMark mark(plan.first + iteration);
       std::span<const data::Batch> batches;  // of this rank's replicas, which have one team
+      std::size_t turn = 0;                  // among these
       for (std::size_t k = first; k < last; ++k) {
-        step_done(++submitted, steps);
-        if (!replicas_[k] || replicas_[k]->diverged) continue;
+        const std::size_t slot = replicas_[k] ? turn++ % at_once : 0;
+        const bool is_out = replicas_[k] && replicas_[k]->diverged;
+        step_done(!is_out);
+        if (!replicas_[k] || is_out) continue;
         Replica& replica = *replicas_[k];
         const models::Team& team = replica.state.placement.team;
         if (config.replica_data == ReplicaData::disjoint) {
@@ -228,7 +229,7 @@ PretrainResult Pretrain::run(int epoch, double base_learning_rate, double highes
         session_.data_parallel.step(
             replica.state, batches,
             static_cast<float>(experiment.schedule.at(plan.first + iteration, rate)), replica.log,
-            channel_of(k), first_piece(k), at_once);
+            {channel_of(k), first_piece(k), slot, at_once});
         // Over the second half of Pre-train.
         if (const int start = config.alpha / 2; replica.mean && iteration >= start)
           replica.mean->add(replica.state, iteration - start + 1, first_piece(k));
@@ -255,15 +256,9 @@ void Pretrain::collect_steps(PretrainResult& result) const {
     counts[k] = std::ssize(replicas_[k]->results);
     mine.insert(mine.end(), replicas_[k]->results.begin(), replicas_[k]->results.end());
   }
-  const auto all_counts = cluster.all_gather(runtime::bytes_of(counts));
-  const auto all_results = cluster.all_gather(runtime::bytes_of(mine));
+  const std::vector<std::vector<std::int64_t>> counts_of = cluster.all_gather(counts);
+  const std::vector<std::vector<WorkerResult>> results_of = cluster.all_gather(mine);
   // Each rank's results of the candidate in question are taken off the front of its list.
-  std::vector<std::vector<std::int64_t>> counts_of;
-  std::vector<std::vector<WorkerResult>> results_of;
-  for (std::size_t rank = 0; rank < all_counts.size(); ++rank) {
-    counts_of.push_back(runtime::values_of<std::int64_t>(all_counts[rank]));
-    results_of.push_back(runtime::values_of<WorkerResult>(all_results[rank]));
-  }
   std::vector<std::size_t> taken(results_of.size(), 0);
   const LossLimit limit = loss_limit(experiment, candidates);
   for (std::size_t k = 0; k < candidates; ++k) {
@@ -321,9 +316,7 @@ void Pretrain::score(PretrainResult& result, std::span<const std::uint32_t> orde
       mine.insert(mine.end(), part.samples.begin(), part.samples.end());
     }
   }
-  std::vector<std::vector<codelets::SampleScore>> samples_of;  // [rank]
-  for (const auto& bytes : cluster.all_gather(runtime::bytes_of(mine)))
-    samples_of.push_back(runtime::values_of<codelets::SampleScore>(bytes));
+  const std::vector<std::vector<codelets::SampleScore>> samples_of = cluster.all_gather(mine);
   std::vector<std::size_t> taken(samples_of.size(), 0);
   for (std::size_t k = 0; k < candidates; ++k) {
     CandidateScore& score = result.scores[k];

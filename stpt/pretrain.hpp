@@ -67,10 +67,11 @@ class Pretrain {
 
   /// Trains and scores one replica for each factor, from session.current, over the epoch's first
   /// alpha iterations. One with a learning rate above the highest is out from the start.
-  /// `step_done` is called now and then with (steps submitted, steps in all); it may throw to stop.
+  /// For each candidate's each step `step_done` is called with whether it is made, which it is not
+  /// where the candidate is known here to be out; it may throw to stop.
   PretrainResult run(int epoch, double base_learning_rate, double highest_learning_rate,
                      std::span<const double> factors, std::span<const std::uint32_t> order,
-                     const std::function<void(int, int)>& step_done);
+                     const std::function<void(bool)>& step_done);
 
   /// The winner's model becomes session.current: a swap of handles where both are placed alike,
   /// else it goes to where the workers of Main-train are. Asynchronous.

@@ -140,7 +140,7 @@ void ProgressLine::update(const ProgressState& state) {
   constexpr double terminal_interval = 0.1;
   constexpr double plain_interval = 10;
   epochs_ = state.epochs;
-  if (!first_) first_ = {state.iteration, state.elapsed};
+  if (!first_) first_ = {state.done, state.elapsed};
   const double now = clock_();
   // The first line on a terminal comes at once; plain ones only where there is a wait to fill.
   const double interval = terminal_ ? (ever_drawn_ ? terminal_interval : 0) : plain_interval;
@@ -149,15 +149,13 @@ void ProgressLine::update(const ProgressState& state) {
   ever_drawn_ = true;
 
   std::string left;
-  if (state.iterations > 0) {
-    const double share =
-        static_cast<double>(state.iteration) / static_cast<double>(state.iterations);
+  if (state.planned > 0) {
+    const double share = static_cast<double>(state.done) / static_cast<double>(state.planned);
     left = format("%.0f %%", std::floor(100 * std::clamp(share, 0.0, 1.0)));
   }
   std::string eta;
-  if (const auto done = state.iteration - first_->iteration; done > 0) {
-    const double rest =
-        static_cast<double>(std::max<std::int64_t>(0, state.iterations - state.iteration));
+  if (const auto done = state.done - first_->done; done > 0) {
+    const double rest = static_cast<double>(std::max<std::int64_t>(0, state.planned - state.done));
     eta = "ETA " +
           format_duration((state.elapsed - first_->elapsed) / static_cast<double>(done) * rest);
   }

@@ -17,7 +17,7 @@ struct ProgressState {
   int epoch = 0, epochs = 0;  ///< from 1
   std::string phase;          ///< "warm-up", "pre-train", "choose", "main-train", "test", ...
   /// Work done and to do in the whole run, losers' share included, in any unit that passes evenly.
-  std::int64_t iteration = 0, iterations = 0;
+  std::int64_t done = 0, planned = 0;
   double images_per_second = 0;  ///< 0: not known yet
   double learning_rate = 0;
   std::optional<double> train_top1;  ///< in [0, 1]
@@ -55,10 +55,10 @@ class ProgressLine {
   Width width_;
   int epochs_ = 0;
   struct Start {
-    std::int64_t iteration;
+    std::int64_t done;
     double elapsed;
   };
-  std::optional<Start> first_;  ///< the first update; a resumed run starts at a later iteration
+  std::optional<Start> first_;  ///< the first update; a resumed run has done some before
   double last_drawn_ = 0;
   bool ever_drawn_ = false;
   std::size_t drawn_columns_ = 0;  ///< of the line that stands there now

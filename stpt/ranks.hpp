@@ -22,7 +22,4 @@ class StartError : public std::runtime_error {
 /// first failing rank's error, as StartError. On a job of one rank errors pass as they are.
 void on_all_ranks(const std::function<void()>& step);
 
-/// Rank 0's text, on all ranks.
-[[nodiscard]] std::string rank_0s(const std::string& text);
-
 }  // namespace stpt

@@ -20,19 +20,32 @@ struct CurvePoint {
 struct CandidateRecord {
   double factor = 1;         ///< of the base LR
   double learning_rate = 0;  ///< effective LR
-  double score_top1 = 0;     ///< accuracy on the scoring images; meaningless if diverged
+  double score_top1 = 0;     ///< accuracy on the scoring images; NaN if diverged, as the loss
   double score_loss = 0;
   bool diverged = false;
   bool winner = false;
   std::vector<CurvePoint> curve;  ///< its Pre-train branch
 };
 
-struct EpochRecord {
-  int epoch = 0;      ///< from 1
-  std::string phase;  ///< "warmup", "stpt", "scheduled" (baselines and annealing without Pre-train)
+/// What an epoch has cost, tries that came to nothing included.
+struct EpochCost {
+  int retries = 0;    ///< times that all candidates diverged
+  int collapses = 0;  ///< times that its training fell apart and was repeated
+  /// Of replicas whose progress was dropped, and of training that was repeated.
+  std::int64_t iterations_discarded = 0, samples_discarded = 0;
+  double seconds_pretrain = 0, seconds_score = 0, seconds_choose = 0, seconds_main = 0;
+  std::int64_t steps_main = 0;
+  /// Main-train over several ranks: what all of them sent; and the time in tasks, per StarPU
+  /// worker, mean over the ranks: the rest of seconds_main is waiting.
+  std::int64_t bytes_sent = 0, messages_sent = 0;
+  double seconds_busy = 0;
+};
+
+struct EpochRecord : EpochCost {
+  int epoch = 0;  ///< from 1
+  /// "warmup", "stpt", "scheduled" (baselines and annealing without Pre-train)
+  std::string phase;
   std::string candidate_set;      ///< name or "custom"; empty without Pre-train
-  int retries = 0;                ///< times that all candidates diverged
-  int collapses = 0;              ///< times that its training fell apart and was repeated
   double base_learning_rate = 0;  ///< before the choice
   double learning_rate = 0;       ///< at the epoch's end
   std::vector<CandidateRecord> candidates;
@@ -41,18 +54,10 @@ struct EpochRecord {
   /// Over Main-train; where Pre-train takes the whole epoch, over the winner's steps in it.
   double train_loss = 0, train_top1 = 0;
   double test_loss = 0, test_top1 = 0, test_top5 = 0;
-  std::int64_t iterations = 0;  ///< of the surviving model, this epoch
-  std::int64_t iterations_discarded =
-      0;                            ///< of replicas whose progress was dropped, retries included
+  std::int64_t iterations = 0;      ///< of the surviving model, this epoch
   std::int64_t samples_winner = 0;  ///< training samples, this epoch
-  std::int64_t samples_discarded = 0;
-  double seconds = 0;  ///< whole epoch
-  double seconds_pretrain = 0, seconds_score = 0, seconds_choose = 0, seconds_main = 0,
-         seconds_test = 0;
-  /// Main-train over several ranks: what all of them sent; and the time in tasks, per StarPU
-  /// worker, mean over the ranks: the rest of seconds_main is waiting.
-  std::int64_t bytes_sent = 0, messages_sent = 0, steps_main = 0;
-  double seconds_busy = 0;
+  double seconds = 0;               ///< whole epoch
+  double seconds_test = 0;
   double images_per_second = 0;    ///< training samples (winner and losers) / training seconds
   std::uint64_t memory_bytes = 0;  ///< resident set at the epoch's end
 };

@@ -86,6 +86,13 @@ std::string all_diverged(int epoch, std::size_t candidates, int retries, double 
 /// The run was asked to stop.
 struct Stopped {};
 
+/// Main-train's steps as this rank knows them.
+struct MainTrainSteps {
+  std::vector<WorkerResult> results;  ///< of this rank's workers
+  std::int64_t count = 0;             ///< steps
+  std::int64_t broken = -1;           ///< the first iteration whose loss was not finite here
+};
+
 /// What became of Main-train; the same on all ranks.
 struct MainTrainEnd {
   std::int64_t broken = -1;  ///< the first iteration whose loss was not finite
@@ -118,6 +125,8 @@ struct Trainer::Impl {
                          EpochRecord& record) const;
   void choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
                             std::span<const std::uint32_t> order, EpochRecord& record);
+  MainTrainSteps train_steps(Session& session, int epoch, std::span<const std::uint32_t> order,
+                             const std::string& phase);
   MainTrainEnd train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
                           EpochRecord& record);
   [[nodiscard]] bool repeats_collapsed() const;
@@ -128,9 +137,8 @@ struct Trainer::Impl {
                       EpochRecord& record) const;
   void test(Session& session, std::span<const std::uint32_t> order, EpochRecord& record);
   [[nodiscard]] Choice decide(const PretrainResult& outcome, int epoch) const;
-  void count_samples(std::int64_t samples) { samples_done += samples; }
   void show(int epoch, const std::string& phase, double learning_rate);
-  [[nodiscard]] std::int64_t planned_samples() const;
+  void plan_samples(int epoch);
 
   Config given;  ///< that of the experiment has more resolved
   Experiment experiment;
@@ -143,8 +151,9 @@ struct Trainer::Impl {
   const TrainerObserver* observer = nullptr;
   const std::atomic<bool>* stop = nullptr;
   Clock::time_point started;
-  std::int64_t samples_planned = 0;
-  std::int64_t samples_done = 0;  ///< submitted, losers included
+  std::int64_t samples_done = 0;     ///< submitted, losers included
+  std::int64_t samples_planned = 0;  ///< of the whole run, as far as one knows
+  std::int64_t samples_dropped = 0;  ///< of these, since candidates are out
   double epoch_training_start = 0;
   std::int64_t samples_at_epoch_start = 0;
   std::mutex latest_mutex;
@@ -188,19 +197,19 @@ void Trainer::Impl::describe() {
   progress.base_learning_rate = config.training.learning_rate.initial;
 }
 
-std::int64_t Trainer::Impl::planned_samples() const {
+/// For the person who waits: all of this epoch and of those behind it is to be done.
+void Trainer::Impl::plan_samples(int first_epoch) {
   const StptConfig& stpt = experiment.config.stpt;
-  std::int64_t samples = 0;
-  for (int epoch = 1; epoch <= experiment.config.training.epochs; ++epoch) {
+  samples_dropped = 0;
+  samples_planned = samples_done;
+  for (int epoch = first_epoch; epoch <= experiment.config.training.epochs; ++epoch) {
     const EpochPlan plan = experiment.schedule.plan(epoch);
-    samples += (plan.end - plan.main_first) * experiment.global_batch();
+    samples_planned += (plan.end - plan.main_first) * experiment.global_batch();
     if (!experiment.schedule.pretrains(epoch)) continue;
     const std::size_t candidates = candidates_at(stpt, epoch).factors.size();
-    samples += static_cast<std::int64_t>(candidates) * stpt.alpha *
-               experiment.workers_per_replica(candidates) *
-               experiment.config.training.batch_per_worker;
+    samples_planned +=
+        static_cast<std::int64_t>(candidates) * stpt.alpha * experiment.replica_batch(candidates);
   }
-  return samples;
 }
 
 void Trainer::Impl::show(int epoch, const std::string& phase, double learning_rate) {
@@ -210,8 +219,8 @@ void Trainer::Impl::show(int epoch, const std::string& phase, double learning_ra
   state.epoch = epoch;
   state.epochs = experiment.config.training.epochs;
   state.phase = phase;
-  state.iteration = samples_done;
-  state.iterations = samples_planned;
+  state.done = samples_done;
+  state.planned = samples_planned - samples_dropped;
   state.elapsed = progress.wall_seconds + seconds_since(started);
   const double seconds = seconds_since(started) - epoch_training_start;
   if (seconds > 0.5) {
@@ -285,9 +294,8 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
   for (int attempt = 0;; ++attempt) {
     const double base = progress.base_learning_rate;
     result.base_learning_rate = base;
-    std::int64_t counted = 0;
-    const auto step_done = [&](int submitted, int) {
-      count_samples((submitted - std::exchange(counted, submitted)) * replica_batch);
+    const auto step_done = [&](bool made) {
+      (made ? samples_done : samples_dropped) += replica_batch;
       show(epoch, "pre-train", base);
     };
     PretrainResult outcome =
@@ -315,6 +323,7 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     if (attempt == config.max_retries)
       throw TrainingError(all_diverged(epoch, set.factors.size(), attempt, base));
     ++result.retries;
+    plan_samples(epoch);  // once more
     progress.base_learning_rate = base / 2;
   }
 }
@@ -354,72 +363,71 @@ void Trainer::Impl::start_over(Session& session, double base, double chosen, Epo
   progress.base_learning_rate = base;
   progress.chosen_learning_rate = std::min(chosen, progress.highest_learning_rate);
   EpochRecord again;
+  static_cast<EpochCost&>(again) = result;
   again.epoch = result.epoch;
   again.phase = result.phase;
   again.base_learning_rate = progress.base_learning_rate;
-  again.retries = result.retries;
-  again.collapses = result.collapses + 1;
-  again.iterations_discarded = result.iterations + result.iterations_discarded;
-  again.samples_discarded = result.samples_winner + result.samples_discarded;
-  again.seconds_pretrain = result.seconds_pretrain;
-  again.seconds_score = result.seconds_score;
-  again.seconds_choose = result.seconds_choose;
-  again.seconds_main = result.seconds_main;
-  again.seconds_busy = result.seconds_busy;
-  again.bytes_sent = result.bytes_sent;
-  again.messages_sent = result.messages_sent;
-  again.steps_main = result.steps_main;
+  ++again.collapses;
+  again.iterations_discarded += result.iterations;
+  again.samples_discarded += result.samples_winner;
   result = std::move(again);
   restore_model(session);
 }
 
-MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
-                                       std::span<const std::uint32_t> order, EpochRecord& result) {
+MainTrainSteps Trainer::Impl::train_steps(Session& session, int epoch,
+                                          std::span<const std::uint32_t> order,
+                                          const std::string& phase) {
   const EpochPlan plan = experiment.schedule.plan(epoch);
-  runtime::Cluster& cluster = runtime::Cluster::current();
   const models::Team team = experiment.team();
-  const auto start = Clock::now();
-  const runtime::Traffic traffic_before = runtime::traffic();
-  const double busy_before = session.runtime.busy_seconds();
-  std::vector<WorkerResult> results;      // of this rank's workers
-  std::atomic<std::int64_t> broken = -1;  // iteration whose loss was not finite
+  MainTrainSteps steps;
+  std::atomic<std::int64_t> broken = -1;
   std::int64_t done = 0;
   TrainingLog log("main");
   log.on_step = [&](std::span<const WorkerResult> workers) {
     const StepResult step = step_result(workers);
     if (!step.finite() && broken < 0) broken = plan.main_first + done;
     ++done;
-    results.insert(results.end(), workers.begin(), workers.end());
+    steps.results.insert(steps.results.end(), workers.begin(), workers.end());
     const std::scoped_lock lock(latest_mutex);
     latest = step;
   };
-  const std::string phase = result.phase == "warmup" ? "warm-up"
-                            : result.phase == "stpt" ? "main-train"
-                                                     : "train";
   // Ranks go on together: each may be the only one that has seen it.
-  const bool stays = repeats_collapsed() && cluster.size() > 1;
-  std::int64_t trained = 0;
-  for (; plan.main_first + trained < plan.end && (broken < 0 || stays); ++trained) {
-    const std::int64_t iteration = plan.main_first + trained;
+  const bool stays = repeats_collapsed() && team.ranks > 1;
+  for (; plan.main_first + steps.count < plan.end && (broken < 0 || stays); ++steps.count) {
+    const std::int64_t iteration = plan.main_first + steps.count;
     const runtime::IterationMark mark(iteration);
     const double rate = experiment.schedule.at(iteration, progress.chosen_learning_rate);
     const auto batches = session.load(order, iteration - plan.first, team, epoch);
     session.data_parallel.step(*session.current, batches, static_cast<float>(rate), log);
-    count_samples(experiment.global_batch());
+    samples_done += experiment.global_batch();
     show(epoch, phase, rate);
   }
   session.runtime.wait_for_all();
+  steps.broken = broken;
+  return steps;
+}
+
+MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
+                                       std::span<const std::uint32_t> order, EpochRecord& result) {
+  const EpochPlan plan = experiment.schedule.plan(epoch);
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  const auto start = Clock::now();
+  const runtime::Traffic traffic_before = runtime::traffic();
+  const double busy_before = session.runtime.busy_seconds();
+  const auto [results, submitted, broken] = train_steps(session, epoch, order,
+                                                        result.phase == "warmup" ? "warm-up"
+                                                        : result.phase == "stpt" ? "main-train"
+                                                                                 : "train");
   result.seconds_main += seconds_since(start);
+  std::int64_t trained = submitted;
   MainTrainEnd end{broken, broken >= 0};
   if (broken >= 0 && !repeats_collapsed()) return end;
   record_traffic(session, traffic_before, busy_before, result);
-  std::vector<std::vector<WorkerResult>> results_of;  // [rank]
-  for (const auto& bytes : cluster.gather(runtime::bytes_of(results)))
-    results_of.push_back(runtime::values_of<WorkerResult>(bytes));
+  const std::vector<std::vector<WorkerResult>> results_of = cluster.gather(results);  // [rank]
   std::vector<StepResult> steps;
   if (cluster.rank() == 0) {
     const std::vector<std::span<const WorkerResult>> ranks(results_of.begin(), results_of.end());
-    steps = join_steps(ranks, team);
+    steps = join_steps(ranks, experiment.team());
   }
   // What came after the first such loss is by chance: how far tasks were submitted, on how many
   // ranks. All workers' losses are known on rank 0.
@@ -439,8 +447,7 @@ MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
   if (plan.main_first < plan.end) set_training(steps, result);
   if (!repeats_collapsed()) return end;
   end.collapsed = end.broken >= 0 || has_collapsed(result);
-  const std::vector<MainTrainEnd> mine = {end};
-  return runtime::values_of<MainTrainEnd>(cluster.broadcast(runtime::bytes_of(mine))).front();
+  return cluster.broadcast(end);
 }
 
 void Trainer::Impl::record_traffic(const Session& session, const runtime::Traffic& before,
@@ -455,14 +462,12 @@ void Trainer::Impl::record_traffic(const Session& session, const runtime::Traffi
     std::int64_t bytes, messages;
     double busy;
   };
-  const std::vector<Spent> mine = {{now.bytes_sent - before.bytes_sent,
-                                    now.messages_sent - before.messages_sent,
-                                    busy / static_cast<double>(session.runtime.workers().size())}};
-  for (const auto& bytes : cluster.gather(runtime::bytes_of(mine))) {
-    const Spent spent = runtime::values_of<Spent>(bytes).front();
-    result.bytes_sent += spent.bytes;
-    result.messages_sent += spent.messages;
-    result.seconds_busy += spent.busy / cluster.size();
+  const Spent mine{now.bytes_sent - before.bytes_sent, now.messages_sent - before.messages_sent,
+                   busy / static_cast<double>(session.runtime.workers().size())};
+  for (const auto& rank : cluster.gather(std::vector{mine})) {
+    result.bytes_sent += rank.front().bytes;
+    result.messages_sent += rank.front().messages;
+    result.seconds_busy += rank.front().busy / cluster.size();
   }
 }
 
@@ -480,8 +485,7 @@ void Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order,
   const Evaluation part =
       session.test.evaluate({&model, 1}, cluster.rank(), cluster.size()).front();
   Evaluation evaluation;
-  for (const auto& bytes : cluster.all_gather(runtime::bytes_of(part.samples))) {
-    const auto samples = runtime::values_of<codelets::SampleScore>(bytes);
+  for (const auto& samples : cluster.all_gather(part.samples)) {
     evaluation.samples.insert(evaluation.samples.end(), samples.begin(), samples.end());
   }
   result.test_top1 = evaluation.top1();
@@ -504,12 +508,11 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
       experiment.sampler.order(static_cast<std::uint64_t>(epoch));
   const double base = progress.base_learning_rate, chosen = progress.chosen_learning_rate;
   for (;;) {
-    const std::int64_t samples_before = samples_done;
+    plan_samples(epoch);
     if (result.phase == "stpt") choose_learning_rate(session, *pretrain, epoch, order, result);
     const MainTrainEnd end = train_main(session, epoch, order, result);
     if (!end.collapsed) break;
     if (repeats_collapsed() && result.collapses < experiment.config.stpt.max_collapses) {
-      samples_planned += samples_done - samples_before;
       start_over(session, base, chosen, result);
       continue;
     }
@@ -533,11 +536,9 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
 
 void Trainer::Impl::restore(Session& session) {
   runtime::Cluster& cluster = runtime::Cluster::current();
-  const std::vector<ResumePoint> mine = {{progress.epoch, progress.chosen_learning_rate,
-                                          progress.base_learning_rate,
-                                          progress.highest_learning_rate, progress.plateau}};
-  const ResumePoint point =
-      runtime::values_of<ResumePoint>(cluster.broadcast(runtime::bytes_of(mine))).front();
+  const ResumePoint point = cluster.broadcast(
+      ResumePoint{progress.epoch, progress.chosen_learning_rate, progress.base_learning_rate,
+                  progress.highest_learning_rate, progress.plateau});
   progress.epoch = point.epoch;
   progress.chosen_learning_rate = point.chosen_learning_rate;
   progress.base_learning_rate = point.base_learning_rate;
@@ -617,7 +618,6 @@ RunRecord Trainer::Impl::run(const TrainerObserver& run_observer,
   observer = &run_observer;
   stop = run_stop;
   started = Clock::now();
-  samples_planned = planned_samples();
   record.status = "running";
   const double earlier_seconds = progress.wall_seconds;
   Session session(experiment);

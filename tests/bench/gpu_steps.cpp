@@ -117,7 +117,7 @@ class Replicas {
       next_ = (next_ + 1) % batches_.size();
       for (std::size_t k = 0; k < replicas_.size(); ++k)
         data_parallel_.step(*replicas_[k].state, batch, learning_rate, *replicas_[k].log,
-                            static_cast<int>(k) + 1, k, replicas_.size());
+                            {static_cast<int>(k) + 1, k, k, replicas_.size()});
     }
     runtime_.wait_for_all();
   }

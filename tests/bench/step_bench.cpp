@@ -105,8 +105,8 @@ int throughput(const std::string& model, int workers, int batch, const std::stri
   runtime::Cluster& cluster = runtime::Cluster::current();
   while (true) {
     // Ranks stop together.
-    const char more = seconds_since(start) < seconds || rates.size() < 3 ? 1 : 0;
-    if (cluster.broadcast(std::as_bytes(std::span(&more, 1))).front() == std::byte{0}) break;
+    const bool more = seconds_since(start) < seconds || rates.size() < 3;
+    if (!cluster.broadcast(more)) break;
     const auto round = Clock::now();
     constexpr int steps = 12;  // each round begins and ends with idle workers
     bench.starpu_steps(steps);

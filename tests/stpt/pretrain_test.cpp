@@ -43,7 +43,7 @@ TEST_CASE("scored is the mean over the second half of Pre-train, with statistics
     const std::vector<double> factors = {1};
     score =
         pretrain
-            .run(1, rate, std::numeric_limits<double>::infinity(), factors, order, [](int, int) {})
+            .run(1, rate, std::numeric_limits<double>::infinity(), factors, order, [](bool) {})
             .scores.at(0)
             .loss;
   }

@@ -30,8 +30,8 @@ ProgressState some_state() {
   state.epoch = 3;
   state.epochs = 10;
   state.phase = "main-train";
-  state.iteration = 250;
-  state.iterations = 1000;
+  state.done = 250;
+  state.planned = 1000;
   state.images_per_second = 3120;
   state.learning_rate = 0.25;
   state.train_top1 = 0.871;
@@ -109,7 +109,7 @@ TEST_CASE("an epoch's line", "[progress]") {
 TEST_CASE("a terminal's line is redrawn in place", "[progress]") {
   Screen screen(true);
   ProgressState state = some_state();
-  state.iteration = 200;
+  state.done = 200;
   state.elapsed = 50;
   screen.line.update(state);
   // Nothing is done yet, so the time left is not known.
@@ -148,7 +148,7 @@ TEST_CASE("a narrow terminal gets what matters most, and never a full line", "[p
     screen.now += 1;
     screen.take();
     ProgressState state = some_state();
-    state.iteration = 500;
+    state.done = 500;
     screen.line.update(state);
     const std::string text = screen.take();
     CHECK(text.size() - 1 < static_cast<std::size_t>(std::max(width, 2)));
@@ -179,7 +179,7 @@ TEST_CASE("without a terminal there are plain lines now and then", "[progress]")
   screen.line.update(state);
   CHECK(screen.take().empty());
   screen.now += 0.2;
-  state.iteration = 500;
+  state.done = 500;
   state.elapsed = 120;
   screen.line.update(state);
   CHECK(screen.take() ==

@@ -312,6 +312,34 @@ Overrides last_epoch_at(double factor, int epochs = 3) {
                        ", \"candidates\": [" + std::to_string(factor) + "]}]"};
 }
 
+TEST_CASE("progress counts what retries and repeated epochs add, and not what candidates drop") {
+  const Overrides retries =
+      small + Overrides{"stpt.candidates=[1e30, 1, 0.5]", "training.learning_rate.initial=1e12",
+                        "stpt.max_retries=100", "stpt.clamp_low=1e-20"};
+  const Overrides repeats =
+      last_epoch_at(1 << 14) + Overrides{"stpt.max_collapses=100", "stpt.max_retries=100"};
+  for (const Overrides& overrides : {small, retries, repeats}) {
+    Trainer trainer(parse_config("{}", "test", overrides), "test");
+    std::vector<ProgressState> states;
+    TrainerObserver observer;
+    observer.progress = [&](const ProgressState& state) { states.push_back(state); };
+    const RunRecord run = trainer.run(observer);
+    std::int64_t again = 0;
+    for (const EpochRecord& epoch : run.epochs) again += epoch.retries + epoch.collapses;
+    CHECK((again > 0) == (overrides != small));
+    REQUIRE_FALSE(states.empty());
+    CHECK(states.front().done < states.front().planned);
+    // All is done after the last step, and while the model is tested; what comes unasked may come
+    // behind a step that seemed to be the last.
+    const auto all_done = std::ranges::count_if(
+        states, [](const ProgressState& state) { return state.done == state.planned; });
+    CHECK(all_done <= 2 + again);
+    CHECK(std::ranges::all_of(
+        states, [](const ProgressState& state) { return state.done <= state.planned; }));
+    CHECK(states.back().done == states.back().planned);
+  }
+}
+
 TEST_CASE("an epoch whose training falls apart is repeated with half the LR") {
   for (const char* model : {"model.name=mlp", "model.name=resnet8"}) {
     INFO(model);
