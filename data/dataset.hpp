@@ -6,17 +6,17 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "runtime/input_error.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt::data {
 
 /// Bad data: one line that says which file, what is wrong and what would be right.
-class DataError : public std::runtime_error {
-  using std::runtime_error::runtime_error;
+class DataError : public InputError {
+  using InputError::InputError;
 };
 
 /// In pixels.
@@ -63,7 +63,7 @@ class Dataset {
 struct DatasetPair {
   std::shared_ptr<const Dataset> train;
   std::shared_ptr<const Dataset> test;
-  std::string name;                      ///< for people
+  std::string name;                           ///< for people
   std::vector<std::string> class_names = {};  ///< by label; empty where the source has none
 };
 

@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
-#include <limits>
 #include <memory>
-#include <optional>
-#include <string_view>
+#include <span>
+#include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "data/memory_dataset.hpp"
 
@@ -21,144 +20,47 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t max_side = 4096;
 constexpr std::uint64_t max_payload = std::uint64_t{16} << 30U;
-constexpr std::size_t chunk_bytes = std::size_t{1} << 20U;
-constexpr std::uint64_t deflate_max_ratio = 1032;  // no deflate stream expands more than this
+constexpr std::uint64_t first_chunk_bytes = std::uint64_t{1} << 20U;
 
 [[noreturn]] void fail(const fs::path& file, const std::string& what) {
   throw DataError(file.string() + ": " + what);
 }
 
-/// The bytes of a file, unpacked if it starts like a gzip file. Reads only as far as it is asked
-/// to.
+/// The bytes of a file, unpacked if it starts like a gzip file. What follows its gzip data but is
+/// none is ignored, as gzip does.
 class ByteReader {
  public:
   explicit ByteReader(fs::path path) : path_(std::move(path)) {
     std::error_code error;
-    if (!fs::is_regular_file(path_, error)) {
-      fail(path_, "not a regular file");
-    }
-    file_size_ = fs::file_size(path_, error);
-    stream_.open(path_, std::ios::binary);
-    if (error || !stream_) {
-      fail(path_, "cannot be opened for reading");
-    }
-    fill();
-    if (available() >= 2 && buffer_[0] == gzip_magic[0] && buffer_[1] == gzip_magic[1]) {
-      inflater_ = std::make_unique<Inflater>();
-    }
+    if (!fs::is_regular_file(path_, error)) fail(path_, "not a regular file");
+    file_.reset(gzopen(path_.c_str(), "rb"));
+    if (!file_) fail(path_, "cannot be opened for reading");
+    gzbuffer(file_.get(), 1U << 17U);  // with zlib's own 8 KiB unpacking takes 5 % longer
   }
 
   [[nodiscard]] const fs::path& path() const { return path_; }
 
-  /// Largest number of bytes that the file can hold, known before it is read.
-  [[nodiscard]] std::uint64_t max_bytes() const {
-    constexpr auto largest = std::numeric_limits<std::uint64_t>::max();
-    if (!inflater_) {
-      return file_size_;
-    }
-    return file_size_ > largest / deflate_max_ratio ? largest : file_size_ * deflate_max_ratio;
-  }
-
-  /// Total size if it is known without reading on: that of a plain file.
-  [[nodiscard]] std::optional<std::uint64_t> known_bytes() const {
-    return inflater_ ? std::nullopt : std::optional<std::uint64_t>(file_size_);
-  }
-
-  /// Whether the data ended before the gzip format says it may.
-  [[nodiscard]] bool cut_off() const { return cut_off_; }
-
   /// Fills `out` or stops at the end of the data; returns the number of bytes.
   std::size_t read(std::span<std::uint8_t> out) {
-    std::size_t done = 0;
-    while (done < out.size()) {
-      const std::size_t got = inflater_ ? inflate_some(out.subspan(done)) : copy(out.subspan(done));
-      if (got == 0) {
-        break;
-      }
-      done += got;
+    const std::size_t got = gzfread(out.data(), 1, out.size(), file_.get());
+    int status = Z_OK;
+    const std::string text = gzerror(file_.get(), &status);
+    if (status == Z_DATA_ERROR || status == Z_BUF_ERROR) {
+      // zlib says "<path>: <reason>"; a file that is cut off is a buffer error to it.
+      const std::string reason = text.substr(text.rfind(": ") + 2);
+      fail(path_, "corrupt gzip file (" + reason + "); get the file again");
     }
-    return done;
+    if (status != Z_OK) fail(path_, "read error");
+    return got;
   }
 
  private:
-  static constexpr std::array<std::uint8_t, 2> gzip_magic = {0x1f, 0x8b};
-
-  struct Inflater {
-    z_stream z{};
-    bool at_end = false;
-    Inflater() {
-      if (inflateInit2(&z, 15 + 16) != Z_OK) {  // 15: largest window, 16: gzip wrapper with CRC
-        throw DataError("zlib cannot be started");
-      }
-    }
-    ~Inflater() { inflateEnd(&z); }
-    Inflater(const Inflater&) = delete;
-    Inflater& operator=(const Inflater&) = delete;
+  struct Close {
+    void operator()(gzFile file) const { gzclose(file); }
   };
 
-  [[nodiscard]] std::size_t available() const { return end_ - begin_; }
-
-  void fill() {
-    stream_.read(reinterpret_cast<char*>(buffer_.data()),
-                 static_cast<std::streamsize>(buffer_.size()));
-    if (stream_.bad()) {
-      fail(path_, "read error");
-    }
-    begin_ = 0;
-    end_ = static_cast<std::size_t>(stream_.gcount());
-  }
-
-  std::size_t copy(std::span<std::uint8_t> out) {
-    if (available() == 0) {
-      fill();
-    }
-    const std::size_t count = std::min(out.size(), available());
-    std::copy_n(buffer_.data() + begin_, count, out.data());
-    begin_ += count;
-    return count;
-  }
-
-  /// Unpacks until there is output; 0 at the end.
-  std::size_t inflate_some(std::span<std::uint8_t> out) {
-    z_stream& z = inflater_->z;
-    const auto room = static_cast<uInt>(std::min(out.size(), chunk_bytes));
-    z.next_out = out.data();
-    z.avail_out = room;
-    while (z.avail_out == room) {
-      if (available() == 0) {
-        fill();
-        if (available() == 0) {
-          cut_off_ = !inflater_->at_end;
-          return 0;
-        }
-      }
-      if (inflater_->at_end) {  // gzip files may be concatenated
-        inflateReset(&z);
-        inflater_->at_end = false;
-      }
-      z.next_in = buffer_.data() + begin_;
-      z.avail_in = static_cast<uInt>(available());
-      const int status = inflate(&z, Z_NO_FLUSH);
-      begin_ = end_ - z.avail_in;
-      if (status == Z_STREAM_END) {
-        inflater_->at_end = true;
-      } else if (status != Z_OK && status != Z_BUF_ERROR) {
-        fail(path_, "corrupt gzip file (" +
-                        std::string(z.msg != nullptr ? z.msg : "unknown reason") +
-                        "); get the file again");
-      }
-    }
-    return room - z.avail_out;
-  }
-
   fs::path path_;
-  std::uint64_t file_size_ = 0;
-  std::ifstream stream_;
-  std::vector<std::uint8_t> buffer_ = std::vector<std::uint8_t>(chunk_bytes / 8);
-  std::size_t begin_ = 0;
-  std::size_t end_ = 0;
-  bool cut_off_ = false;
-  std::unique_ptr<Inflater> inflater_;
+  std::unique_ptr<gzFile_s, Close> file_;
 };
 
 std::string hex(std::uint32_t value, int digits) {
@@ -193,6 +95,87 @@ std::uint32_t big_endian(std::span<const std::uint8_t, 4> bytes) {
          (std::uint32_t{bytes[2]} << 8U) | std::uint32_t{bytes[3]};
 }
 
+void check_magic(const fs::path& path, std::uint32_t magic, const std::string& what,
+                 std::size_t dimension_count) {
+  const std::string expected = hex(0x0800U + static_cast<std::uint32_t>(dimension_count), 8);
+  const std::uint32_t type = (magic >> 8U) & 0xffU;
+  if ((magic >> 16U) != 0 || element_type_name(type) == "unknown") {
+    fail(path, "magic number " + hex(magic, 8) + " is not that of an IDX file; " + what +
+                   " start with " + expected);
+  }
+  if (type != 0x08) {
+    fail(path, "element type " + hex(type, 2) + " (" + element_type_name(type) +
+                   "); only 0x08 (unsigned byte) can be read");
+  }
+  if ((magic & 0xffU) != dimension_count) {
+    fail(path, "magic number " + hex(magic, 8) + " tells of " + std::to_string(magic & 0xffU) +
+                   " dimensions; " + what + " have " + std::to_string(dimension_count) +
+                   " and start with " + expected);
+  }
+}
+
+/// The header: a magic number and the dimensions, which it returns.
+std::vector<std::uint32_t> read_dimensions(ByteReader& reader, const std::string& what,
+                                           std::size_t dimension_count) {
+  std::vector<std::uint8_t> header(4 + 4 * dimension_count);
+  const std::size_t found = reader.read(header);
+  const auto number = [&header](std::size_t i) {
+    return big_endian(std::span(header).subspan(4 * i).first<4>());
+  };
+  if (found >= 4) check_magic(reader.path(), number(0), what, dimension_count);
+  if (found < header.size()) {
+    fail(reader.path(), "truncated header: expected " + std::to_string(header.size()) +
+                            " bytes, found " + std::to_string(found));
+  }
+  std::vector<std::uint32_t> dimensions;
+  for (std::size_t i = 1; i <= dimension_count; ++i) dimensions.push_back(number(i));
+  return dimensions;
+}
+
+/// Bytes behind the header, of which there is one per pixel or label.
+std::uint64_t payload_size(const fs::path& path, const std::string& what,
+                           const std::vector<std::uint32_t>& dimensions) {
+  std::uint64_t bytes = dimensions[0];
+  if (bytes == 0) fail(path, "holds no " + what);
+  if (dimensions.size() == 3) {
+    const std::uint64_t height = dimensions[1];
+    const std::uint64_t width = dimensions[2];
+    if (height == 0 || width == 0 || height > max_side || width > max_side) {
+      fail(path, "images of " + std::to_string(height) + "x" + std::to_string(width) +
+                     " pixels; each side must lie between 1 and " + std::to_string(max_side));
+    }
+    bytes *= height * width;  // < 2^32 * 2^24
+  }
+  if (bytes > max_payload) {
+    fail(path, "the header announces " + std::to_string(bytes) + " bytes of " + what +
+                   "; at most " + std::to_string(max_payload) + " can be read");
+  }
+  return bytes;
+}
+
+std::vector<std::uint8_t> read_payload(ByteReader& reader, std::uint64_t header_bytes,
+                                       std::uint64_t payload_bytes) {
+  const std::string announced =
+      ": the header announces " + std::to_string(header_bytes + payload_bytes) + " bytes, ";
+  std::vector<std::uint8_t> payload;
+  // A header alone must not make us allocate: the buffer grows only as the file delivers.
+  while (payload.size() < payload_bytes) {
+    const std::size_t before = payload.size();
+    payload.resize(std::min(payload_bytes, std::max(first_chunk_bytes, 2 * before)));
+    const std::size_t now = before + reader.read(std::span(payload).subspan(before));
+    if (now < payload.size()) {
+      fail(reader.path(),
+           "truncated" + announced + "the file has " + std::to_string(header_bytes + now));
+    }
+  }
+  payload.shrink_to_fit();
+  std::array<std::uint8_t, 1> more{};
+  if (reader.read(more) != 0) {  // reading to the end also checks the CRC
+    fail(reader.path(), "trailing bytes" + announced + "the file has more");
+  }
+  return payload;
+}
+
 struct IdxFile {
   fs::path path;
   std::vector<std::uint32_t> dimensions;
@@ -202,90 +185,9 @@ struct IdxFile {
 /// `what` is "images" or "labels"; images have 3 dimensions, labels 1.
 IdxFile read_idx(const fs::path& path, const std::string& what, std::size_t dimension_count) {
   ByteReader reader(path);
-  const std::size_t header_bytes = 4 + 4 * dimension_count;
-  const std::string expected_magic = hex(0x0800U + static_cast<std::uint32_t>(dimension_count), 8);
-
-  std::array<std::uint8_t, 16> header{};
-  std::size_t found = reader.read(std::span(header).first(4));
-  if (found == 4) {
-    const std::uint32_t magic = big_endian(std::span(header).first<4>());
-    const std::uint32_t type = (magic >> 8U) & 0xffU;
-    const bool known_type = element_type_name(type) != "unknown";
-    if ((magic >> 16U) != 0 || !known_type) {
-      fail(path, "magic number " + hex(magic, 8) + " is not that of an IDX file; " + what +
-                     " start with " + expected_magic);
-    }
-    if (type != 0x08) {
-      fail(path, "element type " + hex(type, 2) + " (" + element_type_name(type) +
-                     "); only 0x08 (unsigned byte) can be read");
-    }
-    if ((magic & 0xffU) != dimension_count) {
-      fail(path, "magic number " + hex(magic, 8) + " tells of " + std::to_string(magic & 0xffU) +
-                     " dimensions; " + what + " have " + std::to_string(dimension_count) +
-                     " and start with " + expected_magic);
-    }
-    found += reader.read(std::span(header).subspan(4, header_bytes - 4));
-  }
-  if (found < header_bytes) {
-    fail(path, "truncated header: expected " + std::to_string(header_bytes) + " bytes, found " +
-                   std::to_string(found));
-  }
-
-  IdxFile file{path, {}, {}};
-  for (std::size_t i = 0; i < dimension_count; ++i) {
-    file.dimensions.push_back(big_endian(std::span<const std::uint8_t, 4>(&header[4 + 4 * i], 4)));
-  }
-  const std::uint64_t count = file.dimensions[0];
-  if (count == 0) {
-    fail(path, "holds no " + what);
-  }
-  std::uint64_t payload_bytes = count;
-  if (dimension_count == 3) {
-    const std::uint64_t height = file.dimensions[1];
-    const std::uint64_t width = file.dimensions[2];
-    if (height == 0 || width == 0 || height > max_side || width > max_side) {
-      fail(path, "images of " + std::to_string(height) + "x" + std::to_string(width) +
-                     " pixels; each side must lie between 1 and " + std::to_string(max_side));
-    }
-    payload_bytes *= height * width;  // < 2^32 * 2^24
-  }
-  if (payload_bytes > max_payload) {
-    fail(path, "the header announces " + std::to_string(payload_bytes) + " bytes of " + what +
-                   "; at most " + std::to_string(max_payload) + " can be read");
-  }
-  // A header alone must not make us allocate: the file has to be large enough to hold what it
-  // announces, and a packed one grows the buffer only as it delivers.
-  const std::uint64_t total_bytes = header_bytes + payload_bytes;
-  if (const auto known = reader.known_bytes(); known && *known != total_bytes) {
-    fail(path, std::string(*known < total_bytes ? "truncated" : "trailing bytes") +
-                   ": the header announces " + std::to_string(total_bytes) +
-                   " bytes, the file has " + std::to_string(*known));
-  }
-  if (reader.max_bytes() < total_bytes) {
-    fail(path, "truncated: the header announces " + std::to_string(total_bytes) +
-                   " bytes, the packed file can hold at most " +
-                   std::to_string(reader.max_bytes()));
-  }
-  while (file.payload.size() < payload_bytes) {
-    const std::size_t before = file.payload.size();
-    const std::size_t wanted =
-        std::min<std::size_t>(payload_bytes - before, std::max(chunk_bytes, before));
-    file.payload.resize(before + wanted);
-    const std::size_t got = reader.read(std::span(file.payload).subspan(before));
-    if (got < wanted) {
-      fail(path, "truncated: the header announces " + std::to_string(total_bytes) +
-                     " bytes, the file has " + std::to_string(header_bytes + before + got));
-    }
-  }
-  file.payload.shrink_to_fit();
-  std::array<std::uint8_t, 1> more{};
-  if (reader.read(more) != 0) {  // reading to the end also checks the CRC
-    fail(path, "trailing bytes: the header announces " + std::to_string(total_bytes) +
-                   " bytes, the file has more");
-  }
-  if (reader.cut_off()) {
-    fail(path, "truncated gzip file: its checksum is missing; get the file again");
-  }
+  IdxFile file{path, read_dimensions(reader, what, dimension_count), {}};
+  file.payload =
+      read_payload(reader, 4 + 4 * dimension_count, payload_size(path, what, file.dimensions));
   return file;
 }
 

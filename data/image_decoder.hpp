@@ -1,7 +1,6 @@
 // Decodes JPEG and PNG files into planes, and those into RGB of a wanted size.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>

@@ -14,6 +14,7 @@
 
 #include "data/class_order.hpp"
 #include "data/image_decoder.hpp"
+#include "runtime/file_descriptor.hpp"
 
 namespace stpt::data {
 namespace {
@@ -26,37 +27,25 @@ namespace fs = std::filesystem;
 
 std::string error_text(int number) { return std::generic_category().message(number); }
 
-/// A file descriptor that is closed with the object.
-class File {
- public:
-  explicit File(const std::string& path) : number_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (number_ < 0) throw ImageError("cannot be opened: " + error_text(errno));
+void read_file(const std::string& path, std::vector<std::uint8_t>& bytes) {
+  const runtime::FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) throw ImageError("cannot be opened: " + error_text(errno));
+  // Compressed images are smaller than this, and a device or a pipe must not be read for ever.
+  constexpr std::int64_t most_bytes = std::int64_t{512} << 20U;
+  struct stat status {};
+  if (fstat(file.number(), &status) != 0) throw ImageError("cannot be read: " + error_text(errno));
+  if (!S_ISREG(status.st_mode)) throw ImageError("is not a regular file");
+  if (status.st_size > most_bytes) throw ImageError("is larger than 512 MiB");
+  bytes.resize(static_cast<std::size_t>(status.st_size));
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t got = ::read(file.number(), bytes.data() + done, bytes.size() - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw ImageError("cannot be read: " + error_text(errno));
+    if (got == 0) throw ImageError("shrank while it was read");
+    done += static_cast<std::size_t>(got);
   }
-  ~File() { close(number_); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  void read(std::vector<std::uint8_t>& bytes) const {
-    // Compressed images are smaller than this, and a device or a pipe must not be read for ever.
-    constexpr std::int64_t most_bytes = std::int64_t{512} << 20U;
-    struct stat status {};
-    if (fstat(number_, &status) != 0) throw ImageError("cannot be read: " + error_text(errno));
-    if (!S_ISREG(status.st_mode)) throw ImageError("is not a regular file");
-    if (status.st_size > most_bytes) throw ImageError("is larger than 512 MiB");
-    bytes.resize(static_cast<std::size_t>(status.st_size));
-    std::size_t done = 0;
-    while (done < bytes.size()) {
-      const ssize_t got = ::read(number_, bytes.data() + done, bytes.size() - done);
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) throw ImageError("cannot be read: " + error_text(errno));
-      if (got == 0) throw ImageError("shrank while it was read");
-      done += static_cast<std::size_t>(got);
-    }
-  }
-
- private:
-  int number_;
-};
+}
 
 Window centred_square(Size size) {
   const int side = std::min(size.width, size.height);
@@ -143,7 +132,7 @@ class ImageFolder final : public Dataset {
     thread_local std::vector<std::uint8_t> bytes;
     path.assign(root_).append(files_[index]);
     try {
-      File(path).read(bytes);
+      read_file(path, bytes);
       decode_rgb(bytes, choose, size, chw);
       return true;
     } catch (const ImageError& error) {

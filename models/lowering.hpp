@@ -61,8 +61,8 @@ class Lowering {
     std::vector<Gradient> gradients;  ///< parts to be added
   };
   /// Weights as the device's ops want them, where that is not as parameters are kept, and their
-  /// gradients likewise. They change at each step, so few launches shall convert them: all of a
-  /// task's at once, ahead of the first op that needs one and behind the last that gives one.
+  /// gradients likewise. Weights change at every step, so each task converts all that it needs in
+  /// one launch before its first op, and all gradients in one launch behind its last.
   struct ConvertedWeights {
     std::vector<int> buckets;
     int weights = -1, gradients = -1;               ///< buffers

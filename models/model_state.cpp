@@ -1,7 +1,6 @@
 #include "models/model_state.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <stdexcept>
 
@@ -30,12 +29,6 @@ void copy(const Tensor& source, const Tensor& destination, std::size_t piece) {
                     });
                   },
                   {.worker = runtime::Runtime::current().worker_for(piece)});
-}
-
-std::size_t total_bytes(const std::vector<Tensor>& tensors) {
-  std::size_t bytes = 0;
-  for (const Tensor& tensor : tensors) bytes += tensor ? tensor.bytes() : 0;
-  return bytes;
 }
 
 std::vector<std::vector<float>> read_all(const std::vector<Tensor>& tensors) {
@@ -191,10 +184,6 @@ void transfer(const ModelState* source, const Placement& from, ModelState* desti
          at(destination, &ModelState::running, static_cast<std::size_t>(worker)),
          to.team.rank_of(worker));
   }
-}
-
-std::size_t ModelState::bytes() const {
-  return total_bytes(parameters) + total_bytes(velocity) + total_bytes(running);
 }
 
 ModelValues ModelValues::initial(const Network& network, int workers, std::uint64_t seed) {

@@ -29,8 +29,6 @@ struct ModelState {
   /// velocity = 0
   void reset_velocity();
 
-  [[nodiscard]] std::size_t bytes() const;
-
   Placement placement;
   // A tensor that belongs to another rank is empty.
   std::vector<runtime::Tensor> parameters;  ///< one per bucket

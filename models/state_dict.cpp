@@ -1,6 +1,5 @@
 #include "models/state_dict.hpp"
 
-#include <functional>
 #include <numeric>
 
 namespace stpt::models {

@@ -132,19 +132,16 @@ Network make_network(const std::string& name, const Shape& input, int classes,
     }
     return network;
   }
-  std::string known, nearest;
-  std::size_t least = name.size();
+  std::vector<std::string> names;
+  std::string known;
   for (const ModelInfo& model : available_models()) {
+    names.push_back(model.name);
     known += (known.empty() ? "" : ", ") + model.name;
-    if (const std::size_t distance = edit_distance(name, model.name); distance < least) {
-      least = distance;
-      nearest = model.name;
-    }
   }
-  throw std::invalid_argument(
-      "unknown model \"" + name + "\"" +
-      (!nearest.empty() && least <= 2 ? ", perhaps \"" + nearest + "\"?" : "") +
-      " (known: " + known + ")");
+  const std::string meant = runtime::nearest_word(name, names);
+  throw std::invalid_argument("unknown model \"" + name + "\"" +
+                              (meant.empty() ? "" : ", perhaps \"" + meant + "\"?") +
+                              " (known: " + known + ")");
 }
 
 }  // namespace stpt::models

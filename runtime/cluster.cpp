@@ -11,7 +11,6 @@
 #include <deque>
 #include <limits>
 #include <mutex>
-#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <thread>

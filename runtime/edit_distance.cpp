@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-namespace stpt {
+namespace stpt::runtime {
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<std::size_t>> d(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
@@ -36,4 +36,4 @@ std::string nearest_word(std::string_view word, std::span<const std::string> kno
   return best;
 }
 
-}  // namespace stpt
+}  // namespace stpt::runtime

@@ -53,7 +53,7 @@ void check_measurements() {
 }  // namespace
 
 Environment Environment::read() {
-  constexpr int most_gpus = 4096;  // what there are of so many is another question
+  constexpr int most_gpus = 4096;  // no machine has more; how many there are is checked later
   Environment environment;
   environment.cpu_workers = number("STARPU_NCPUS", 0, Runtime::most_cpu_workers());
   if (const auto newer = number("STARPU_NCPU", 0, Runtime::most_cpu_workers()))

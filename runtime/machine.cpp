@@ -20,11 +20,18 @@ namespace {
 using Topology = std::unique_ptr<hwloc_topology, decltype(&hwloc_topology_destroy)>;
 
 Topology load_topology() {
+  keep_hwloc_from_displays();
   hwloc_topology_t raw = nullptr;
   if (hwloc_topology_init(&raw) != 0) throw std::runtime_error("hwloc: cannot create a topology");
   Topology topology(raw, &hwloc_topology_destroy);
   if (hwloc_topology_load(raw) != 0) throw std::runtime_error("hwloc: cannot read the topology");
   return topology;
+}
+
+/// The machine does not change, and to look at it takes milliseconds.
+hwloc_topology_t machine_topology() {
+  static const Topology loaded = load_topology();
+  return loaded.get();
 }
 
 std::optional<std::uint64_t> read_number(const std::filesystem::path& path) {
@@ -118,13 +125,11 @@ int usable_cores(hwloc_topology_t topology) {
 void keep_hwloc_from_displays() { setenv("HWLOC_COMPONENTS", "-gl", 0); }
 
 Machine Machine::detect() {
-  keep_hwloc_from_displays();
-  const Topology topology = load_topology();
   Machine machine;
-  machine.cores = usable_cores(topology.get());
+  machine.cores = usable_cores(machine_topology());
   if (const auto quota = cores_by_quota()) machine.cores = std::min(machine.cores, *quota);
   machine.memory_bytes = memory_information("MemTotal");
-  if (const auto package = hwloc_get_obj_by_type(topology.get(), HWLOC_OBJ_PACKAGE, 0)) {
+  if (const auto package = hwloc_get_obj_by_type(machine_topology(), HWLOC_OBJ_PACKAGE, 0)) {
     if (const char* model = hwloc_obj_get_info_by_name(package, "CPUModel"))
       machine.processor = model;
   }
@@ -165,18 +170,16 @@ std::string Machine::to_string() const {
 }
 
 bool take_share_of_cores(int part, int parts) {
-  keep_hwloc_from_displays();
-  const Topology topology = load_topology();
-  const int cores = hwloc_get_nbobjs_by_type(topology.get(), HWLOC_OBJ_CORE);
-  if (parts <= 1 || cores < parts || usable_cores(topology.get()) < cores) return false;
+  const int cores = hwloc_get_nbobjs_by_type(machine_topology(), HWLOC_OBJ_CORE);
+  if (parts <= 1 || cores < parts || usable_cores(machine_topology()) < cores) return false;
   const Bitmap share = make_bitmap();
   if (!share) return false;
   for (int i = part * cores / parts; i < (part + 1) * cores / parts; ++i) {
     const auto core =
-        hwloc_get_obj_by_type(topology.get(), HWLOC_OBJ_CORE, static_cast<unsigned>(i));
+        hwloc_get_obj_by_type(machine_topology(), HWLOC_OBJ_CORE, static_cast<unsigned>(i));
     hwloc_bitmap_or(share.get(), share.get(), core->cpuset);
   }
-  return hwloc_set_cpubind(topology.get(), share.get(), HWLOC_CPUBIND_PROCESS) == 0;
+  return hwloc_set_cpubind(machine_topology(), share.get(), HWLOC_CPUBIND_PROCESS) == 0;
 }
 
 std::uint64_t resident_bytes() {

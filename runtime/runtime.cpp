@@ -91,6 +91,37 @@ void check(const RuntimeOptions& options) {
     throw std::invalid_argument("STARPU_RESERVE_NCPU: " + problem);
 }
 
+/// What StarPU is told, which prefers its environment to what a program asks for.
+std::list<Variable> environment_for(const RuntimeOptions& options, const CpuPlan& plan) {
+  const Cluster& cluster = Cluster::current();
+  const int gpus = static_cast<int>(options.gpus.size());
+  std::list<Variable> environment;
+  if (plan.workers) environment.emplace_back("STARPU_NCPU", std::to_string(*plan.workers));
+  // StarPU would bind several workers to one core, with a warning for each.
+  const bool crowded = plan.workers.value_or(0) + gpus > plan.cores ||
+                       (cluster.ranks_on_host() > plan.cores && !cluster.has_own_cores());
+  if (crowded) environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
+  if (crowded || plan.cores <= 4) environment.emplace_back("STARPU_MPI_NOBIND", "1");
+  if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
+  environment.emplace_back("STARPU_NCUDA", std::to_string(gpus));
+  if (gpus > 0) {
+    keep_streams_apart();
+    std::string numbers;
+    for (const int gpu : options.gpus) numbers += std::to_string(gpu) + " ";
+    environment.emplace_back("STARPU_WORKERS_CUDAID", numbers);
+    environment.emplace_back("STARPU_NWORKER_PER_CUDA", std::to_string(options.workers_per_gpu));
+    // What GPUs do is pinned; the scheduler has the batches that cores load.
+    if (options.scheduler.empty() && std::getenv("STARPU_SCHED") == nullptr)
+      environment.emplace_back("STARPU_SCHED", "prio");
+  }
+  // It would tell at each start where the GPUs are, or that it does not know; and that a rank has
+  // one core alone, which is its share.
+  const bool has_share_of_one = cluster.has_own_cores() && plan.cores == 1;
+  if ((gpus > 0 || has_share_of_one) && std::getenv("STARPU_SILENT") == nullptr)
+    environment.emplace_back("STARPU_SILENT", "1");
+  return environment;
+}
+
 }  // namespace
 
 std::string reserve_problem(const RuntimeOptions& options) {
@@ -128,42 +159,10 @@ std::vector<int> in_turns(const std::vector<Worker>& workers) {
   return ids;
 }
 
-Runtime::Runtime(const RuntimeOptions& options) {
-  if (live != nullptr) throw std::logic_error("Runtime: one is alive already");
-  check(options);
-  const Environment asked = Environment::read();
-  keep_hwloc_from_displays();
-  const Cluster& cluster = Cluster::current();
-  const CpuPlan plan = plan_cpu(options, asked);
-  const int gpus = static_cast<int>(options.gpus.size());
-  // StarPU prefers its environment to what a program asks for, hence this detour.
-  std::list<Variable> environment;
-  if (plan.workers) environment.emplace_back("STARPU_NCPU", std::to_string(*plan.workers));
-  // StarPU would bind several workers to one core, with a warning for each.
-  const bool crowded = plan.workers.value_or(0) + gpus > plan.cores ||
-                       (cluster.ranks_on_host() > plan.cores && !cluster.has_own_cores());
-  if (crowded) environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
-  if (crowded || plan.cores <= 4) environment.emplace_back("STARPU_MPI_NOBIND", "1");
-  if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
-  environment.emplace_back("STARPU_NCUDA", std::to_string(gpus));
-  if (gpus > 0) {
-    keep_streams_apart();
-    std::string numbers;
-    for (const int gpu : options.gpus) numbers += std::to_string(gpu) + " ";
-    environment.emplace_back("STARPU_WORKERS_CUDAID", numbers);
-    environment.emplace_back("STARPU_NWORKER_PER_CUDA", std::to_string(options.workers_per_gpu));
-    // What GPUs do is pinned; the scheduler has the batches that cores load.
-    if (options.scheduler.empty() && std::getenv("STARPU_SCHED") == nullptr)
-      environment.emplace_back("STARPU_SCHED", "prio");
-  }
-  // It would tell at each start where the GPUs are, or that it does not know; and that a rank has
-  // one core alone, which is its share.
-  const bool has_share_of_one = cluster.has_own_cores() && plan.cores == 1;
-  if ((gpus > 0 || has_share_of_one) && std::getenv("STARPU_SILENT") == nullptr)
-    environment.emplace_back("STARPU_SILENT", "1");
+void Runtime::StarPu::start(bool with_messages) {
   starpu_conf conf;
   starpu_conf_init(&conf);
-  conf.will_use_mpi = cluster.size() > 1 ? 1 : 0;
+  conf.will_use_mpi = with_messages ? 1 : 0;
   // Models, vectors and caches work on whole cache lines.
   starpu_malloc_set_align(tensor_alignment);
   // Where StarPU does not know the machine's buses yet it measures them here, and resets the GPUs
@@ -173,6 +172,45 @@ Runtime::Runtime(const RuntimeOptions& options) {
         error == -ENODEV ? "StarPU found no worker: check STARPU_NCPU and STARPU_RESERVE_NCPU"
                          : "StarPU did not start (error " + std::to_string(-error) + ")");
   }
+  started_ = true;
+}
+
+Runtime::StarPu::~StarPu() {
+  if (started_) starpu_shutdown();
+}
+
+Runtime::Runtime(const RuntimeOptions& options) {
+  if (live != nullptr) throw std::logic_error("Runtime: one is alive already");
+  check(options);
+  keep_hwloc_from_displays();
+  const CpuPlan plan = plan_cpu(options, Environment::read());
+  const bool with_messages = Cluster::current().size() > 1;
+  const std::list<Variable> environment = environment_for(options, plan);
+  starpu_.start(with_messages);
+  list_workers();
+  if (count(WorkerKind::cpu) < plan.least) {
+    throw std::runtime_error(
+        "StarPU started " + std::to_string(count(WorkerKind::cpu)) + " CPU workers instead of " +
+        std::to_string(plan.workers.value_or(plan.cores)) + "; it was built for " +
+        std::to_string(STARPU_NMAXWORKERS) + " workers in all, those of GPUs included");
+  }
+  const int gpu_workers = static_cast<int>(options.gpus.size()) * options.workers_per_gpu;
+  if (count(WorkerKind::cuda) != gpu_workers) {
+    throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cuda)) +
+                             " GPU workers instead of " + std::to_string(gpu_workers) +
+                             ": was it built for CUDA and for so many GPUs?");
+  }
+  // Of this rank's: CUDA's default would take memory of GPU 0, which may be another rank's.
+  if (!options.gpus.empty()) use_gpu(options.gpus.front());
+  if (with_messages) {
+    if (const int error = starpu_mpi_init_comm(nullptr, nullptr, 0, MPI_COMM_WORLD); error != 0)
+      throw std::runtime_error("StarPU-MPI did not start (error " + std::to_string(-error) + ")");
+    has_messages_ = true;
+  }
+  live = this;
+}
+
+void Runtime::list_workers() {
   for (unsigned id = 0; id < starpu_worker_get_count(); ++id) {
     const auto type = starpu_worker_get_type(static_cast<int>(id));
     if (type != STARPU_CPU_WORKER && type != STARPU_CUDA_WORKER) continue;
@@ -184,41 +222,18 @@ Runtime::Runtime(const RuntimeOptions& options) {
          name.data()});
   }
   cuda_workers_ = in_turns(workers_);
-  if (count(WorkerKind::cpu) < plan.least) {
-    starpu_shutdown();
-    throw std::runtime_error(
-        "StarPU started " + std::to_string(count(WorkerKind::cpu)) + " CPU workers instead of " +
-        std::to_string(plan.workers.value_or(plan.cores)) + "; it was built for " +
-        std::to_string(STARPU_NMAXWORKERS) + " workers in all, those of GPUs included");
-  }
-  if (const int wanted = gpus * options.workers_per_gpu; count(WorkerKind::cuda) != wanted) {
-    starpu_shutdown();
-    throw std::runtime_error("StarPU started " + std::to_string(count(WorkerKind::cuda)) +
-                             " GPU workers instead of " + std::to_string(wanted) +
-                             ": was it built for CUDA and for so many GPUs?");
-  }
+}
+
+/// By this thread, which plans, and by the cores: they allocate pinned memory.
+void Runtime::use_gpu([[maybe_unused]] int gpu) {
 #ifdef STPT_HAS_CUDA
-  if (gpus > 0) {
-    // This thread plans, and it and the cores allocate pinned memory: on a GPU of this rank's.
-    // CUDA's default would take memory of GPU 0, which may be another rank's.
-    int gpu = options.gpus.front();
-    if (const cudaError_t error = cudaSetDevice(gpu); error != cudaSuccess) {
-      starpu_shutdown();
-      throw std::runtime_error("GPU " + std::to_string(gpu) +
-                               " cannot be used: " + cudaGetErrorString(error));
-    }
-    starpu_execute_on_each_worker([](void* number) { cudaSetDevice(*static_cast<int*>(number)); },
-                                  &gpu, STARPU_CPU);
+  if (const cudaError_t error = cudaSetDevice(gpu); error != cudaSuccess) {
+    throw std::runtime_error("GPU " + std::to_string(gpu) +
+                             " cannot be used: " + cudaGetErrorString(error));
   }
+  starpu_execute_on_each_worker([](void* number) { cudaSetDevice(*static_cast<int*>(number)); },
+                                &gpu, STARPU_CPU);
 #endif
-  if (cluster.size() > 1) {
-    if (const int error = starpu_mpi_init_comm(nullptr, nullptr, 0, MPI_COMM_WORLD); error != 0) {
-      starpu_shutdown();
-      throw std::runtime_error("StarPU-MPI did not start (error " + std::to_string(-error) + ")");
-    }
-    has_messages_ = true;
-  }
-  live = this;
 }
 
 Runtime::~Runtime() {
@@ -232,7 +247,6 @@ Runtime::~Runtime() {
   }
   live = nullptr;
   if (has_messages_) starpu_mpi_shutdown();
-  starpu_shutdown();
 }
 
 Runtime& Runtime::current() {

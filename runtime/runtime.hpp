@@ -107,6 +107,24 @@ class Runtime {
   }
 
  private:
+  /// StarPU from a start() that worked.
+  class StarPu {
+   public:
+    StarPu() = default;
+    ~StarPu();
+    StarPu(const StarPu&) = delete;
+    StarPu& operator=(const StarPu&) = delete;
+    /// Throws std::runtime_error.
+    void start(bool with_messages);
+
+   private:
+    bool started_ = false;
+  };
+
+  void list_workers();
+  void use_gpu(int gpu);
+
+  StarPu starpu_;  ///< goes last
   std::vector<Worker> workers_;
   std::vector<int> cuda_workers_;  ///< in turns
   Failure failure_;

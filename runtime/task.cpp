@@ -120,6 +120,14 @@ class Submission {
   static starpu_codelet* codelet(const Codelet& codelet) { return &codelet.impl_->codelet; }
 };
 
+/// Of one that is not submitted.
+struct DestroyTask {
+  void operator()(starpu_task* task) const {
+    task->destroy = 0;
+    starpu_task_destroy(task);
+  }
+};
+
 void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
             const TaskOptions& options) {
   const auto workers = Runtime::current().workers().size();
@@ -130,7 +138,7 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
   for (const Use& use : uses) {
     if (!use.tensor) throw std::logic_error(codelet.name() + ": a tensor without memory");
   }
-  starpu_task* task = starpu_task_create();
+  std::unique_ptr<starpu_task, DestroyTask> task(starpu_task_create());
   task->cl = Submission::codelet(codelet);
   task->nbuffers = static_cast<int>(uses.size());
   starpu_data_handle_t* handles = task->handles;
@@ -141,10 +149,7 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
         static_cast<starpu_data_handle_t*>(std::malloc(uses.size() * sizeof(*handles)));
     task->dyn_modes =
         static_cast<starpu_data_access_mode*>(std::malloc(uses.size() * sizeof(*modes)));
-    if (task->dyn_handles == nullptr || task->dyn_modes == nullptr) {
-      starpu_task_destroy(task);
-      throw std::bad_alloc();
-    }
+    if (task->dyn_handles == nullptr || task->dyn_modes == nullptr) throw std::bad_alloc();
     handles = task->dyn_handles;
     modes = task->dyn_modes;
   }
@@ -180,13 +185,12 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
     task->execute_on_a_specific_worker = 1;
     task->workerid = static_cast<unsigned>(options.worker);
   }
-  if (const int error = starpu_task_submit(task); error != 0) {
-    task->destroy = 0;
-    starpu_task_destroy(task);
+  if (const int error = starpu_task_submit(task.get()); error != 0) {
     throw std::runtime_error(codelet.name() + (options.worker < 0
                                                    ? ": no worker of this machine can run it"
                                                    : ": the chosen worker cannot run it"));
   }
+  task.release();     // StarPU destroys it
   payload.release();  // delete_payload owns it now
 }
 

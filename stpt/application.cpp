@@ -39,21 +39,16 @@ namespace fs = std::filesystem;
 
 // ---- The run file ----------------------------------------------------------------------------
 
-struct RunFile {
-  Config config;
-  ConfigSource source;
+struct RunFile : ParsedConfig {
   bool saved_checkpoints = false;  ///< of a run that goes on: runtime.checkpoint until now
 };
 
 RunFile load_run_file(const CommandLine& line) {
-  RunFile file;
   if (line.resume) {
     const std::string name = RunDirectory::open(*line.resume).file(config_name).string();
     const std::string text = read_run_file(name, "--resume needs the directory of a run");
     const Config before = parse_config(text, name);
-    file.saved_checkpoints = before.runtime.checkpoint;
-    file.config = parse_config(text, name, line.overrides);
-    file.source = {name, line.overrides};
+    RunFile file{parse_run_file(text, name, line.overrides), before.runtime.checkpoint};
     const std::string change = first_difference(
         before, file.config, [](std::string_view key) { return !may_change_on_resume(key); });
     if (!change.empty()) {
@@ -67,9 +62,7 @@ RunFile load_run_file(const CommandLine& line) {
   const std::string name = line.config.value_or("the defaults");
   const std::string text =
       line.config ? read_run_file(*line.config, "--config needs a run file") : "{}";
-  file.config = parse_config(text, name, line.overrides);
-  file.source = {name, line.overrides};
-  return file;
+  return {parse_run_file(text, name, line.overrides)};
 }
 
 /// What the installed StarPU cannot do, or its environment asks for; it would only say so once the

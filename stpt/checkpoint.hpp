@@ -3,11 +3,11 @@
 
 #include <filesystem>
 #include <limits>
-#include <stdexcept>
 #include <string>
 
 #include "data/augmentation.hpp"
 #include "models/model_state.hpp"
+#include "runtime/input_error.hpp"
 #include "stpt/config.hpp"
 #include "stpt/learning_rate.hpp"
 
@@ -31,8 +31,8 @@ struct Checkpoint {
 };
 
 /// One line that says which file, what is wrong and what to do.
-class CheckpointError : public std::runtime_error {
-  using std::runtime_error::runtime_error;
+class CheckpointError : public InputError {
+  using InputError::InputError;
 };
 
 /// Replaces `file` in one go: a crash leaves the old one. Throws OutputError.

@@ -73,12 +73,11 @@ constexpr std::array options = {
 };
 
 [[noreturn]] void refuse_unknown(std::string_view name) {
-  const auto distance = [name](const Option& option) { return edit_distance(name, option.name); };
-  const Option& nearest = *std::ranges::min_element(options, {}, distance);
-  const bool near = distance(nearest) <= std::max<std::size_t>(2, name.size() / 3);
+  std::vector<std::string> names;
+  for (const Option& option : options) names.emplace_back(option.name);
+  const std::string meant = runtime::nearest_word(name, names);
   throw UsageError(std::string(name) + ": unknown option; " +
-                   (near ? "did you mean " + std::string(nearest.name) + "?"
-                         : std::string("--help lists them")));
+                   (meant.empty() ? "--help lists them" : "did you mean " + meant + "?"));
 }
 
 [[noreturn]] void refuse_word(std::string_view word) {

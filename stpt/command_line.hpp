@@ -3,10 +3,11 @@
 
 #include <optional>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "runtime/input_error.hpp"
 
 namespace stpt {
 
@@ -32,8 +33,8 @@ struct CommandLine {
 };
 
 /// A command line that cannot be used: one line that says what is wrong and what would be right.
-class UsageError : public std::runtime_error {
-  using std::runtime_error::runtime_error;
+class UsageError : public InputError {
+  using InputError::InputError;
 };
 
 /// The arguments without the program's name.

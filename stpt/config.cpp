@@ -16,6 +16,7 @@
 #include "stpt/config_schema.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
+#include "stpt/messages.hpp"
 #include "stpt/run_file.hpp"
 
 namespace stpt {
@@ -47,7 +48,7 @@ std::string nearest(const std::string& unknown) {
   std::size_t least = std::numeric_limits<std::size_t>::max();
   const auto consider = [&](const std::string& known) {
     const std::string known_leaf = leaf_of(known);
-    std::size_t distance = edit_distance(leaf, known_leaf);
+    std::size_t distance = runtime::edit_distance(leaf, known_leaf);
     const bool part = leaf.size() >= 3 && known_leaf.find(leaf) != std::string::npos;
     if (part) distance = std::min<std::size_t>(distance, 1);
     if (distance > tolerance || known_leaf.empty()) return;
@@ -146,13 +147,6 @@ void apply_override(Config& config, const std::string& override, std::set<std::s
   apply(config, path, override_value(path, override.substr(equals + 1)), given);
 }
 
-/// A key or file may have a line break in its name.
-std::string one_line(std::string text) {
-  std::ranges::replace_if(
-      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-  return text;
-}
-
 /// Who sets candidates means them for the whole run, not only for where the schedule of a file
 /// below ends.
 void drop_older_schedule(Config& config, const std::set<std::string>& given) {
@@ -238,21 +232,15 @@ void insert(json::object& root, std::string_view path, json::value value) {
 
 ConfigError::ConfigError(const ConfigSource& source, const std::string& path,
                          const std::string& problem)
-    : std::runtime_error(one_line((source.of(path).empty() ? "" : source.of(path) + ": ") +
-                                  (path.empty() ? "" : path + ": ") + problem)) {}
-
-ConfigSource::ConfigSource(std::string file, const std::vector<std::string>& overrides)
-    : file_(std::move(file)) {
-  Config scratch;  // an override of a section gives the keys that it has
-  for (const std::string& override : overrides) apply_override(scratch, override, overridden_);
-}
+    : InputError(one_line((source.of(path).empty() ? "" : source.of(path) + ": ") +
+                          (path.empty() ? "" : path + ": ") + problem)) {}
 
 std::string ConfigSource::of(std::string_view path) const {
   return overridden_.contains(std::string(path.substr(0, path.find('[')))) ? set_option : file_;
 }
 
-Config parse_config(std::string_view json_text, const std::string& source_name,
-                    const std::vector<std::string>& overrides) {
+ParsedConfig parse_run_file(std::string_view json_text, const std::string& source_name,
+                            const std::vector<std::string>& overrides) {
   Config config;
   std::set<std::string> given, overridden;
   apply_file(config, json_text, source_name, 0, given);
@@ -270,12 +258,18 @@ Config parse_config(std::string_view json_text, const std::string& source_name,
     config.stpt.tie_rule = TieRule::prefer_unchanged;
   }
   place_default_anneal(config.training.learning_rate, given);
+  ConfigSource source(source_name, std::move(overridden));
   try {
     check_rules(config);
   } catch (const Problem& problem) {
-    throw ConfigError(ConfigSource(source_name, overrides), problem.path, problem.text);
+    throw ConfigError(source, problem.path, problem.text);
   }
-  return config;
+  return {std::move(config), std::move(source)};
+}
+
+Config parse_config(std::string_view json_text, const std::string& source_name,
+                    const std::vector<std::string>& overrides) {
+  return parse_run_file(json_text, source_name, overrides).config;
 }
 
 std::string print_config(const Config& config) {

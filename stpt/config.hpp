@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <set>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "data/augmentation.hpp"
 #include "data/image_folder.hpp"
 #include "data/synthetic.hpp"
+#include "runtime/input_error.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt {
@@ -221,8 +221,9 @@ class ConfigSource {
  public:
   ConfigSource(std::string file = "") : file_(std::move(file)) {}
   ConfigSource(const char* file) : file_(file) {}
-  /// Overrides that parse_config takes.
-  ConfigSource(std::string file, const std::vector<std::string>& overrides);
+  /// `overridden`: the keys that overrides gave.
+  ConfigSource(std::string file, std::set<std::string> overridden)
+      : file_(std::move(file)), overridden_(std::move(overridden)) {}
 
   [[nodiscard]] const std::string& file() const { return file_; }
   /// "--set" for what an override gave, else the run file. The path may end in an index.
@@ -235,10 +236,15 @@ class ConfigSource {
 
 /// A run file or override that cannot be used, in one line:
 /// "run.json: training.epochs: is 0; must be a whole number from 1 to 1000000".
-class ConfigError : public std::runtime_error {
+class ConfigError : public InputError {
  public:
   /// The source and `path` are left out of the line where they are empty.
   ConfigError(const ConfigSource& source, const std::string& path, const std::string& problem);
+};
+
+struct ParsedConfig {
+  Config config;
+  ConfigSource source;
 };
 
 /// Reads a run file over the one that it extends, if it does (its path is taken from the folder of
@@ -248,6 +254,10 @@ class ConfigError : public std::runtime_error {
 /// are but no tie rule, it is prefer_unchanged, since `larger` would let the LR climb in a set that
 /// is tried again and again; where nothing is said about the anneal, only policies that choose the
 /// LR have one. Throws ConfigError.
+[[nodiscard]] ParsedConfig parse_run_file(std::string_view json_text,
+                                          const std::string& source_name,
+                                          const std::vector<std::string>& overrides = {});
+/// The config alone.
 [[nodiscard]] Config parse_config(std::string_view json_text, const std::string& source_name,
                                   const std::vector<std::string>& overrides = {});
 

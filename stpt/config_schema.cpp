@@ -169,7 +169,7 @@ bool is_word(std::string_view word) {
 }
 /// Safe as a part of a folder's name.
 bool is_name(std::string_view name) {
-  return is_word(name) && !name.empty() && name.size() <= 64 && name[0] != '.' && name[0] != '-';
+  return is_layer_name(name) && name[0] != '.' && name[0] != '-';
 }
 bool is_path(std::string_view path) {
   return std::ranges::none_of(path, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
@@ -192,7 +192,7 @@ Key names_key(std::string path, Field field, const std::string& of, std::string 
             std::vector<std::string> names;
             for (const json::value& each : several) {
               const json::string* name = each.if_string();
-              if (name == nullptr || !is_name(*name)) refuse(where, value, allowed);
+              if (name == nullptr || !is_layer_name(*name)) refuse(where, value, allowed);
               names.emplace_back(*name);
             }
             field(config) = std::move(names);
@@ -376,9 +376,8 @@ const std::vector<Section>& sections() {
 
 const std::vector<Key>& schema() {
   static const std::vector<Key> table = {
-      text("name", STPT_FIELD(name),
-           "1 to 64 letters, digits, '.', '_' or '-', no '.' or '-' first", is_name,
-           "Names the run's folder and report."),
+      text("name", STPT_FIELD(name), std::string(layer_name_text) + ", no '.' or '-' first",
+           is_name, "Names the run's folder and report."),
 
       text(
           "model.name", STPT_FIELD(model.name), "the name of a model, or empty",
@@ -619,6 +618,10 @@ const std::vector<Key>& schema() {
 const Key* find_key(std::string_view path) {
   const auto found = std::ranges::find(schema(), path, &Key::path);
   return found == schema().end() ? nullptr : &*found;
+}
+
+bool is_layer_name(std::string_view name) {
+  return is_word(name) && !name.empty() && name.size() <= 64;
 }
 
 bool is_section(std::string_view path) {

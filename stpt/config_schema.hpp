@@ -48,6 +48,10 @@ struct Section {
 [[nodiscard]] std::string parent_of(std::string_view path);  ///< "a.b" of "a.b.c"
 [[nodiscard]] std::string leaf_of(std::string_view path);    ///< "c" of "a.b.c"
 
+/// What layers and blocks of a network may be called.
+[[nodiscard]] bool is_layer_name(std::string_view name);
+inline constexpr const char* layer_name_text = "1 to 64 letters, digits, '.', '_' or '-'";
+
 /// "a, b, c"
 [[nodiscard]] std::string list(std::span<const std::string> items);
 

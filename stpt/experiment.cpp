@@ -1,9 +1,7 @@
 #include "stpt/experiment.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <numeric>
-#include <optional>
 #include <span>
 #include <stdexcept>
 #include <vector>
@@ -68,8 +66,8 @@ data::Normalization normalization_of(const Config& config, const data::Dataset& 
   return data::compute_normalization(train, data::evenly_spaced(indices, sampled_images));
 }
 
-/// Test images are needed once the first epoch has been trained, which must not be lost to some
-/// that cannot be read. Throws DataError if the sample has too many of them.
+/// Reads a sample of the test images now: that they cannot be read must not show only when the
+/// first epoch has been trained. Throws DataError if too many of the sample cannot.
 void check_test_images(const Config& config, const data::Dataset& test) {
   if (config.data.format != DataFormat::image_folder) return;
   std::vector<std::uint32_t> indices(test.size());
@@ -230,11 +228,11 @@ std::string Experiment::caution() const {
   // What stpt.alpha is by default, where epochs are long enough.
   constexpr int enough = 12;
   if (!pretrains() || most_candidates() < 2 || iterations_per_epoch >= enough) return "";
-  return "an epoch has " + std::to_string(iterations_per_epoch) +
+  return "an epoch has only " + std::to_string(iterations_per_epoch) +
          (iterations_per_epoch == 1 ? " iteration" : " iterations") +
-         ", too few to tell learning rates apart well; it has more with less images an iteration, "
-         "of which training.workers times training.batch_per_worker make " +
-         std::to_string(global_batch());
+         ", too few to compare learning rates well; lower training.workers or "
+         "training.batch_per_worker (" +
+         std::to_string(global_batch()) + " images an iteration now)";
 }
 
 bool Experiment::scores_mean() const {
@@ -457,7 +455,8 @@ std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
   const std::uint64_t cache = config.data.format == DataFormat::image_folder
                                   ? data::cache_bytes(data, cache_limit(config.data))
                                   : 0;
-  return model_bytes(candidates) + gradient_bytes(gpu_choice.gpus.size()) + batches +
+  const std::uint64_t copy = model_bytes(0);  // for the checkpoint, and at the end
+  return model_bytes(candidates) + copy + gradient_bytes(gpu_choice.gpus.size()) + batches +
          evaluation_bytes(computing) + chains * activation_bytes() + cache;
 }
 

@@ -9,10 +9,7 @@
 #include <stdexcept>
 
 #include "data/dataset.hpp"
-#include "stpt/checkpoint.hpp"
-#include "stpt/command_line.hpp"
-#include "stpt/config.hpp"
-#include "stpt/run_directory.hpp"
+#include "runtime/input_error.hpp"
 
 namespace stpt {
 
@@ -32,14 +29,17 @@ std::string one_line(std::string text) {
 }
 
 std::string message_of(const std::exception& error) {
+  constexpr const char* out_of_memory = "out of memory";
   try {
     std::rethrow_if_nested(error);
   } catch (const data::DataError& cause) {
     return message_of(cause);
+  } catch (const std::bad_alloc&) {
+    return out_of_memory;
   } catch (...) {
     // The task's own message says it.
   }
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "out of memory";
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return out_of_memory;
   return one_line(error.what());
 }
 
@@ -64,11 +64,7 @@ bool blames_data(const std::exception& error) {
 }
 
 bool blames_input(const std::exception& error) {
-  return dynamic_cast<const UsageError*>(&error) != nullptr ||
-         dynamic_cast<const ConfigError*>(&error) != nullptr ||
-         dynamic_cast<const data::DataError*>(&error) != nullptr ||
-         dynamic_cast<const OutputError*>(&error) != nullptr ||
-         dynamic_cast<const CheckpointError*>(&error) != nullptr;
+  return dynamic_cast<const InputError*>(&error) != nullptr;
 }
 
 }  // namespace stpt

@@ -31,7 +31,7 @@ void fill_standard_files();
 [[nodiscard]] std::string one_line(std::string text);
 /// One line; of a task that failed because of the data, what is wrong with them.
 [[nodiscard]] std::string message_of(const std::exception& error);
-/// The error is what a person gave: a command line, a run file, data, a directory, a checkpoint.
+/// The error is an InputError.
 [[nodiscard]] bool blames_input(const std::exception& error);
 /// The error is in the data, or of a task that met one there.
 [[nodiscard]] bool blames_data(const std::exception& error);

@@ -1,7 +1,6 @@
 #include "stpt/network_file.hpp"
 
 #include <algorithm>
-#include <array>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/string.hpp>
@@ -23,6 +22,8 @@ namespace stpt {
 namespace {
 
 namespace json = boost::json;
+using config::is_layer_name;
+using config::layer_name_text;
 using config::Problem;
 using config::refuse;
 using models::ActivationId;
@@ -37,15 +38,11 @@ constexpr std::int64_t most_elements = std::numeric_limits<std::int32_t>::max();
 constexpr std::string_view input_name = "input";
 constexpr std::size_t from_images = std::numeric_limits<std::size_t>::max();
 
-bool is_layer_name(std::string_view name) {
-  constexpr std::string_view marks = "._-";
-  return !name.empty() && name.size() <= 64 && std::ranges::all_of(name, [&](char c) {
-    return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9') ||
-           marks.find(c) != std::string_view::npos;
-  });
-}
-
 std::string in_quotes(std::string_view text) { return brief_json(json::string(text)); }
+
+std::string with_article(std::string_view type) {
+  return (type.starts_with('a') ? "an " : "a ") + std::string(type);
+}
 
 /// "a, b and c"
 std::string enumerated(std::span<const std::string> words) {
@@ -65,7 +62,7 @@ class LayerText {
     object_ = &value.get_object();
     if (const json::value* name = object_->if_contains("name")) {
       if (!name->is_string() || !is_layer_name(name->get_string())) {
-        refuse(place_ + ": name", *name, "1 to 64 letters, digits, '.', '_' or '-'");
+        refuse(place_ + ": name", *name, layer_name_text);
       }
       name_ = std::string(name->get_string());
       if (name_ == input_name) fail("has the name of the network's input; take another");
@@ -104,7 +101,7 @@ class LayerText {
   void check_keys(std::span<const std::string> known, const std::string& what) const {
     for (const auto& [key, value] : *object_) {
       if (std::ranges::find(known, std::string_view(key)) != known.end()) continue;
-      const std::string meant = nearest_word(key, known);
+      const std::string meant = runtime::nearest_word(key, known);
       throw Problem{at(key), "unknown key; " + (meant.empty() ? what + " has " + enumerated(known)
                                                               : "did you mean " + meant + "?")};
     }
@@ -212,7 +209,7 @@ const LayerType& type_of(const LayerText& layer) {
   const std::string word = layer.word("type", right);
   const auto found = std::ranges::find(layer_types(), word, &LayerType::name);
   if (found != layer_types().end()) return *found;
-  const std::string meant = nearest_word(word, names);
+  const std::string meant = runtime::nearest_word(word, names);
   throw Problem{layer.at("type"),
                 "is " + in_quotes(word) + "; " +
                     (meant.empty() ? "must be " + right : "did you mean " + meant + "?")};
@@ -238,7 +235,7 @@ class NetworkReader {
     const json::value* name = description.if_contains("name");
     if (name == nullptr) throw Problem{"", "has no name; add \"name\": \"...\""};
     if (!name->is_string() || !is_layer_name(name->get_string())) {
-      refuse("name", *name, "1 to 64 letters, digits, '.', '_' or '-'");
+      refuse("name", *name, layer_name_text);
     }
     name_ = std::string(name->get_string());
     const json::value* layers = description.if_contains("layers");
@@ -294,9 +291,9 @@ class NetworkReader {
     layer.type = &type_of(text);
     std::vector<std::string> known = {"name", "type", "inputs", "block"};
     known.insert(known.end(), layer.type->keys.begin(), layer.type->keys.end());
-    text.check_keys(known, "a " + std::string(layer.type->name));
+    text.check_keys(known, with_article(layer.type->name));
     if (text.name().empty() && layer.type->has_parameters) {
-      text.fail("has no name; a " + std::string(layer.type->name) +
+      text.fail("has no name; " + with_article(layer.type->name) +
                 " needs one, for it has parameters");
     }
     read_inputs(layer);
@@ -336,7 +333,7 @@ class NetworkReader {
     if (const auto found = index_of_.find(name); found != index_of_.end()) return found->second;
     std::vector<std::string> known = {std::string(input_name)};
     for (const auto& [other, index] : index_of_) known.push_back(other);
-    const std::string meant = nearest_word(name, known);
+    const std::string meant = runtime::nearest_word(name, known);
     throw Problem{reader.at("inputs"),
                   "no layer before this one is called " + in_quotes(name) + "; " +
                       (meant.empty() ? "name an earlier layer, or \"input\" for the images"
@@ -346,7 +343,7 @@ class NetworkReader {
   /// A layer names the block that it begins, or again the one that it is in.
   void read_block(ParsedLayer& layer) {
     const LayerText& text = layer.text;
-    const std::string right = "1 to 64 letters, digits, '.', '_' or '-'";
+    const std::string right = layer_name_text;
     const std::string block = text.word("block", right);
     if (!is_layer_name(block)) refuse(text.at("block"), *text.find("block"), right);
     if (blocks_.empty() && !layers_.empty()) {

@@ -3,7 +3,6 @@
 // meet on all ranks, so that all come to the same choice.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>

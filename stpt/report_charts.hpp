@@ -12,8 +12,8 @@ namespace stpt::report {
 ///
 /// A chart is drawn for each width it is shown at, since scaling it would scale its letters, too.
 struct ChartSize {
-  double width = 0, height = 0;
-  bool narrow = false;  ///< no room for labels beside the last points
+  double width = 0, height = 0;  ///< in the page's pixels
+  bool narrow = false;           ///< no room for labels beside the last points
 };
 
 /// Accuracy against epoch: training (line), test (dots), and the Pre-train branches from each

@@ -8,7 +8,6 @@
 #include <array>
 #include <cctype>
 #include <cerrno>
-#include <cstring>
 #include <ctime>
 #include <fstream>
 #include <sstream>
@@ -16,6 +15,7 @@
 #include <utility>
 
 #include "runtime/cluster.hpp"
+#include "runtime/file_descriptor.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/record_json.hpp"
 #include "stpt/report.hpp"
@@ -24,6 +24,7 @@ namespace stpt {
 namespace {
 
 namespace fs = std::filesystem;
+using runtime::FileDescriptor;
 
 constexpr std::string_view lock_name = ".stpt.lock";
 constexpr std::string_view temporary_end = ".stpt.tmp";  ///< ends a file's name while it is written
@@ -35,30 +36,17 @@ constexpr std::array own_names = {config_name, metrics_name, summary_name, repor
                     std::generic_category().message(error));
 }
 
-class Descriptor {
- public:
-  /// A failure names `shown`.
-  Descriptor(const fs::path& path, int flags, const fs::path& shown)
-      : value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {
-    if (value_ < 0) fail(shown, "cannot open", errno);
-  }
-  Descriptor(const fs::path& path, int flags) : Descriptor(path, flags, path) {}
-  Descriptor(Descriptor&& other) noexcept : value_(other.release()) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  int get() const { return value_; }
-  int release() { return std::exchange(value_, -1); }
+/// Throws OutputError, which names `shown`.
+FileDescriptor open_file(const fs::path& path, int flags, const fs::path& shown) {
+  FileDescriptor file(::open(path.c_str(), flags | O_CLOEXEC, 0666));
+  if (!file) fail(shown, "cannot open", errno);
+  return file;
+}
+FileDescriptor open_file(const fs::path& path, int flags) { return open_file(path, flags, path); }
 
- private:
-  int value_;
-};
-
-void write_all(int descriptor, std::string_view contents, const fs::path& path) {
+void write_all(const FileDescriptor& file, std::string_view contents, const fs::path& path) {
   while (!contents.empty()) {
-    const ssize_t written = ::write(descriptor, contents.data(), contents.size());
+    const ssize_t written = ::write(file.number(), contents.data(), contents.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) fail(path, "cannot write", errno);
     contents.remove_prefix(static_cast<std::size_t>(written));
@@ -68,8 +56,8 @@ void write_all(int descriptor, std::string_view contents, const fs::path& path) 
 /// So that a renamed or new name in a directory survives a crash. Some file systems cannot do it,
 /// and then there is nothing better to do.
 void sync_directory(const fs::path& directory) {
-  const Descriptor opened(directory, O_RDONLY | O_DIRECTORY);
-  static_cast<void>(::fsync(opened.get()));
+  const FileDescriptor opened = open_file(directory, O_RDONLY | O_DIRECTORY);
+  static_cast<void>(::fsync(opened.number()));
 }
 
 /// Removes the file again unless it was renamed away.
@@ -139,10 +127,10 @@ bool has_no_locks(int error) {
 }
 
 /// The file that was opened still stands under this name.
-bool is_at(int descriptor, const fs::path& path) {
+bool is_at(const FileDescriptor& file, const fs::path& path) {
   struct stat opened {};
   struct stat named {};
-  return ::fstat(descriptor, &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
+  return ::fstat(file.number(), &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
          opened.st_nlink > 0 && opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
 }
 
@@ -160,11 +148,10 @@ bool is_at(int descriptor, const fs::path& path) {
 /// Throws OutputError if another process has locked the directory. Takes no lock itself, not even
 /// for a moment, in which that would lock out a process that may have it.
 void check_unlocked(const fs::path& directory) {
-  const int descriptor = ::open((directory / lock_name).c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return;
+  const FileDescriptor file(::open((directory / lock_name).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return;
   struct flock range = whole_file(F_WRLCK);
-  const bool known = ::fcntl(descriptor, F_OFD_GETLK, &range) == 0;
-  ::close(descriptor);
+  const bool known = ::fcntl(file.number(), F_OFD_GETLK, &range) == 0;
   if (known && range.l_type != F_UNLCK) refuse_second_writer(directory);
 }
 
@@ -211,9 +198,9 @@ class RunDirectory::Lock {
     const fs::path path = directory / lock_name;
     constexpr int attempts = 100;
     for (int attempt = 0; attempt < attempts; ++attempt) {
-      Descriptor opened(path, O_RDWR | O_CREAT);
+      FileDescriptor opened = open_file(path, O_RDWR | O_CREAT);
       struct flock range = whole_file(F_WRLCK);
-      if (::fcntl(opened.get(), F_OFD_SETLK, &range) != 0) {
+      if (::fcntl(opened.number(), F_OFD_SETLK, &range) != 0) {
         if (errno == EAGAIN || errno == EACCES) refuse_second_writer(directory);
         if (errno == EINTR || errno == ESTALE) continue;
         if (!has_no_locks(errno)) fail(path, "cannot lock", errno);
@@ -222,7 +209,7 @@ class RunDirectory::Lock {
         return nullptr;
       }
       // Its last owner may have taken it away since it was opened.
-      if (!is_at(opened.get(), path)) continue;
+      if (!is_at(opened, path)) continue;
       std::unique_ptr<Lock> lock(new Lock(path, std::move(opened)));
       lock->sign();
       return lock;
@@ -235,23 +222,23 @@ class RunDirectory::Lock {
     // Before it is unlocked, so that nobody else locks what is about to go; and not another run's,
     // where this one's directory has been renamed.
     std::error_code ignored;
-    if (is_at(file_.get(), path_)) fs::remove(path_, ignored);
+    if (is_at(file_, path_)) fs::remove(path_, ignored);
   }
 
  private:
-  Lock(fs::path path, Descriptor file) : path_(std::move(path)), file_(std::move(file)) {}
+  Lock(fs::path path, FileDescriptor file) : path_(std::move(path)), file_(std::move(file)) {}
 
   void sign() const {
     const std::string who =
         std::to_string(::getpid()) + " on " + runtime::Cluster::current().host() + '\n';
-    if (::ftruncate(file_.get(), 0) != 0) fail(path_, "cannot write", errno);
-    write_all(file_.get(), who, path_);
+    if (::ftruncate(file_.number(), 0) != 0) fail(path_, "cannot write", errno);
+    write_all(file_, who, path_);
     // For other hosts to read.
-    if (::fsync(file_.get()) != 0) fail(path_, "cannot write", errno);
+    if (::fsync(file_.number()) != 0) fail(path_, "cannot write", errno);
   }
 
   fs::path path_;
-  Descriptor file_;
+  FileDescriptor file_;
 };
 
 void write_file_atomically(const fs::path& file, std::string_view contents) {
@@ -259,9 +246,9 @@ void write_file_atomically(const fs::path& file, std::string_view contents) {
   Temporary temporary(directory / ("." + file.filename().string() + "." +
                                    std::to_string(::getpid()) + std::string(temporary_end)));
   {
-    const Descriptor out(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC, file);
-    write_all(out.get(), contents, file);
-    if (::fsync(out.get()) != 0) fail(file, "cannot write", errno);
+    const FileDescriptor out = open_file(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC, file);
+    write_all(out, contents, file);
+    if (::fsync(out.number()) != 0) fail(file, "cannot write", errno);
   }
   if (::rename(temporary.path().c_str(), file.c_str()) != 0) fail(file, "cannot write", errno);
   temporary.kept();
@@ -357,21 +344,10 @@ void RunDirectory::remove_temporaries() const {
 
 RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)) {}
 
-RunDirectory::RunDirectory(RunDirectory&& other) noexcept
-    : path_(std::move(other.path_)),
-      metrics_(std::exchange(other.metrics_, -1)),
-      lock_(std::move(other.lock_)) {}
-
-RunDirectory& RunDirectory::operator=(RunDirectory&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(metrics_, other.metrics_);
-  std::swap(lock_, other.lock_);
-  return *this;
-}
-
-RunDirectory::~RunDirectory() {
-  if (metrics_ >= 0) ::close(metrics_);
-}
+// Where Lock is complete.
+RunDirectory::RunDirectory(RunDirectory&&) noexcept = default;
+RunDirectory& RunDirectory::operator=(RunDirectory&&) noexcept = default;
+RunDirectory::~RunDirectory() = default;
 
 void RunDirectory::write_config(std::string_view text) const {
   std::string contents(text);
@@ -385,22 +361,23 @@ void RunDirectory::begin_metrics(const RunRecord& run) {
   for (const EpochRecord& epoch : run.epochs) contents += line("epoch", to_json(epoch));
   write_file_atomically(file(metrics_name), contents);
 
-  Descriptor opened(file(metrics_name), O_WRONLY | O_APPEND);
-  if (metrics_ >= 0) ::close(metrics_);
-  metrics_ = opened.release();
+  metrics_ = open_file(file(metrics_name), O_WRONLY | O_APPEND);
 }
 
 void RunDirectory::append_epoch(const EpochRecord& epoch) {
-  if (metrics_ < 0) throw std::logic_error("append_epoch before begin_metrics");
+  if (!metrics_) throw std::logic_error("append_epoch before begin_metrics");
   write_all(metrics_, line("epoch", to_json(epoch)), file(metrics_name));
-  if (::fdatasync(metrics_) != 0) fail(file(metrics_name), "cannot write", errno);
+  if (::fdatasync(metrics_.number()) != 0) fail(file(metrics_name), "cannot write", errno);
 }
 
 RunRecord RunDirectory::read_metrics() const {
   std::error_code ignored;
   if (fs::symlink_status(file(metrics_name), ignored).type() == fs::file_type::not_found) return {};
   std::ifstream in(file(metrics_name), std::ios::binary);
-  if (!in) throw OutputError(file(metrics_name).string() + ": cannot be read");
+  if (!in || !fs::is_regular_file(file(metrics_name), ignored)) {
+    throw OutputError(file(metrics_name).string() +
+                      ": cannot be read; use a copy of it, or start a new run");
+  }
 
   RunRecord run;
   std::string text;
@@ -416,7 +393,7 @@ RunRecord RunDirectory::read_metrics() const {
       }
     } catch (const std::exception& error) {
       throw OutputError(file(metrics_name).string() + ":" + std::to_string(number) + ": " +
-                        error.what());
+                        error.what() + "; use a copy of it, or start a new run");
     }
   }
   return run;

@@ -3,17 +3,18 @@
 
 #include <filesystem>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 
+#include "runtime/file_descriptor.hpp"
+#include "runtime/input_error.hpp"
 #include "stpt/record.hpp"
 
 namespace stpt {
 
 /// One line that says which file or directory cannot be used, and what would help.
-class OutputError : public std::runtime_error {
-  using std::runtime_error::runtime_error;
+class OutputError : public InputError {
+  using InputError::InputError;
 };
 
 /// Writes a file so that readers, and a crash, see either the old contents or the new.
@@ -27,6 +28,7 @@ inline constexpr std::string_view summary_name = "summary.json";
 inline constexpr std::string_view report_name = "report.html";
 inline constexpr std::string_view checkpoint_name = "checkpoint.bin";
 
+/// What reads or writes its files throws OutputError.
 class RunDirectory {
  public:
   /// Throws OutputError if a new run may not write to `output` (empty: the default place, always
@@ -43,18 +45,18 @@ class RunDirectory {
   /// writes to it now.
   void lock();
   /// False also where the file system has no locks; lock() lets that pass.
-  bool locked() const { return lock_ != nullptr; }
+  [[nodiscard]] bool locked() const { return lock_ != nullptr; }
 
   RunDirectory(RunDirectory&& other) noexcept;
   RunDirectory& operator=(RunDirectory&& other) noexcept;
   ~RunDirectory();
 
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path file(std::string_view name) const { return path_ / name; }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  [[nodiscard]] std::filesystem::path file(std::string_view name) const { return path_ / name; }
   /// Where `wanted` leads, whose contents may be replaced. Throws OutputError if that is no file,
   /// or one of the run's own. `option` is what asks for it.
-  std::filesystem::path other_file(const std::filesystem::path& wanted,
-                                   const std::string& option) const;
+  [[nodiscard]] std::filesystem::path other_file(const std::filesystem::path& wanted,
+                                                 const std::string& option) const;
 
   /// config.json, of the resolved configuration.
   void write_config(std::string_view text) const;
@@ -67,11 +69,11 @@ class RunDirectory {
   void append_epoch(const EpochRecord& epoch);
   /// What metrics.jsonl says, nothing if there is none; a last line cut short by a crash is passed
   /// over.
-  RunRecord read_metrics() const;
+  [[nodiscard]] RunRecord read_metrics() const;
 
   void write_summary(const RunRecord& run) const;
   /// Whether the summary says that the run has come to its end.
-  bool is_complete() const;
+  [[nodiscard]] bool is_complete() const;
   void write_report(const RunRecord& run) const;
 
  private:
@@ -80,7 +82,7 @@ class RunDirectory {
   void remove_temporaries() const;
 
   std::filesystem::path path_;
-  int metrics_ = -1;  ///< descriptor of metrics.jsonl, open for appending
+  runtime::FileDescriptor metrics_;  ///< metrics.jsonl, open for appending
   std::unique_ptr<Lock> lock_;
 };
 

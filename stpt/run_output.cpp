@@ -80,6 +80,8 @@ RunOutput::RunOutput(RunDirectory& directory, const RunRecord& start, std::strin
       progress_(std::cerr, isatty(STDERR_FILENO) == 1) {}
 
 void RunOutput::begin(std::span<const std::string> notices) {
+  const std::scoped_lock lock(mutex_);
+  if (failed_) return;
   for (const std::string& notice : notices) progress_.message(notice);
   if (!directory_.locked()) {
     progress_.message(directory_.path().string() +
@@ -119,6 +121,7 @@ void RunOutput::name_unreadable(const std::vector<std::string>& images) {
 
 void RunOutput::finish(const RunRecord& run) {
   const std::scoped_lock lock(mutex_);
+  if (failed_) return;
   progress_.finish();
   write_results(directory_, stamped(run));
   finished_ = true;

@@ -26,7 +26,8 @@ class RunOutput {
   RunOutput(RunDirectory& directory, const RunRecord& start, std::string version,
             std::vector<RankRecord> ranks);
 
-  /// The notices are said first, a line each. Throws OutputError.
+  /// The notices are said first, a line each. Does nothing behind a failure, as finish(). Throws
+  /// OutputError.
   void begin(std::span<const std::string> notices);
 
   /// Shows progress, and writes each epoch. Must not outlive this.

@@ -8,7 +8,6 @@
 #include <boost/json/serialize.hpp>
 #include <boost/json/string.hpp>
 #include <boost/json/value.hpp>
-#include <cstring>
 #include <fstream>
 #include <optional>
 #include <system_error>

@@ -7,7 +7,7 @@
 
 namespace stpt {
 
-/// From here on a file that may grow no further (ulimit -f) is a failed write, with a message.
+/// From here on a write beyond `ulimit -f` fails, with a message, instead of killing the process.
 void ignore_file_size_limit();
 
 /// From here on nobody need read what is printed: the files of a run are what counts.

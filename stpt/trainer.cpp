@@ -585,7 +585,7 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
       run_epoch(session, pretrain ? &*pretrain : nullptr, epoch);
       record.wall_seconds = earlier_seconds + seconds_since(started);
       progress.epoch = epoch;
-      progress.model = {};
+      progress.model = {};  // of the epoch before, which this one might have come back to
       Checkpoint checkpoint = progress;
       checkpoint.plateau = experiment.schedule.plateau();
       checkpoint.wall_seconds = record.wall_seconds;
@@ -599,7 +599,7 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
         settle_running_statistics(session, checkpoint.model);
       }
       if (observer->epoch_done) observer->epoch_done(record, saves ? &checkpoint : nullptr);
-      progress.model = std::move(checkpoint.model);  // the next epoch may come back to it
+      if (repeats_collapsed()) progress.model = std::move(checkpoint.model);
     }
     record.status = "complete";
   } catch (const Stopped&) {
@@ -607,6 +607,7 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
     record.status = "stopped";
   }
   record.wall_seconds = earlier_seconds + seconds_since(started);
+  progress.model = {};  // one copy of a large model is enough
   final_model = collect_model(session);
   // Without an epoch there are no settled running statistics to take the digest of.
   if (record.status == "complete" && runtime::Cluster::current().rank() == 0)

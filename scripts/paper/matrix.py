@@ -84,17 +84,9 @@ class Run:
         return summary["status"] == "complete" or (
             summary["status"] == "failed" and ("diverged" in failure or "not finite" in failure))
 
-    def can_resume(self):
-        if not (self.directory / "checkpoint.bin").exists():
-            return False
-        # With its last epoch done but no summary it was killed in its last moment: there is nothing
-        # to resume.
-        header, *epochs = (self.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return len(epochs) < json.loads(header)["epochs_planned"]
-
     def train(self, lock):
         """Trains to the end. The program holds the lock, too, so that it is not started twice."""
-        if self.can_resume():
+        if (self.directory / "checkpoint.bin").exists():
             command = [self.program, "--resume", str(self.directory)]
         else:
             shutil.rmtree(self.directory, ignore_errors=True)

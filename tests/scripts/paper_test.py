@@ -78,6 +78,13 @@ class Paper(unittest.TestCase):
 
         third = self.matrix(*options)
         self.assertEqual(third.stdout.count("(kept)"), 2 * len(ARMS))
+        # Killed behind its last epoch: brought to its end, not trained again.
+        summary = self.output / "mix/seed-1/summary.json"
+        summary.write_text(summary.read_text().replace('"complete"', '"running"'))
+        fourth = self.matrix(*options)
+        self.assertEqual(fourth.stdout.count("(kept)"), 2 * len(ARMS) - 1)
+        self.assertEqual(self.started(), started)
+        self.assertEqual(self.summary("mix", 1)["model_digest"], digest)
         other = self.matrix(*options, "--set", "stpt.alpha=6")
         self.assertEqual(other.returncode, 2)
         self.assertIn("mix/seed-1: was run with other settings; ", other.stderr)

@@ -1,5 +1,7 @@
 #include "stpt/config.hpp"
 
+#include <sys/stat.h>
+
 #include <bit>
 #include <cmath>
 #include <filesystem>
@@ -7,6 +9,7 @@
 #include <limits>
 #include <random>
 #include <sstream>
+#include <thread>
 
 #include "runtime/edit_distance.hpp"
 #include "stpt/command_line.hpp"
@@ -655,6 +658,7 @@ TEST_CASE("new layers are a name or several, beside weights", "[config]") {
   };
   CHECK(layers("fc") == std::vector<std::string>{"fc"});
   CHECK(layers(R"(["fc", "stage3.block1"])") == std::vector<std::string>{"fc", "stage3.block1"});
+  CHECK(layers(R"([".f", "-f"])") == std::vector<std::string>{".f", "-f"});  // as layers may be
   CHECK(layers("[]").empty());
   const Config config =
       parse_config("{}", "run.json", {"model.weights=a.st", "model.new_layers=fc"});
@@ -666,6 +670,19 @@ TEST_CASE("new layers are a name or several, beside weights", "[config]") {
     CHECK(error_of("{}", {"model.weights=a.st", std::string("model.new_layers=") + wrong})
               .ends_with("; must be the name of a layer or a list of such"));
   }
+}
+
+TEST_CASE("a network file is read once, so that it may be a pipe", "[config]") {
+  const data::testing::TemporaryFolder folder;
+  const std::string pipe = (folder.path() / "pipe").string();
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  std::thread writer(
+      [&] { std::ofstream(pipe) << R"({"name": "n", "layers": [{"type": "relu"}]})"; });
+  const ParsedConfig parsed = parse_run_file("{}", "run.json", {"model.network=" + pipe});
+  writer.join();
+  CHECK(parsed.config.model.network.description.find("relu") != std::string::npos);
+  CHECK(parsed.source.of("model.network") == "--set");
+  CHECK(parsed.source.of("model.name") == "run.json");
 }
 
 TEST_CASE("a network takes the place of a named model", "[config]") {
@@ -773,19 +790,19 @@ TEST_CASE("the command lines in the help can be run", "[config]") {
 
 TEST_CASE("the nearest word is the one that was meant", "[config]") {
   const std::vector<std::string> known = {"kernel", "stride", "padding", "name"};
-  CHECK(nearest_word("kernal", known) == "kernel");
-  CHECK(nearest_word("nmae", known) == "name");
-  CHECK(nearest_word("groups", known).empty());
-  CHECK(nearest_word("", known).empty());
-  CHECK(nearest_word(std::string(100000, 'a'), known).empty());
+  CHECK(runtime::nearest_word("kernal", known) == "kernel");
+  CHECK(runtime::nearest_word("nmae", known) == "name");
+  CHECK(runtime::nearest_word("groups", known).empty());
+  CHECK(runtime::nearest_word("", known).empty());
+  CHECK(runtime::nearest_word(std::string(100000, 'a'), known).empty());
 }
 
 TEST_CASE("edit distance", "[config]") {
-  CHECK(edit_distance("", "") == 0);
-  CHECK(edit_distance("", "abc") == 3);
-  CHECK(edit_distance("abc", "abc") == 0);
-  CHECK(edit_distance("abc", "acb") == 1);
-  CHECK(edit_distance("kitten", "sitting") == 3);
+  CHECK(runtime::edit_distance("", "") == 0);
+  CHECK(runtime::edit_distance("", "abc") == 3);
+  CHECK(runtime::edit_distance("abc", "abc") == 0);
+  CHECK(runtime::edit_distance("abc", "acb") == 1);
+  CHECK(runtime::edit_distance("kitten", "sitting") == 3);
 }
 
 }  // namespace

@@ -158,7 +158,7 @@ TEST_CASE("Bad input ends with status 2, one line and nothing written", "[execut
   }
   SECTION("unknown key on the command line, with a line break in it") {
     set("training\n.epoch=3");
-    expected = "--set: training?.epoch: unknown key; ";
+    expected = "--set: training .epoch: unknown key; ";
   }
   SECTION("wrong type") {
     write_file(folder / "run.json", R"({"training": {"epochs": "three"}})");
@@ -483,8 +483,8 @@ TEST_CASE("a run says where its epochs are too short to choose in", "[executable
   Program program;
   write_file(program.folder() / "run.json", small_run);
   const std::string caution =
-      "an epoch has 9 iterations, too few to tell learning rates apart well; it has more with less "
-      "images an iteration, of which training.workers times training.batch_per_worker make 64";
+      "an epoch has only 9 iterations, too few to compare learning rates well; lower "
+      "training.workers or training.batch_per_worker (64 images an iteration now)";
   const auto run = [&](Arguments arguments, const Arguments& keys) {
     for (const std::string& key : keys) arguments.insert(arguments.end(), {"--set", key});
     arguments.insert(arguments.end(), {"--config", "run.json"});

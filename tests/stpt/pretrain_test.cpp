@@ -42,8 +42,7 @@ TEST_CASE("scored is the mean over the second half of Pre-train, with statistics
     Pretrain pretrain(session);
     const std::vector<double> factors = {1};
     score =
-        pretrain
-            .run(1, rate, std::numeric_limits<double>::infinity(), factors, order, [](bool) {})
+        pretrain.run(1, rate, std::numeric_limits<double>::infinity(), factors, order, [](bool) {})
             .scores.at(0)
             .loss;
   }

@@ -14,6 +14,7 @@
 #include "runtime/cluster.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/record_json.hpp"
+#include "stpt/run_output.hpp"
 #include "tests/catch.hpp"
 
 namespace {
@@ -420,6 +421,32 @@ TEST_CASE("what cannot be resumed says why", "[run_directory]") {
   std::ofstream("empty/metrics.jsonl")
       << "{\"name\":\"x\"}\n{\"epoch\":1}\nrubbish\n{\"epoch\":3}\n";
   const RunDirectory directory = RunDirectory::open("empty");
-  CHECK(has(message_of([&] { directory.read_metrics(); }),
+  CHECK(has(message_of([&] { (void)directory.read_metrics(); }),
             "empty/metrics.jsonl:3: 'r' is not JSON here"));
+  CHECK(message_of([&] {
+          (void)directory.read_metrics();
+        }).ends_with("; use a copy of it, or start a new run"));
+  fs::remove("empty/metrics.jsonl");
+  fs::create_directory("empty/metrics.jsonl");
+  CHECK(message_of([&] { (void)directory.read_metrics(); }) ==
+        "empty/metrics.jsonl: cannot be read; use a copy of it, or start a new run");
+}
+
+TEST_CASE("what failed stays failed, whatever another thread is about to write", "[run_output]") {
+  const Sandbox sandbox;
+  RunDirectory directory = RunDirectory::create("out", "quick");
+  RunRecord run = some_run();
+  RunOutput output(directory, run, "1.2", {});
+  output.fail("rank 2 (node7) has not been heard of");
+  const auto status = [] {
+    std::ifstream in("out/summary.json");
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    return std::string(read_json(text).at("status").as_string());
+  };
+  CHECK(status() == "failed");
+  output.begin({});
+  CHECK(status() == "failed");
+  run.status = "complete";
+  output.finish(run);
+  CHECK(status() == "failed");
 }
