@@ -1,17 +1,175 @@
 #include "models/lowering.hpp"
 
 #include <algorithm>
-#include <functional>
+#include <map>
+#include <optional>
+#include <set>
 #include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "codelets/batch_norm.hpp"
+#include "codelets/conv2d.hpp"
+#include "codelets/elementwise.hpp"
+#include "codelets/fully_connected.hpp"
+#include "codelets/pool2d.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
-#include "models/packing.hpp"
+#include "models/segmentation.hpp"
 
 namespace stpt::models {
 using runtime::Access;
 using runtime::Layout;
 using runtime::Shape;
 using runtime::TensorSpec;
+
+namespace {
+
+codelets::BatchNormMode batch_norm_mode(Mode mode) {
+  if (mode == Mode::batch_statistics) return codelets::BatchNormMode::batch_statistics;
+  if (mode == Mode::inference) return codelets::BatchNormMode::inference;
+  return codelets::BatchNormMode::training;
+}
+
+}  // namespace
+
+/// Goes through the layers forward and backward and emits their ops.
+class Lowering {
+ public:
+  Lowering(const Network& network, Mode mode, Program& program);
+
+  void emit_operations();
+  /// Once the operations are emitted.
+  void cut() { Segmentation(network_, ops_, buffers_, program_).cut(); }
+
+ private:
+  using Argument = Segmentation::Argument;
+
+  /// A layer with what is fused into it.
+  struct Node {
+    const Layer* layer;
+    bool relu = false;
+    std::optional<ActivationId> residual;
+    ActivationId output;
+    bool live = true;
+  };
+  struct Gradient {
+    int buffer;
+    bool shared;  ///< read by several: must not be overwritten
+  };
+  struct Value {
+    TensorSpec spec;
+    Argument location;
+    std::vector<Gradient> gradients;  ///< parts to be added
+  };
+  /// Weights as the device's ops want them, where that is not as parameters are kept, and their
+  /// gradients likewise. Weights change at every step, so each task converts all that it needs in
+  /// one launch before its first op, and all gradients in one launch behind its last.
+  struct ConvertedWeights {
+    std::vector<int> buckets;
+    int weights = -1, gradients = -1;               ///< buffers
+    std::size_t bytes = 0;                          ///< of each
+    std::map<int, codelets::Reorders::Part> parts;  ///< of the parameters; from their buckets
+    codelets::Reorders given;                       ///< gradients, to their buckets
+  };
+  /// What forward leaves for a node's backward.
+  struct Kept {
+    codelets::Conv2d conv;
+    codelets::BatchNorm norm;
+    codelets::FullyConnected fc;
+    codelets::Pool2d pool;
+    int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;  ///< buffers
+  };
+
+  void merge_layers();
+  void emit_forward(std::size_t index);
+  void forward_convolution(const Node& node, Kept& kept);
+  void forward_batch_norm(const Node& node, Kept& kept);
+  void forward_relu(const Node& node);
+  void forward_add(const Node& node);
+  void forward_pool(const Node& node, Kept& kept);
+  void forward_fully_connected(const Node& node, Kept& kept);
+  void emit_loss();
+  void emit_loss_backward();
+  void emit_backward(std::size_t index);
+  void backward_convolution(const Node& node, const Kept& kept);
+  void backward_batch_norm(const Node& node, const Kept& kept);
+  void backward_relu(const Node& node);
+  void backward_add(const Node& node);
+  void backward_pool(const Node& node, const Kept& kept);
+  void backward_fully_connected(const Node& node, const Kept& kept);
+
+  int new_buffer(std::size_t bytes);
+  [[nodiscard]] Value& value(ActivationId id) { return values_[static_cast<std::size_t>(id)]; }
+  /// The activation that the node's layer reads, or reads first.
+  [[nodiscard]] Value& input(const Node& node) { return value(node.layer->inputs[0]); }
+  [[nodiscard]] Value& output(const Node& node) { return value(node.output); }
+  /// The output as the network has it; the layout is for the op to choose.
+  [[nodiscard]] TensorSpec output_spec(const Node& node) const;
+  /// Gives the activation its spec and memory.
+  Value& define(ActivationId id, const TensorSpec& spec);
+  /// The images as the ops want them: on GPUs in their data type and layout.
+  void emit_input();
+  /// Of these; more than the network's where only convolutions read them, which want more.
+  [[nodiscard]] std::int64_t image_channels() const;
+  /// The activation as `spec` has it, if it is not so in memory already.
+  Argument as(ActivationId id, const TensorSpec& spec);
+  /// The same in another layout.
+  Argument in_layout(ActivationId id, Layout layout);
+  /// A buffer that forward fills for backward; null where there are no bytes or no backward.
+  Argument keep(int& buffer, std::size_t bytes);
+  /// The images need none.
+  [[nodiscard]] static bool needs_gradient(ActivationId id) { return id != 0; }
+  /// A buffer for another part of the activation's gradient.
+  int new_gradient(ActivationId id);
+  /// Another part, which `gradient` has in the layout of `spec`.
+  void reorder_gradient(int gradient, const TensorSpec& spec, ActivationId id);
+  /// One gradient from all parts; `writable` if it may be overwritten.
+  Gradient total_gradient(ActivationId id, bool writable);
+  /// The same for the node's output, with the ReLU's part done in place if one is merged into it.
+  Gradient pre_activation_gradient(const Node& node);
+  [[nodiscard]] Shape batched(const Shape& shape) const;
+
+  [[nodiscard]] const Parameter& weight_of(const Layer& layer) const;
+  [[nodiscard]] Argument parameter(int index) const;
+  /// The layer's weights, and where to put their gradient, as its ops want them.
+  [[nodiscard]] TensorSpec weights_spec(const Layer& layer) const;
+  Argument weights(const Layer& layer);
+  Argument gradient_of_weights(const Layer& layer);
+  /// Numbers what is converted together.
+  [[nodiscard]] int conversion_of(const Layer& layer) const;
+  ConvertedWeights& converted_weights(int conversion);
+  /// Brings the gradients to where the optimizer looks for them.
+  void emit_converted_gradients(int conversion);
+  [[nodiscard]] Argument gradient_of(int parameter);
+  [[nodiscard]] Argument gradient_bucket(int bucket);
+  /// Whether a bucket has room that belongs to no parameter.
+  [[nodiscard]] bool has_padding(int bucket) const;
+  [[nodiscard]] bool on_gpu() const { return codelets::on_gpu(program_.options_.device); }
+  [[nodiscard]] Argument running(int offset, Access access) const;
+  [[nodiscard]] static Argument read(Argument argument);
+  [[nodiscard]] static Argument read(int buffer);
+  [[nodiscard]] static Argument write(int buffer);
+  [[nodiscard]] static Argument update(int buffer);
+
+  template <class Op>
+  void emit(const Op& op, const std::string& name, std::vector<Argument> arguments);
+
+  const Network& network_;
+  Mode mode_;
+  Program& program_;
+  std::vector<Node> nodes_;
+  std::vector<Value> values_;
+  std::vector<Kept> kept_;
+  std::vector<Segmentation::Buffer> buffers_;
+  std::vector<Segmentation::Op> ops_;
+  int block_ = 0;
+  bool backward_ = false;
+  int logits_gradient_ = -1;  ///< buffer
+  std::set<int> begun_;       ///< buckets of gradients that an op writes to
+  std::set<int> given_;       ///< parameters whose gradient an op gives
+  std::map<int, ConvertedWeights> converted_;
+};
 
 Lowering::Lowering(const Network& network, Mode mode, Program& program)
     : network_(network), mode_(mode), program_(program), values_(network.activations.size()) {}
@@ -69,7 +227,7 @@ Shape Lowering::batched(const Shape& shape) const {
 }
 
 int Lowering::new_buffer(std::size_t bytes) {
-  buffers_.push_back({bytes, -1, -1, {}});
+  buffers_.push_back({bytes, -1, -1});
   return static_cast<int>(buffers_.size()) - 1;
 }
 
@@ -228,14 +386,14 @@ Lowering::Argument Lowering::update(int buffer) {
 
 template <class Op>
 void Lowering::emit(const Op& op, const std::string& name, std::vector<Argument> arguments) {
-  const int index = static_cast<int>(emitted_.size());
+  const int index = static_cast<int>(ops_.size());
   for (const Argument& argument : arguments) {
     if (argument.resource != Resource::activations) continue;
-    Buffer& buffer = buffers_[static_cast<std::size_t>(argument.index)];
+    Segmentation::Buffer& buffer = buffers_[static_cast<std::size_t>(argument.index)];
     if (buffer.first < 0) buffer.first = index;
     buffer.last = index;
   }
-  emitted_.push_back({name, block_, backward_, std::move(arguments)});
+  ops_.push_back({name, block_, backward_, std::move(arguments)});
   program_.operations_.push_back({codelets::plan(op, program_.options_.device), {}});
 }
 
@@ -315,118 +473,133 @@ void Lowering::emit_operations() {
 
 void Lowering::emit_forward(std::size_t index) {
   const Node& node = nodes_[index];
-  const Layer& layer = *node.layer;
   Kept& kept = kept_[index];
-  const ActivationId x = layer.inputs[0];
-  const bool keeps = mode_ == Mode::train;
-  const TensorSpec out{batched(network_.activations[static_cast<std::size_t>(node.output)]),
-                       network_.data_type, Layout::any};
-  block_ = layer.block;
-  switch (layer.kind) {
-    case LayerKind::convolution: {
-      auto& conv = kept.conv;
-      conv = {value(x).spec, out,           layer.kernel_h, layer.kernel_w,
-              layer.stride,  layer.padding, layer.bias >= 0};
-      std::visit([&conv](auto device) { codelets::choose_layout(conv, device); },
-                 program_.options_.device);
-      std::vector<Argument> arguments{read(value(x).location), weights(layer)};
-      if (conv.bias) arguments.push_back(parameter(layer.bias));
-      arguments.push_back(define(node.output, conv.dst).location);
-      emit(codelets::Conv2dForward{conv, node.relu}, layer.name, std::move(arguments));
-      break;
-    }
-    case LayerKind::batch_norm: {
-      auto& norm = kept.norm;
-      norm.x = value(x).spec;
-      norm.relu = node.relu;
-      norm.residual = node.residual.has_value();
-      std::vector<Argument> arguments{read(value(x).location)};
-      if (node.residual) arguments.push_back(in_layout(*node.residual, norm.x.layout));
-      arguments.push_back(parameter(layer.weight));
-      arguments.push_back(parameter(layer.bias));
-      auto mode = codelets::BatchNormMode::training;
-      if (mode_ == Mode::batch_statistics) mode = codelets::BatchNormMode::batch_statistics;
-      if (mode_ == Mode::inference) mode = codelets::BatchNormMode::inference;
-      if (mode_ == Mode::calibration) norm.momentum = 1.0f;
-      if (mode == codelets::BatchNormMode::batch_statistics) {
-        arguments.insert(arguments.end(), 2, Argument{});
-      } else {
-        const Access access = mode_ == Mode::inference ? Access::read : Access::read_write;
-        arguments.push_back(running(layer.running_mean, access));
-        arguments.push_back(running(layer.running_variance, access));
-      }
-      arguments.push_back(define(node.output, norm.x).location);
-      if (mode == codelets::BatchNormMode::training) {
-        const std::size_t bytes = static_cast<std::size_t>(norm.x.shape.c) * sizeof(float);
-        kept.mean = new_buffer(bytes);
-        kept.inverse_stddev = new_buffer(bytes);
-        arguments.push_back(write(kept.mean));
-        arguments.push_back(write(kept.inverse_stddev));
-      } else {
-        arguments.insert(arguments.end(), 2, Argument{});
-      }
-      Argument mask;
-      const std::size_t mask_bytes =
-          std::visit([&norm](auto device) { return codelets::batch_norm_mask_bytes(norm, device); },
-                     program_.options_.device);
-      if (keeps && mask_bytes > 0) {
-        kept.mask = new_buffer(mask_bytes);
-        mask = write(kept.mask);
-      }
-      arguments.push_back(mask);
-      emit(codelets::BatchNormForward{norm, mode}, layer.name, std::move(arguments));
-      break;
-    }
+  block_ = node.layer->block;
+  switch (node.layer->kind) {
+    case LayerKind::convolution:
+      return forward_convolution(node, kept);
+    case LayerKind::batch_norm:
+      return forward_batch_norm(node, kept);
     case LayerKind::relu:
-      emit(codelets::ReluForward{value(x).spec}, layer.name,
-           {read(value(x).location), define(node.output, value(x).spec).location});
-      break;
-    case LayerKind::add: {
-      const TensorSpec spec = value(x).spec;
-      const Argument other = in_layout(layer.inputs[1], spec.layout);
-      emit(codelets::Add{spec, node.relu}, layer.name,
-           {read(value(x).location), other, define(node.output, spec).location});
-      break;
-    }
+      return forward_relu(node);
+    case LayerKind::add:
+      return forward_add(node);
     case LayerKind::max_pool:
-    case LayerKind::average_pool: {
-      auto& pool = kept.pool;
-      pool.kind =
-          layer.kind == LayerKind::max_pool ? codelets::PoolKind::max : codelets::PoolKind::average;
-      pool.src = value(x).spec;
-      pool.dst = out;
-      pool.dst.layout = pool.src.layout;
-      pool.kernel_h = layer.kernel_h;
-      pool.kernel_w = layer.kernel_w;
-      pool.stride = layer.stride;
-      pool.padding = layer.padding;
-      Argument indices;
-      const std::size_t bytes =
-          std::visit([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); },
-                     program_.options_.device);
-      if (keeps && bytes > 0) {
-        kept.indices = new_buffer(bytes);
-        indices = write(kept.indices);
-      }
-      emit(codelets::Pool2dForward{pool, keeps}, layer.name,
-           {read(value(x).location), define(node.output, pool.dst).location, indices});
-      break;
-    }
-    case LayerKind::fully_connected: {
-      auto& fc = kept.fc;
-      fc.src = value(x).spec;
-      fc.dst = out;
-      fc.dst.layout = Layout::nchw;
-      // The loss is computed in float32.
-      if (node.output == network_.logits) fc.dst.type = runtime::DataType::float32;
-      TensorSpec stored = fc.dst;
-      if (on_gpu()) stored.layout = Layout::nhwc;  // the same in memory
-      emit(codelets::FullyConnectedForward{fc, node.relu}, layer.name,
-           {read(value(x).location), weights(layer), parameter(layer.bias),
-            define(node.output, stored).location});
-      break;
-    }
+    case LayerKind::average_pool:
+      return forward_pool(node, kept);
+    case LayerKind::fully_connected:
+      return forward_fully_connected(node, kept);
   }
+}
+
+TensorSpec Lowering::output_spec(const Node& node) const {
+  return {batched(network_.activations[static_cast<std::size_t>(node.output)]), network_.data_type,
+          Layout::any};
+}
+
+Lowering::Argument Lowering::keep(int& buffer, std::size_t bytes) {
+  if (mode_ != Mode::train || bytes == 0) return {};
+  buffer = new_buffer(bytes);
+  return write(buffer);
+}
+
+void Lowering::forward_convolution(const Node& node, Kept& kept) {
+  const Layer& layer = *node.layer;
+  auto& conv = kept.conv;
+  conv = {input(node).spec, output_spec(node), layer.kernel_h, layer.kernel_w,
+          layer.stride,     layer.padding,     layer.bias >= 0};
+  std::visit([&conv](auto device) { codelets::choose_layout(conv, device); },
+             program_.options_.device);
+  std::vector<Argument> arguments{read(input(node).location), weights(layer)};
+  if (conv.bias) arguments.push_back(parameter(layer.bias));
+  arguments.push_back(define(node.output, conv.dst).location);
+  emit(codelets::Conv2dForward{conv, node.relu}, layer.name, std::move(arguments));
+}
+
+void Lowering::forward_batch_norm(const Node& node, Kept& kept) {
+  const Layer& layer = *node.layer;
+  const codelets::BatchNormMode mode = batch_norm_mode(mode_);
+  auto& norm = kept.norm;
+  norm.x = input(node).spec;
+  norm.relu = node.relu;
+  norm.residual = node.residual.has_value();
+  if (mode_ == Mode::calibration) norm.momentum = 1.0f;
+
+  std::vector<Argument> arguments{read(input(node).location)};
+  if (node.residual) arguments.push_back(in_layout(*node.residual, norm.x.layout));
+  arguments.push_back(parameter(layer.weight));
+  arguments.push_back(parameter(layer.bias));
+  if (mode == codelets::BatchNormMode::batch_statistics) {
+    arguments.insert(arguments.end(), 2, Argument{});
+  } else {
+    const Access access =
+        mode == codelets::BatchNormMode::inference ? Access::read : Access::read_write;
+    arguments.push_back(running(layer.running_mean, access));
+    arguments.push_back(running(layer.running_variance, access));
+  }
+  arguments.push_back(define(node.output, norm.x).location);
+  if (mode == codelets::BatchNormMode::training) {
+    const std::size_t bytes = static_cast<std::size_t>(norm.x.shape.c) * sizeof(float);
+    kept.mean = new_buffer(bytes);
+    kept.inverse_stddev = new_buffer(bytes);
+    arguments.push_back(write(kept.mean));
+    arguments.push_back(write(kept.inverse_stddev));
+  } else {
+    arguments.insert(arguments.end(), 2, Argument{});
+  }
+  const std::size_t mask_bytes =
+      std::visit([&norm](auto device) { return codelets::batch_norm_mask_bytes(norm, device); },
+                 program_.options_.device);
+  arguments.push_back(keep(kept.mask, mask_bytes));
+  emit(codelets::BatchNormForward{norm, mode}, layer.name, std::move(arguments));
+}
+
+void Lowering::forward_relu(const Node& node) {
+  const TensorSpec spec = input(node).spec;
+  emit(codelets::ReluForward{spec}, node.layer->name,
+       {read(input(node).location), define(node.output, spec).location});
+}
+
+void Lowering::forward_add(const Node& node) {
+  const TensorSpec spec = input(node).spec;
+  const Argument other = in_layout(node.layer->inputs[1], spec.layout);
+  emit(codelets::Add{spec, node.relu}, node.layer->name,
+       {read(input(node).location), other, define(node.output, spec).location});
+}
+
+void Lowering::forward_pool(const Node& node, Kept& kept) {
+  const Layer& layer = *node.layer;
+  auto& pool = kept.pool;
+  pool.kind =
+      layer.kind == LayerKind::max_pool ? codelets::PoolKind::max : codelets::PoolKind::average;
+  pool.src = input(node).spec;
+  pool.dst = output_spec(node);
+  pool.dst.layout = pool.src.layout;
+  pool.kernel_h = layer.kernel_h;
+  pool.kernel_w = layer.kernel_w;
+  pool.stride = layer.stride;
+  pool.padding = layer.padding;
+  const std::size_t indices_bytes =
+      std::visit([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); },
+                 program_.options_.device);
+  const Argument indices = keep(kept.indices, indices_bytes);
+  emit(codelets::Pool2dForward{pool, mode_ == Mode::train}, layer.name,
+       {read(input(node).location), define(node.output, pool.dst).location, indices});
+}
+
+void Lowering::forward_fully_connected(const Node& node, Kept& kept) {
+  const Layer& layer = *node.layer;
+  auto& fc = kept.fc;
+  fc.src = input(node).spec;
+  fc.dst = output_spec(node);
+  fc.dst.layout = Layout::nchw;
+  // The loss is computed in float32.
+  if (node.output == network_.logits) fc.dst.type = runtime::DataType::float32;
+  TensorSpec stored = fc.dst;
+  if (on_gpu()) stored.layout = Layout::nhwc;  // the same in memory
+  emit(codelets::FullyConnectedForward{fc, node.relu}, layer.name,
+       {read(input(node).location), weights(layer), parameter(layer.bias),
+        define(node.output, stored).location});
 }
 
 void Lowering::emit_loss() {
@@ -453,13 +626,22 @@ void Lowering::emit_loss_backward() {
   TensorSpec spec = logits.spec;
   spec.layout = Layout::nchw;
   spec.type = runtime::DataType::float32;
-  if (!runtime::same_memory(spec, logits.spec)) {
-    const int reordered = new_buffer(logits.spec.bytes());
-    emit(codelets::Reorder{spec, logits.spec}, "reorder backward",
-         {read(logits_gradient_), write(reordered)});
-    logits_gradient_ = reordered;
+  if (runtime::same_memory(spec, logits.spec)) {
+    logits.gradients.push_back({logits_gradient_, false});
+  } else {
+    reorder_gradient(logits_gradient_, spec, network_.logits);
   }
-  logits.gradients.push_back({logits_gradient_, false});
+}
+
+int Lowering::new_gradient(ActivationId id) {
+  const int buffer = new_buffer(value(id).spec.bytes());
+  value(id).gradients.push_back({buffer, false});
+  return buffer;
+}
+
+void Lowering::reorder_gradient(int gradient, const TensorSpec& spec, ActivationId id) {
+  emit(codelets::Reorder{spec, value(id).spec}, "reorder backward",
+       {read(gradient), write(new_gradient(id))});
 }
 
 Lowering::Gradient Lowering::total_gradient(ActivationId id, bool writable) {
@@ -484,234 +666,130 @@ Lowering::Gradient Lowering::total_gradient(ActivationId id, bool writable) {
   return parts.front();
 }
 
+Lowering::Gradient Lowering::pre_activation_gradient(const Node& node) {
+  const Gradient gradient = total_gradient(node.output, node.relu);
+  if (node.relu) {
+    emit(codelets::ReluBackward{output(node).spec}, "relu backward",
+         {read(output(node).location), read(gradient.buffer), update(gradient.buffer)});
+  }
+  return gradient;
+}
+
 void Lowering::emit_backward(std::size_t index) {
   const Node& node = nodes_[index];
-  const Layer& layer = *node.layer;
   const Kept& kept = kept_[index];
-  if (value(node.output).gradients.empty()) return;  // nothing that the loss depends on
-  block_ = layer.block;
-  const std::string name = layer.name + " backward";
-  const ActivationId x = layer.inputs[0];
-  const Argument input = read(value(x).location);
-  const Argument output = read(value(node.output).location);
-  const bool input_needs_gradient = x != 0;
-
-  // Everything but batch norm takes one gradient, with the ReLU's part done in place.
-  const auto after_relu = [&]() -> Gradient {
-    Gradient gradient = total_gradient(node.output, node.relu);
-    if (node.relu) {
-      emit(codelets::ReluBackward{value(node.output).spec}, "relu backward",
-           {output, read(gradient.buffer), update(gradient.buffer)});
-    }
-    return gradient;
-  };
-  const auto contribute = [&](ActivationId id) -> int {
-    const int buffer = new_buffer(value(id).spec.bytes());
-    value(id).gradients.push_back({buffer, false});
-    return buffer;
-  };
-
-  switch (layer.kind) {
-    case LayerKind::convolution: {
-      const Gradient gradient = after_relu();
-      std::vector<Argument> arguments{input, read(gradient.buffer), gradient_of_weights(layer)};
-      if (kept.conv.bias) arguments.push_back(gradient_of(layer.bias));
-      emit(codelets::Conv2dBackwardWeights{kept.conv}, name + " weights", std::move(arguments));
-      if (input_needs_gradient) {
-        emit(codelets::Conv2dBackwardData{kept.conv}, name + " data",
-             {weights(layer), read(gradient.buffer), write(contribute(x))});
-      }
-      break;
-    }
-    case LayerKind::batch_norm: {
-      auto& parts = value(node.output).gradients;
-      if (parts.size() > 2) total_gradient(node.output, false);
-      const bool two = parts.size() == 2;
-      Argument mask;
-      if (kept.norm.relu && kept.norm.residual) mask = kept.mask >= 0 ? read(kept.mask) : output;
-      std::vector<Argument> arguments{input,
-                                      mask,
-                                      parameter(layer.weight),
-                                      parameter(layer.bias),
-                                      read(kept.mean),
-                                      read(kept.inverse_stddev),
-                                      read(parts[0].buffer)};
-      if (two) arguments.push_back(read(parts[1].buffer));
-      arguments.push_back(write(contribute(x)));
-      if (node.residual) {
-        // The residual's gradient has the layout of this op; its producer wants its own.
-        const TensorSpec spec = value(*node.residual).spec;
-        if (spec.layout == kept.norm.x.layout) {
-          arguments.push_back(write(contribute(*node.residual)));
-        } else {
-          arguments.push_back(write(new_buffer(kept.norm.x.bytes())));
-        }
-      }
-      const Argument d_residual = node.residual ? arguments.back() : Argument{};
-      arguments.push_back(gradient_of(layer.weight));
-      arguments.push_back(gradient_of(layer.bias));
-      emit(codelets::BatchNormBackward{kept.norm, two}, name, std::move(arguments));
-      if (node.residual && value(*node.residual).spec.layout != kept.norm.x.layout) {
-        emit(codelets::Reorder{kept.norm.x, value(*node.residual).spec}, "reorder backward",
-             {read(d_residual), write(contribute(*node.residual))});
-      }
-      break;
-    }
-    case LayerKind::relu: {
-      if (!input_needs_gradient) break;
-      const Gradient gradient = total_gradient(node.output, false);
-      emit(codelets::ReluBackward{value(x).spec}, name,
-           {output, read(gradient.buffer), write(contribute(x))});
-      break;
-    }
-    case LayerKind::add: {
-      const Gradient gradient = after_relu();
-      for (const ActivationId summand : layer.inputs) {
-        if (value(summand).spec.layout == value(node.output).spec.layout) {
-          value(summand).gradients.push_back({gradient.buffer, true});
-        } else {
-          emit(codelets::Reorder{value(node.output).spec, value(summand).spec}, "reorder backward",
-               {read(gradient.buffer), write(contribute(summand))});
-        }
-      }
-      break;
-    }
+  if (output(node).gradients.empty()) return;  // nothing that the loss depends on
+  block_ = node.layer->block;
+  switch (node.layer->kind) {
+    case LayerKind::convolution:
+      return backward_convolution(node, kept);
+    case LayerKind::batch_norm:
+      return backward_batch_norm(node, kept);
+    case LayerKind::relu:
+      return backward_relu(node);
+    case LayerKind::add:
+      return backward_add(node);
     case LayerKind::max_pool:
-    case LayerKind::average_pool: {
-      if (!input_needs_gradient) break;
-      const Gradient gradient = total_gradient(node.output, false);
-      emit(codelets::Pool2dBackward{kept.pool}, name,
-           {read(gradient.buffer), kept.indices >= 0 ? read(kept.indices) : Argument{},
-            write(contribute(x))});
-      break;
-    }
-    case LayerKind::fully_connected: {
-      const Gradient gradient = after_relu();
-      emit(codelets::FullyConnectedBackwardWeights{kept.fc}, name + " weights",
-           {input, read(gradient.buffer), gradient_of(layer.weight), gradient_of(layer.bias)});
-      if (input_needs_gradient) {
-        emit(codelets::FullyConnectedBackwardData{kept.fc}, name + " data",
-             {weights(layer), read(gradient.buffer), write(contribute(x))});
-      }
-      break;
+    case LayerKind::average_pool:
+      return backward_pool(node, kept);
+    case LayerKind::fully_connected:
+      return backward_fully_connected(node, kept);
+  }
+}
+
+void Lowering::backward_convolution(const Node& node, const Kept& kept) {
+  const Layer& layer = *node.layer;
+  const ActivationId x = layer.inputs[0];
+  const Gradient gradient = pre_activation_gradient(node);
+  std::vector<Argument> arguments{read(input(node).location), read(gradient.buffer),
+                                  gradient_of_weights(layer)};
+  if (kept.conv.bias) arguments.push_back(gradient_of(layer.bias));
+  emit(codelets::Conv2dBackwardWeights{kept.conv}, layer.name + " backward weights",
+       std::move(arguments));
+  if (needs_gradient(x)) {
+    emit(codelets::Conv2dBackwardData{kept.conv}, layer.name + " backward data",
+         {weights(layer), read(gradient.buffer), write(new_gradient(x))});
+  }
+}
+
+void Lowering::backward_batch_norm(const Node& node, const Kept& kept) {
+  const Layer& layer = *node.layer;
+  const codelets::BatchNorm& norm = kept.norm;
+  // The op adds two parts on the fly, and does the ReLU's part.
+  auto& parts = output(node).gradients;
+  if (parts.size() > 2) total_gradient(node.output, false);
+  const bool two = parts.size() == 2;
+  Argument mask;
+  if (norm.relu && norm.residual)
+    mask = kept.mask >= 0 ? read(kept.mask) : read(output(node).location);
+  std::vector<Argument> arguments{read(input(node).location),
+                                  mask,
+                                  parameter(layer.weight),
+                                  parameter(layer.bias),
+                                  read(kept.mean),
+                                  read(kept.inverse_stddev),
+                                  read(parts[0].buffer)};
+  if (two) arguments.push_back(read(parts[1].buffer));
+  arguments.push_back(write(new_gradient(layer.inputs[0])));
+  // The residual's gradient has the layout of this op; its producer wants its own.
+  const bool reorder = node.residual && value(*node.residual).spec.layout != norm.x.layout;
+  int d_residual = -1;
+  if (node.residual) {
+    d_residual = reorder ? new_buffer(norm.x.bytes()) : new_gradient(*node.residual);
+    arguments.push_back(write(d_residual));
+  }
+  arguments.push_back(gradient_of(layer.weight));
+  arguments.push_back(gradient_of(layer.bias));
+  emit(codelets::BatchNormBackward{norm, two}, layer.name + " backward", std::move(arguments));
+  if (reorder) reorder_gradient(d_residual, norm.x, *node.residual);
+}
+
+void Lowering::backward_relu(const Node& node) {
+  const ActivationId x = node.layer->inputs[0];
+  if (!needs_gradient(x)) return;
+  const Gradient gradient = total_gradient(node.output, false);
+  emit(codelets::ReluBackward{value(x).spec}, node.layer->name + " backward",
+       {read(output(node).location), read(gradient.buffer), write(new_gradient(x))});
+}
+
+void Lowering::backward_add(const Node& node) {
+  const TensorSpec spec = output(node).spec;
+  const Gradient gradient = pre_activation_gradient(node);
+  for (const ActivationId summand : node.layer->inputs) {
+    if (value(summand).spec.layout == spec.layout) {
+      value(summand).gradients.push_back({gradient.buffer, true});
+    } else {
+      reorder_gradient(gradient.buffer, spec, summand);
     }
   }
 }
 
-void Lowering::cut(Grain grain) {
-  auto& segments = program_.segments_;
-  std::vector<int> segment_of(emitted_.size());
-  for (std::size_t op = 0; op < emitted_.size(); ++op) {
-    const Emitted& emitted = emitted_[op];
-    const bool starts = op == 0 || grain == Grain::op ||
-                        (grain == Grain::block && (emitted.block != emitted_[op - 1].block ||
-                                                   emitted.backward != emitted_[op - 1].backward));
-    if (starts) {
-      Program::Segment segment;
-      segment.first = op;
-      if (grain == Grain::step) {
-        segment.name = mode_ == Mode::train ? "step" : "score";
-      } else if (grain == Grain::block) {
-        segment.name = network_.blocks[static_cast<std::size_t>(emitted.block)] +
-                       (emitted.backward ? " backward" : " forward");
-      } else {
-        segment.name = emitted.name;
-      }
-      segments.push_back(std::move(segment));
-    }
-    segments.back().last = op + 1;
-    segment_of[op] = static_cast<int>(segments.size()) - 1;
-    for (const Argument& argument : emitted.arguments) {
-      if (argument.resource == Resource::activations) {
-        buffers_[static_cast<std::size_t>(argument.index)].segments.insert(segment_of[op]);
-      }
-    }
-  }
+void Lowering::backward_pool(const Node& node, const Kept& kept) {
+  const ActivationId x = node.layer->inputs[0];
+  if (!needs_gradient(x)) return;
+  const Gradient gradient = total_gradient(node.output, false);
+  emit(codelets::Pool2dBackward{kept.pool}, node.layer->name + " backward",
+       {read(gradient.buffer), kept.indices >= 0 ? read(kept.indices) : Argument{},
+        write(new_gradient(x))});
+}
 
-  // Buffers of one segment alone lie in its scratch memory; others in the group of those with the
-  // same segments.
-  struct Home {
-    Resource resource = Resource::none;
-    int index = 0;
-    std::size_t offset = 0;
-  };
-  std::vector<Home> homes(buffers_.size());
-  std::map<std::set<int>, std::vector<std::size_t>> groups;
-  for (std::size_t buffer = 0; buffer < buffers_.size(); ++buffer) {
-    if (!buffers_[buffer].segments.empty()) groups[buffers_[buffer].segments].push_back(buffer);
+void Lowering::backward_fully_connected(const Node& node, const Kept& kept) {
+  const Layer& layer = *node.layer;
+  const ActivationId x = layer.inputs[0];
+  const Gradient gradient = pre_activation_gradient(node);
+  emit(codelets::FullyConnectedBackwardWeights{kept.fc}, layer.name + " backward weights",
+       {read(input(node).location), read(gradient.buffer), gradient_of(layer.weight),
+        gradient_of(layer.bias)});
+  if (needs_gradient(x)) {
+    emit(codelets::FullyConnectedBackwardData{kept.fc}, layer.name + " backward data",
+         {weights(layer), read(gradient.buffer), write(new_gradient(x))});
   }
-  std::vector<std::size_t> local_bytes(segments.size(), 0);
-  std::vector<int> first_segment_of_group;
-  for (const auto& [used_by, members] : groups) {
-    std::vector<Lifetime> lifetimes;
-    for (const std::size_t member : members) {
-      lifetimes.push_back({buffers_[member].bytes, buffers_[member].first, buffers_[member].last});
-    }
-    const Packing packing = pack(lifetimes);
-    const bool local = used_by.size() == 1;
-    for (std::size_t i = 0; i < members.size(); ++i) {
-      homes[members[i]] = {local ? Resource::scratch : Resource::activations,
-                           local ? 0 : static_cast<int>(program_.group_bytes_.size()),
-                           packing.offsets[i]};
-    }
-    if (local) {
-      local_bytes[static_cast<std::size_t>(*used_by.begin())] = packing.bytes;
-    } else {
-      program_.group_bytes_.push_back(packing.bytes);
-      first_segment_of_group.push_back(*used_by.begin());
-    }
-  }
+}
 
-  for (std::size_t number = 0; number < segments.size(); ++number) {
-    Program::Segment& segment = segments[number];
-    std::map<std::pair<Resource, int>, int> binding_of;
-    const auto bind = [&](Resource resource, int index, Access access) -> int {
-      const auto [found, fresh] =
-          binding_of.try_emplace({resource, index}, static_cast<int>(segment.bindings.size()));
-      if (fresh) {
-        segment.bindings.push_back({resource, index, access});
-      } else if (Access& known = segment.bindings[static_cast<std::size_t>(found->second)].access;
-                 known != access && known != Access::scratch) {
-        // Written before it is read inside the segment: what was there before does not matter.
-        if (known == Access::read) known = Access::read_write;
-      }
-      return found->second;
-    };
-    std::size_t workspace = 0;
-    for (std::size_t op = segment.first; op < segment.last; ++op) {
-      auto& operation = program_.operations_[op];
-      workspace = std::max(workspace, operation.kernel->workspace_bytes());
-      for (const Argument& argument : emitted_[op].arguments) {
-        Program::Operand operand;
-        if (argument.resource == Resource::activations) {
-          const Home& home = homes[static_cast<std::size_t>(argument.index)];
-          Access access = argument.access;
-          if (home.resource == Resource::scratch) {
-            access = Access::scratch;
-          } else if (first_segment_of_group[static_cast<std::size_t>(home.index)] ==
-                     static_cast<int>(number)) {
-            access = Access::write;
-          } else if (access == Access::write) {
-            access = Access::read_write;  // other members of the group keep their values
-          }
-          operand = {bind(home.resource, home.index, access), home.offset + argument.offset};
-        } else if (argument.resource != Resource::none) {
-          operand = {bind(argument.resource, argument.index, argument.access), argument.offset};
-        }
-        operation.operands.push_back(operand);
-      }
-    }
-    constexpr std::size_t workspace_alignment = 256;  // what cuDNN and cuBLAS like
-    segment.workspace_offset =
-        (local_bytes[number] + workspace_alignment - 1) / workspace_alignment * workspace_alignment;
-    if (local_bytes[number] + workspace > 0) {
-      segment.scratch_binding = bind(Resource::scratch, 0, Access::scratch);
-      program_.scratch_bytes_ =
-          std::max(program_.scratch_bytes_, segment.workspace_offset + workspace);
-    }
-    segment.footprint = static_cast<std::uint32_t>(std::hash<std::string>{}(
-        network_.name + segment.name + std::to_string(program_.batch_) + std::to_string(number)));
-  }
+void lower(const Network& network, Mode mode, Program& program) {
+  Lowering lowering(network, mode, program);
+  lowering.emit_operations();
+  lowering.cut();
 }
 
 }  // namespace stpt::models

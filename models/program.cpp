@@ -17,9 +17,7 @@ using runtime::WorkerKind;
 Program::Program(const Network& network, int batch, Mode mode, const LoweringOptions& options,
                  int image_parts)
     : batch_(batch), mode_(mode), options_(options), image_parts_(image_parts) {
-  Lowering lowering(network, mode, *this);
-  lowering.emit_operations();
-  lowering.cut(options.grain);
+  lower(network, mode, *this);
   if (scratch_bytes_ > 0)
     scratch_ = Tensor(runtime::bytes_spec(scratch_bytes_), network.name + ".scratch");
 #ifdef STPT_HAS_CUDA

@@ -124,6 +124,7 @@ class Program {
 
  private:
   friend class Lowering;
+  friend class Segmentation;
 
   /// Where an op's argument lies: in the segment's handle number `binding`, `offset` bytes in.
   struct Operand {

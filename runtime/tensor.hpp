@@ -16,8 +16,9 @@ namespace stpt::runtime {
 inline constexpr std::size_t tensor_alignment = 64;
 
 /// `bytes` rounded up to whole alignment units.
-[[nodiscard]] constexpr std::size_t align_up(std::size_t bytes) {
-  return (bytes + tensor_alignment - 1) / tensor_alignment * tensor_alignment;
+[[nodiscard]] constexpr std::size_t align_up(std::size_t bytes,
+                                             std::size_t alignment = tensor_alignment) {
+  return (bytes + alignment - 1) / alignment * alignment;
 }
 
 enum class Access { read, write, read_write, scratch };

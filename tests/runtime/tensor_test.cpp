@@ -55,6 +55,7 @@ TEST_CASE("align_up rounds to whole units", "[tensor]") {
   CHECK(align_up(1) == 64);
   CHECK(align_up(64) == 64);
   CHECK(align_up(65) == 128);
+  CHECK(align_up(65, 256) == 256);
 }
 
 TEST_CASE("a tensor at home on the host starts as zeros and keeps what is written", "[tensor]") {
