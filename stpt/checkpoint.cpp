@@ -63,9 +63,9 @@ void visit_arrays(Model& model, Visit&& visit) {
   refuse(file, "is damaged (" + problem + "); use a copy of it, or start a new run");
 }
 
-std::string digest_of(std::string_view text) {
+std::string digest_of(std::span<const std::string_view> parts) {
   Sha256 hash;
-  hash.update(std::as_bytes(std::span(text)));
+  for (const std::string_view part : parts) hash.update(std::as_bytes(std::span(part)));
   return hash.hex_digest();
 }
 
@@ -191,20 +191,20 @@ void save_checkpoint(const fs::path& file, const Checkpoint& checkpoint) {
     for (const std::vector<float>& array : arrays) size += array.size() * sizeof(float);
   });
 
-  std::string out;
-  out.reserve(size);
-  out += magic;
-  append(out, version);
-  append(out, std::uint64_t{size});
-  append(out, std::uint64_t{header.size()});
-  out += header;
-  visit_arrays(checkpoint.model, [&out](const char*, const Arrays& arrays) {
-    for (const std::vector<float>& array : arrays) {
-      out.append(reinterpret_cast<const char*>(array.data()), array.size() * sizeof(float));
-    }
+  std::string start(magic);
+  append(start, version);
+  append(start, std::uint64_t{size});
+  append(start, std::uint64_t{header.size()});
+  start += header;
+  // The arrays are written from where they lie: a large model is not copied once more.
+  std::vector<std::string_view> parts = {start};
+  visit_arrays(checkpoint.model, [&parts](const char*, const Arrays& arrays) {
+    for (const std::vector<float>& array : arrays)
+      parts.emplace_back(reinterpret_cast<const char*>(array.data()), array.size() * sizeof(float));
   });
-  out += digest_of(out);
-  write_file_atomically(file, out);
+  const std::string digest = digest_of(parts);
+  parts.push_back(digest);
+  write_file_atomically(file, parts);
 }
 
 Checkpoint load_checkpoint(const fs::path& file) {
@@ -225,9 +225,9 @@ Checkpoint load_checkpoint(const fs::path& file) {
   const auto header_size = take<std::uint64_t>(bytes);
   bytes.remove_suffix(digest_bytes);
 
-  const std::string_view whole = contents;
-  if (digest_of(whole.substr(0, whole.size() - digest_bytes)) !=
-      whole.substr(whole.size() - digest_bytes)) {
+  const std::string_view whole = contents, digest = whole.substr(whole.size() - digest_bytes);
+  const std::string_view precedes = whole.substr(0, whole.size() - digest_bytes);
+  if (digest_of(std::span(&precedes, 1)) != digest) {
     refuse_damaged(file, "its SHA-256 does not fit");
   }
   // What follows fails for a file that someone made, not for one that a disk has spoilt.

@@ -242,12 +242,16 @@ class RunDirectory::Lock {
 };
 
 void write_file_atomically(const fs::path& file, std::string_view contents) {
+  write_file_atomically(file, std::span(&contents, 1));
+}
+
+void write_file_atomically(const fs::path& file, std::span<const std::string_view> parts) {
   const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path(".");
   Temporary temporary(directory / ("." + file.filename().string() + "." +
                                    std::to_string(::getpid()) + std::string(temporary_end)));
   {
     const FileDescriptor out = open_file(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC, file);
-    write_all(out, contents, file);
+    for (const std::string_view part : parts) write_all(out, part, file);
     if (::fsync(out.number()) != 0) fail(file, "cannot write", errno);
   }
   if (::rename(temporary.path().c_str(), file.c_str()) != 0) fail(file, "cannot write", errno);

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -17,8 +18,10 @@ class OutputError : public InputError {
   using InputError::InputError;
 };
 
-/// Writes a file so that readers, and a crash, see either the old contents or the new.
-/// Throws OutputError.
+/// Writes a file, its parts one behind the other, so that readers, and a crash, see either the old
+/// contents or the new. Throws OutputError.
+void write_file_atomically(const std::filesystem::path& file,
+                           std::span<const std::string_view> parts);
 void write_file_atomically(const std::filesystem::path& file, std::string_view contents);
 
 /// What lies in a run's directory.

@@ -113,15 +113,11 @@ void write_safetensors(const fs::path& file, const std::vector<NamedTensor>& ten
   std::string text = json::serialize(header);
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the format wants the data aligned
 
-  std::string out;
-  out.reserve(sizeof(std::uint64_t) + text.size() + bytes);
   const auto size = std::bit_cast<SizeBytes>(std::uint64_t{text.size()});
-  out.append(size.data(), size.size());
-  out += text;
-  for (const NamedTensor& tensor : tensors) {
-    out.append(reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size());
-  }
-  write_file_atomically(file, out);
+  std::vector<std::string_view> parts = {{size.data(), size.size()}, text};
+  for (const NamedTensor& tensor : tensors)
+    parts.emplace_back(reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size());
+  write_file_atomically(file, parts);
 }
 
 SafetensorsFile::SafetensorsFile(const fs::path& file) : file_(file) {
