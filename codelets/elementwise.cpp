@@ -5,10 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "codelets/optimizer.hpp"
-
-// The CPU implementation, and what needs no kernel of its own. Padding needs no care: all ops here
-// map zeros to zero.
+// The CPU implementation. Padding needs no care: all ops here map zeros to zero.
 
 namespace stpt::codelets {
 namespace {
@@ -78,26 +75,10 @@ class Sum final : public Kernel {
   std::size_t count_;
 };
 
-template <class Device>
-class Zeros final : public Kernel {
- public:
-  explicit Zeros(const Clear& op) : bytes_(op.bytes) {}
-  void run(std::span<void* const> args, void*, Stream stream) const override {
-    clear(bytes_, args[0], Device{}, stream);
-  }
-
- private:
-  std::size_t bytes_;
-};
-
 }  // namespace
 
 KernelPtr plan(const ReluForward& op, Cpu) { return std::make_unique<Relu>(op); }
 KernelPtr plan(const ReluBackward& op, Cpu) { return std::make_unique<ReluGradient>(op); }
 KernelPtr plan(const Add& op, Cpu) { return std::make_unique<Sum>(op); }
-KernelPtr plan(const Clear& op, Cpu) { return std::make_unique<Zeros<Cpu>>(op); }
-#ifdef STPT_HAS_CUDA
-KernelPtr plan(const Clear& op, Cuda) { return std::make_unique<Zeros<Cuda>>(op); }
-#endif
 
 }  // namespace stpt::codelets

@@ -5,7 +5,6 @@
 #include "codelets/bias_cuda.hpp"
 #include "codelets/cublaslt_cuda.hpp"
 #include "codelets/cuda.hpp"
-#include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
 #include "codelets/program_cuda.hpp"
 

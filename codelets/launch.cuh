@@ -35,6 +35,11 @@ void launch(const std::string& what, void (*kernel)(Parameters...), dim3 blocks,
   return static_cast<unsigned>(std::clamp<std::int64_t>(wanted, 1, most));
 }
 
+/// Blocks for `count` items, `items_a_block` in each.
+[[nodiscard]] inline unsigned blocks_for_all(std::size_t count, std::size_t items_a_block) {
+  return static_cast<unsigned>((count + items_a_block - 1) / items_a_block);
+}
+
 /// Pieces of work that one launch does, passed to the kernel by value. Each has some blocks of its
 /// own. A plain struct, so that it may be an argument.
 template <class Piece>

@@ -1,7 +1,6 @@
 #include "codelets/optimizer.hpp"
 
-#include <algorithm>
-#include <cstring>
+#include <cstddef>
 
 namespace stpt::codelets {
 namespace {
@@ -43,32 +42,6 @@ void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float le
                learning_rate, effective);
     }
   }
-}
-
-void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream) {
-  for (std::size_t i = 0; i < count; ++i) sum[i] += term[i];
-}
-
-void update_mean(std::span<const MeanBuffer> buffers, float weight, Cpu, Stream) {
-  for (const auto& [count, mean, value] : buffers) {
-    if (weight == 1) {
-      std::copy_n(value, count, mean);
-    } else {
-      for (std::size_t i = 0; i < count; ++i) mean[i] += weight * (value[i] - mean[i]);
-    }
-  }
-}
-
-void scale(std::size_t count, float* x, float factor, Cpu, Stream) {
-  for (std::size_t i = 0; i < count; ++i) x[i] *= factor;
-}
-
-void copy(std::size_t bytes, void* destination, const void* source, Cpu, Stream) {
-  std::memcpy(destination, source, bytes);
-}
-
-void clear(std::size_t bytes, void* destination, Cpu, Stream) {
-  std::memset(destination, 0, bytes);
 }
 
 }  // namespace stpt::codelets

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <string>
 
 #include "codelets/launch.cuh"
@@ -9,12 +8,6 @@ namespace {
 
 constexpr unsigned threads_a_block = 256;
 constexpr std::size_t elements_a_block = 4096;
-
-unsigned blocks_of(std::size_t count) {
-  return static_cast<unsigned>((count + elements_a_block - 1) / elements_a_block);
-}
-
-// ---- SGD ----------------------------------------------------------------------------------------
 
 struct Range {
   float* weights;
@@ -73,31 +66,6 @@ __global__ void __launch_bounds__(threads_a_block) sgd_kernel(Ranges ranges, Rat
     step<lr_in_velocity, nesterov>(w[i], v[i], g[i], range.weight_decay, rates);
 }
 
-// ---- Means --------------------------------------------------------------------------------------
-
-using MeanBuffers = cuda::Pieces<MeanBuffer>;
-
-__global__ void __launch_bounds__(threads_a_block) mean_kernel(MeanBuffers buffers, float weight) {
-  const auto [buffer, block] = buffers.own();
-  const std::size_t begin = block * elements_a_block;
-  const std::size_t end = min(buffer.count, begin + elements_a_block);
-  for (std::size_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
-    const float value = buffer.value[i];
-    buffer.mean[i] = weight == 1 ? value : buffer.mean[i] + weight * (value - buffer.mean[i]);
-  }
-}
-
-// ---- Sums ---------------------------------------------------------------------------------------
-
-struct Sum {
-  __device__ float operator()(float a, float b) const { return a + b; }
-};
-
-struct Scale {
-  float factor;
-  __device__ float operator()(float x) const { return x * factor; }
-};
-
 }  // namespace
 
 void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float learning_rate,
@@ -119,50 +87,11 @@ void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float le
       if (count == 0) continue;
       batch.add({weights + offset, velocity + offset, gradient + offset, count,
                  decay ? settings.weight_decay : 0.0f},
-                blocks_of(count));
+                cuda::blocks_for_all(count, elements_a_block));
       if (batch.full()) launch_batch();
     }
   }
   launch_batch();
-}
-
-void accumulate(std::size_t count, float* sum, const float* term, Cuda, Stream stream) {
-  cuda::map("sum of " + std::to_string(count) + " values", stream, static_cast<std::int64_t>(count),
-            Sum{}, sum, sum, term);
-}
-
-void update_mean(std::span<const MeanBuffer> buffers, float weight, Cuda, Stream stream) {
-  MeanBuffers batch{};
-  const auto launch_batch = [&] {
-    if (batch.count == 0) return;
-    cuda::launch("mean of " + std::to_string(batch.count) + " buffers", mean_kernel, batch.blocks,
-                 threads_a_block, stream, batch, weight);
-    batch = {};
-  };
-  for (const MeanBuffer& buffer : buffers) {
-    if (buffer.count == 0) continue;
-    batch.add(buffer, blocks_of(buffer.count));
-    if (batch.full()) launch_batch();
-  }
-  launch_batch();
-}
-
-void scale(std::size_t count, float* x, float factor, Cuda, Stream stream) {
-  cuda::map("scaling of " + std::to_string(count) + " values", stream,
-            static_cast<std::int64_t>(count), Scale{factor}, x, x);
-}
-
-void copy(std::size_t bytes, void* destination, const void* source, Cuda, Stream stream) {
-  if (bytes == 0) return;
-  cuda::check(
-      cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, cuda::native(stream)),
-      "copy of " + std::to_string(bytes) + " bytes");
-}
-
-void clear(std::size_t bytes, void* destination, Cuda, Stream stream) {
-  if (bytes == 0) return;
-  cuda::check(cudaMemsetAsync(destination, 0, bytes, cuda::native(stream)),
-              "clearing of " + std::to_string(bytes) + " bytes");
 }
 
 }  // namespace stpt::codelets

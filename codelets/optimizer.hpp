@@ -1,5 +1,5 @@
-// Momentum SGD and the sums of gradients, over flat float32 buffers. Functions, not planned
-// kernels: the learning rate changes from call to call.
+// Momentum SGD over flat float32 buffers. A function, not a planned kernel: the learning rate
+// changes from call to call.
 #pragma once
 
 #include <cstddef>
@@ -40,33 +40,5 @@ void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float le
               const SgdSettings& settings, Cpu, Stream);
 void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float learning_rate,
               const SgdSettings& settings, Cuda, Stream);
-
-/// sum += term
-void accumulate(std::size_t count, float* sum, const float* term, Cpu, Stream);
-void accumulate(std::size_t count, float* sum, const float* term, Cuda, Stream);
-
-/// A buffer of which a mean over several moments is kept.
-struct MeanBuffer {
-  std::size_t count;
-  float* mean;
-  const float* value;  ///< at this moment
-};
-
-/// mean += weight * (value - mean) in every buffer: the mean of n values where the n-th comes with
-/// weight 1/n. With weight 1 mean = value, whatever it held.
-void update_mean(std::span<const MeanBuffer> buffers, float weight, Cpu, Stream);
-void update_mean(std::span<const MeanBuffer> buffers, float weight, Cuda, Stream);
-
-/// x *= factor
-void scale(std::size_t count, float* x, float factor, Cpu, Stream);
-void scale(std::size_t count, float* x, float factor, Cuda, Stream);
-
-/// destination = source, byte by byte
-void copy(std::size_t bytes, void* destination, const void* source, Cpu, Stream);
-void copy(std::size_t bytes, void* destination, const void* source, Cuda, Stream);
-
-/// All bytes 0: 0.0f in every float.
-void clear(std::size_t bytes, void* destination, Cpu, Stream);
-void clear(std::size_t bytes, void* destination, Cuda, Stream);
 
 }  // namespace stpt::codelets

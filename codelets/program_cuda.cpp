@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "codelets/cuda.hpp"
-#include "codelets/elementwise.hpp"
+#include "codelets/reorder.hpp"
 
 namespace stpt::codelets::cuda {
 namespace {

@@ -1,4 +1,5 @@
-// The Reorder and Reorders ops of elementwise.hpp.
+#include "codelets/reorder.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -7,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "codelets/elementwise.hpp"
 #include "codelets/onednn.hpp"
 
 namespace stpt::codelets {

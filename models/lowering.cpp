@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "codelets/batch_norm.hpp"
+#include "codelets/buffers.hpp"
 #include "codelets/conv2d.hpp"
 #include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
 #include "codelets/pool2d.hpp"
+#include "codelets/reorder.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
 #include "models/segmentation.hpp"
 

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "codelets/buffers.hpp"
 #include "runtime/cluster.hpp"
 #include "runtime/task.hpp"
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <string>
 
-#include "codelets/optimizer.hpp"
+#include "codelets/buffers.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
 #include "runtime/cluster.hpp"
 #include "runtime/message.hpp"

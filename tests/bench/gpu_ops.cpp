@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "codelets/batch_norm.hpp"
+#include "codelets/buffers.hpp"
 #include "codelets/conv2d.hpp"
 #include "codelets/optimizer.hpp"
 #include "codelets/pool2d.hpp"

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "codelets/buffers.hpp"
 #include "codelets/optimizer.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
 #include "models/zoo.hpp"

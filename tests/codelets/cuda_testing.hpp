@@ -14,6 +14,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <latch>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -65,6 +66,23 @@ inline float rounded(DataType type, float value) {
 
 inline std::vector<float> rounded(DataType type, std::vector<float> values) {
   for (float& value : values) value = rounded(type, value);
+  return values;
+}
+
+/// Values that the type has, now and then one that is not finite.
+inline std::vector<float> values_of(const TensorSpec& spec, unsigned seed) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> values = rounded(spec.type, random_values(spec.shape.elements(), seed));
+  const std::array special = {std::numeric_limits<float>::quiet_NaN(), infinity, -infinity, -0.0f};
+  for (std::size_t i = 5, next = 0; i < values.size(); i += 11)
+    values[i] = special[next++ % special.size()];
+  return values;
+}
+
+/// Whole numbers that float16 has, and a prime of them: no two rows are the same.
+inline std::vector<float> counted_values(const TensorSpec& spec) {
+  std::vector<float> values(static_cast<std::size_t>(spec.shape.elements()));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 2039) - 1000;
   return values;
 }
 

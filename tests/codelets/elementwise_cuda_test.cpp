@@ -1,4 +1,4 @@
-#include <limits>
+#include <array>
 #include <string>
 #include <vector>
 
@@ -10,13 +10,8 @@ using namespace stpt::testing;
 using codelets::Add;
 using codelets::ReluBackward;
 using codelets::ReluForward;
-using codelets::Reorder;
-using codelets::Reorders;
 
 namespace {
-
-constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 
 /// One value, whole vectors, a rest, more than a block.
 constexpr std::array shapes = {Shape{1, 1, 1, 1}, Shape{1, 16, 4, 4}, Shape{3, 7, 1, 1},
@@ -25,30 +20,6 @@ constexpr std::array shapes = {Shape{1, 1, 1, 1}, Shape{1, 16, 4, 4}, Shape{3, 7
 std::vector<float> relu(std::vector<float> values) {
   for (float& value : values) value = value < 0 ? 0 : value;
   return values;
-}
-
-/// Values that the type has, now and then one that is not finite.
-std::vector<float> values_of(const TensorSpec& spec, unsigned seed) {
-  std::vector<float> values = rounded(spec.type, random_values(spec.shape.elements(), seed));
-  const std::array special = {not_a_number, infinity, -infinity, -0.0f};
-  for (std::size_t i = 5, next = 0; i < values.size(); i += 11)
-    values[i] = special[next++ % special.size()];
-  return values;
-}
-
-/// Of nchw values those of the first `channels` channels, zeros for what there is not.
-std::vector<float> with_channels(const std::vector<float>& values, const Shape& shape,
-                                 std::int64_t channels) {
-  std::vector<float> result;
-  for (std::int64_t n = 0; n < shape.n; ++n) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      for (std::int64_t at = 0; at < shape.spatial(); ++at) {
-        const std::int64_t from = (n * shape.c + c) * shape.spatial() + at;
-        result.push_back(c < shape.c ? values[static_cast<std::size_t>(from)] : 0);
-      }
-    }
-  }
-  return result;
 }
 
 }  // namespace
@@ -108,132 +79,14 @@ TEST_CASE("Addition on a GPU, also in place", "[cuda][elementwise]") {
   }
 }
 
-TEST_CASE("Reorder on a GPU between layouts and data types", "[cuda][elementwise]") {
-  NEEDS_GPUS(1);
-  // Images, features before a fully connected layer, several tiles with and without a rest, orders
-  // that agree, a batch of one.
-  for (const Shape shape : {Shape{3, 3, 9, 11}, Shape{2, 65, 7, 7}, Shape{2, 64, 8, 8},
-                            Shape{1, 40, 3, 33}, Shape{5, 33, 1, 1}, Shape{2, 1, 6, 5}}) {
-    for (const DataType from : cuda_types) {
-      for (const DataType to : cuda_types) {
-        for (const Layout from_layout : {Layout::nchw, Layout::nhwc}) {
-          for (const Layout to_layout : {Layout::nchw, Layout::nhwc}) {
-            const TensorSpec src_spec{shape, from, from_layout}, dst_spec{shape, to, to_layout};
-            const std::vector<float> values = values_of(src_spec, 1);
-            DeviceTensor src(src_spec, values), dst(dst_spec);
-            INFO(src_spec.to_string() << " -> " << dst_spec.to_string());
-            run_on_gpu(*plan(Reorder{src_spec, dst_spec}, Cuda{}), {&src, &dst}, {&dst});
-            require_tensor("dst", dst, rounded(to, values), exactly);
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST_CASE("Reorder on a GPU adds channels of zeros and leaves out the last",
-          "[cuda][elementwise]") {
-  NEEDS_GPUS(1);
-  for (const auto& [shape, channels] : {std::pair{Shape{2, 3, 9, 30}, 8},
-                                        {Shape{3, 3, 5, 7}, 4},
-                                        {Shape{2, 1, 4, 5}, 8},
-                                        {Shape{2, 13, 4, 5}, 16},
-                                        {Shape{3, 3, 1, 1}, 8},
-                                        {Shape{2, 8, 5, 7}, 3},
-                                        {Shape{2, 40, 5, 7}, 33}}) {
-    for (const auto& [from, to] : {std::pair{DataType::float32, DataType::float32},
-                                   {DataType::float32, DataType::float16},
-                                   {DataType::bfloat16, DataType::float32}}) {
-      for (const Layout from_layout : {Layout::nchw, Layout::nhwc}) {
-        for (const Layout to_layout : {Layout::nchw, Layout::nhwc}) {
-          const TensorSpec src_spec{shape, from, from_layout};
-          TensorSpec dst_spec{shape, to, to_layout};
-          dst_spec.shape.c = channels;
-          const std::vector<float> values = values_of(src_spec, 1);
-          DeviceTensor src(src_spec, values), dst(dst_spec);
-          INFO(src_spec.to_string() << " -> " << dst_spec.to_string());
-          run_on_gpu(*plan(Reorder{src_spec, dst_spec}, Cuda{}), {&src, &dst}, {&dst});
-          require_tensor("dst", dst, with_channels(rounded(to, values), shape, channels), exactly);
-        }
-      }
-    }
-  }
-}
-
 TEST_CASE("Elementwise ops on a GPU take more than a grid has threads for", "[cuda][elementwise]") {
   NEEDS_GPUS(1);
-  // 4096 blocks of 256 threads with 8 values each, and some more; and more images than a grid has
-  // rows.
+  // 4096 blocks of 256 threads with 8 values each, and some more.
   const TensorSpec large{{1, 3, 1700, 1650}, DataType::float16, Layout::nchw};
-  std::vector<float> values(static_cast<std::size_t>(large.shape.elements()));
-  for (std::size_t i = 0; i < values.size(); ++i)
-    values[i] = static_cast<float>(i % 2039) - 1000;  // a prime: no two rows are the same
+  const std::vector<float> values = counted_values(large);
   DeviceTensor src(large, values), y(large);
   run_on_gpu(*plan(ReluForward{large}, Cuda{}), {&src, &y}, {&y});
   require_tensor("y", y, relu(values), exactly);
-
-  const TensorSpec many{{70000, 3, 2, 5}, DataType::float16, Layout::nchw};
-  for (TensorSpec spec : {large, many}) {
-    values.resize(static_cast<std::size_t>(spec.shape.elements()));
-    DeviceTensor from(spec, values);
-    TensorSpec other = spec;
-    other.layout = Layout::nhwc;
-    DeviceTensor to(other);
-    run_on_gpu(*plan(Reorder{spec, other}, Cuda{}), {&from, &to}, {&to});
-    require_tensor("reordered", to, values, exactly);
-  }
-}
-
-TEST_CASE("Reorders on a GPU, of weights and of their gradients", "[cuda][elementwise]") {
-  NEEDS_GPUS(1);
-  // More than a launch takes, of one block and of several, whole and broken ones.
-  const Shape shapes[] = {
-      {16, 3, 3, 3}, {65, 33, 3, 3}, {10, 64, 1, 1}, {1, 1, 5, 7}, {8, 3, 7, 7}};
-  constexpr std::size_t count = 70, gap = 64;
-  for (const DataType type : cuda_types) {
-    for (const bool gradients : {false, true}) {
-      INFO(runtime::to_string(type) << (gradients ? " to" : " from") << " float32");
-      // Two sources and two destinations.
-      Reorders op{2, 2, {}};
-      std::array<Bytes, 2> sources, expected;
-      const auto append = [](Bytes& to, const DeviceTensor& tensor) {
-        const Bytes bytes = tensor.download();
-        const std::size_t offset = to.size();
-        to.insert(to.end(), bytes.begin(), bytes.end());
-        to.resize(to.size() + gap, std::byte{0xff});  // which no part may write
-        return offset;
-      };
-      for (std::size_t i = 0; i < count; ++i) {
-        const Shape& shape = shapes[i % std::size(shapes)];
-        TensorSpec src{shape, DataType::float32, Layout::nchw}, dst{shape, type, Layout::nhwc};
-        if (i % 4 == 1) dst.shape.c += 5;
-        if (gradients) std::swap(src, dst);
-        const std::vector<float> values = rounded(src.type, values_of(src, static_cast<int>(i)));
-        const std::size_t from = i % 2, to = i % 3 % 2;
-        op.parts.push_back(
-            {{src, dst},
-             {from, append(sources[from], DeviceTensor(src, values))},
-             {to, append(expected[to], DeviceTensor(dst, with_channels(rounded(dst.type, values),
-                                                                       src.shape, dst.shape.c)))}});
-      }
-      DeviceBuffer src_a(sources[0].size()), src_b(sources[1].size());
-      DeviceBuffer dst_a(expected[0].size()), dst_b(expected[1].size());
-      src_a.upload(sources[0]);
-      src_b.upload(sources[1]);
-      run_on_gpu(*plan(op, Cuda{}), {&src_a, &src_b, &dst_a, &dst_b}, {&dst_a, &dst_b});
-      REQUIRE((dst_a.download() == expected[0]));
-      REQUIRE((dst_b.download() == expected[1]));
-    }
-  }
-}
-
-TEST_CASE("Clear on a GPU", "[cuda][elementwise]") {
-  NEEDS_GPUS(1);
-  for (const std::size_t bytes : {1, 64, 1003}) {
-    DeviceBuffer buffer(bytes);
-    run_on_gpu(*plan(codelets::Clear{bytes}, Cuda{}), {&buffer}, {&buffer});
-    REQUIRE((buffer.download() == Bytes(bytes)));
-  }
 }
 
 TEST_CASE("Elementwise ops on a GPU say what they cannot plan", "[cuda][elementwise]") {
@@ -244,22 +97,4 @@ TEST_CASE("Elementwise ops on a GPU say what they cannot plan", "[cuda][elementw
   require_complaint([&] { (void)plan(ReluBackward{bytes}, Cuda{}); },
                     {"ReluBackward 2x3x4x5 uint8 nhwc", "float32, bfloat16 or float16"});
   require_complaint([&] { (void)plan(Add{bytes}, Cuda{}); }, {"Add 2x3x4x5 uint8 nhwc"});
-  const TensorSpec plain = spec_of({2, 3, 4, 5}), other = spec_of({2, 3, 5, 4}, Layout::nhwc);
-  require_complaint(
-      [&] {
-        (void)plan(Reorder{plain, other}, Cuda{});
-      },
-      {"reorder 2x3x4x5 float32 nchw to 2x3x5x4 float32 nhwc",
-       "must be the same but for the channels"});
-  require_complaint([&] { (void)plan(Reorder{plain, blocked}, Cuda{}); }, {"nchw or nhwc"});
-  require_complaint([&] { (void)plan(Reorder{bytes, bytes}, Cuda{}); }, {"uint8"});
-  require_complaint([] { (void)plan(Reorders{}, Cuda{}); }, {"at least one"});
-  TensorSpec rounded_one = plain;
-  rounded_one.type = DataType::float16;
-  const Reorders mixed{1, 1, {{{plain, plain}, {}, {}}, {{plain, rounded_one}, {}, {}}}};
-  require_complaint([&] { (void)plan(mixed, Cuda{}); }, {"2 tensors", "same two types"});
-  const Reorders elsewhere{1, 1, {{{plain, plain}, {0, 0}, {1, 0}}}};
-  require_complaint([&] { (void)plan(elsewhere, Cuda{}); }, {"no buffer"});
-  const Reorders askew{1, 1, {{{plain, rounded_one}, {}, {0, 1}}}};
-  require_complaint([&] { (void)plan(askew, Cuda{}); }, {"whole values"});
 }

@@ -1,8 +1,9 @@
+#include "codelets/reorder.hpp"
+
 #include <span>
 #include <string>
 #include <vector>
 
-#include "codelets/elementwise.hpp"
 #include "runtime/tensor.hpp"
 #include "tests/codelets/kernel_testing.hpp"
 
