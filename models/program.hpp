@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "codelets/kernel.hpp"
-#include "models/model_state.hpp"
 #include "models/network.hpp"
+#include "models/optimizer.hpp"
 #include "runtime/task.hpp"
 #include "runtime/tensor.hpp"
 

@@ -6,6 +6,7 @@
 
 #include "codelets/buffers.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
+#include "models/transfer.hpp"
 #include "runtime/cluster.hpp"
 #include "runtime/message.hpp"
 #include "runtime/task.hpp"

@@ -16,6 +16,7 @@
 
 #include "data/loader.hpp"
 #include "models/model_state.hpp"
+#include "models/optimizer.hpp"
 #include "models/program.hpp"
 #include "stpt/config.hpp"
 #include "stpt/reduction_tree.hpp"

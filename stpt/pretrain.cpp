@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "models/transfer.hpp"
 #include "runtime/cluster.hpp"
 #include "runtime/message.hpp"
 #include "stpt/learning_rate.hpp"

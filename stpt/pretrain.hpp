@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "models/averages.hpp"
+#include "models/model_state.hpp"
 #include "stpt/choice.hpp"
 #include "stpt/session.hpp"
 

@@ -3,6 +3,7 @@
 #include <numeric>
 #include <string>
 
+#include "models/averages.hpp"
 #include "runtime/cluster.hpp"
 
 namespace stpt {

@@ -10,6 +10,7 @@
 
 #include "data/loader.hpp"
 #include "models/model_state.hpp"
+#include "models/optimizer.hpp"
 #include "runtime/runtime.hpp"
 #include "stpt/data_parallel.hpp"
 #include "stpt/evaluator.hpp"

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "models/averages.hpp"
 #include "models/state_dict.hpp"
 #include "stpt/config.hpp"
 #include "stpt/json_text.hpp"
@@ -126,7 +127,7 @@ void export_weights(const fs::path& file, const models::Network& network,
                     std::span<const std::string> class_names) {
   // With one worker, whose running statistics are the mean.
   models::ModelValues averaged;
-  if (network.has_batch_norm()) averaged.running = {values.average_running()};
+  if (network.has_batch_norm()) averaged.running = {models::average_running(values)};
   std::vector<NamedTensor> tensors;
   // Counters come first: behind them everything is aligned.
   for (const std::string& name : batch_counters(network)) {

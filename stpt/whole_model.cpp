@@ -3,6 +3,7 @@
 #include <optional>
 #include <span>
 
+#include "models/transfer.hpp"
 #include "runtime/cluster.hpp"
 #include "stpt/sha256.hpp"
 

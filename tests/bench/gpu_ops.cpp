@@ -17,7 +17,7 @@
 #include "codelets/conv2d.hpp"
 #include "codelets/optimizer.hpp"
 #include "codelets/pool2d.hpp"
-#include "models/model_state.hpp"
+#include "models/optimizer.hpp"
 #include "runtime/random.hpp"
 #include "tests/bench/gpu_bench.hpp"
 

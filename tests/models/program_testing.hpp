@@ -11,6 +11,7 @@
 
 #include "codelets/softmax_cross_entropy.hpp"
 #include "models/model_state.hpp"
+#include "models/optimizer.hpp"
 #include "models/program.hpp"
 #include "runtime/runtime.hpp"
 #include "tests/codelets/kernel_testing.hpp"

@@ -7,6 +7,7 @@
 
 #include "data/augmentation.hpp"
 #include "data/sampler.hpp"
+#include "models/averages.hpp"
 #include "models/program.hpp"
 #include "tests/gpu.hpp"
 #include "tests/stpt/training.hpp"
@@ -168,7 +169,7 @@ TEST_CASE("running statistics are the workers' mean, or those of the first batch
     }
     models::write(*session.current, values);
     CHECK(settled(run, session, session.current->parameters, run.sampler.order(1)) ==
-          values.average_running());
+          models::average_running(values));
   }
   SECTION("those of batches of images as they are") {
     // More batches than a session has in flight.
