@@ -5,9 +5,9 @@
 namespace stpt::codelets {
 namespace {
 
-// The flags are template arguments so that the loop is free of branches and vectorised. Buffers of
+// The form is a template argument so that the loop is free of branches and vectorised. Buffers of
 // one step never overlap.
-template <bool LrInVelocity, bool Nesterov>
+template <SgdForm form>
 void step(std::size_t count, float* __restrict__ weights, float* __restrict__ velocity,
           const float* __restrict__ gradient, float gradient_scale, float learning_rate,
           const SgdSettings& settings) {
@@ -15,25 +15,35 @@ void step(std::size_t count, float* __restrict__ weights, float* __restrict__ ve
   for (std::size_t i = 0; i < count; ++i) {
     const float w = weights[i];
     const float g = gradient[i] * gradient_scale + decay * w;
-    if constexpr (LrInVelocity) {
+    if constexpr (form == SgdForm::lr_in_velocity) {
       const float v = momentum * velocity[i] - learning_rate * g;
       velocity[i] = v;
-      weights[i] = w + (Nesterov ? momentum * v - learning_rate * g : v);
+      weights[i] = w + v;
     } else {
       const float v = momentum * velocity[i] + g;
       velocity[i] = v;
-      weights[i] = w - learning_rate * (Nesterov ? momentum * v + g : v);
+      weights[i] = w - learning_rate * (form == SgdForm::nesterov ? momentum * v + g : v);
     }
   }
+}
+
+auto step_of(SgdForm form) {
+  switch (form) {
+    case SgdForm::nesterov:
+      return step<SgdForm::nesterov>;
+    case SgdForm::lr_in_velocity:
+      return step<SgdForm::lr_in_velocity>;
+    case SgdForm::velocity:
+      break;
+  }
+  return step<SgdForm::velocity>;
 }
 
 }  // namespace
 
 void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float learning_rate,
               const SgdSettings& settings, Cpu, Stream) {
-  const auto function = settings.lr_in_velocity
-                            ? (settings.nesterov ? step<true, true> : step<true, false>)
-                            : (settings.nesterov ? step<false, true> : step<false, false>);
+  const auto function = step_of(settings.form);
   for (const auto& [ranges, weights, velocity, gradient] : buckets) {
     for (const auto& [offset, count, decay] : ranges) {
       SgdSettings effective = settings;

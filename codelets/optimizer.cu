@@ -23,21 +23,21 @@ struct Rates {
 };
 
 /// What Cpu's step() does to one element.
-template <bool lr_in_velocity, bool nesterov>
+template <SgdForm form>
 __device__ void step(float& w, float& v, float gradient, float weight_decay, const Rates& rates) {
   const auto [gradient_scale, learning_rate, momentum] = rates;
   const float g = gradient * gradient_scale + weight_decay * w;
-  if constexpr (lr_in_velocity) {
+  if constexpr (form == SgdForm::lr_in_velocity) {
     v = momentum * v - learning_rate * g;
-    w += nesterov ? momentum * v - learning_rate * g : v;
+    w += v;
   } else {
     v = momentum * v + g;
-    w -= learning_rate * (nesterov ? momentum * v + g : v);
+    w -= learning_rate * (form == SgdForm::nesterov ? momentum * v + g : v);
   }
 }
 
 /// Each block has some elements of one range.
-template <bool lr_in_velocity, bool nesterov>
+template <SgdForm form>
 __global__ void __launch_bounds__(threads_a_block) sgd_kernel(Ranges ranges, Rates rates) {
   const auto [range, block] = ranges.own();
   const std::size_t begin = block * elements_a_block;
@@ -57,23 +57,31 @@ __global__ void __launch_bounds__(threads_a_block) sgd_kernel(Ranges ranges, Rat
     const auto gs = cuda::load<width>(g + i);
 #pragma unroll
     for (int k = 0; k < width; ++k)
-      step<lr_in_velocity, nesterov>(ws.values[k], vs.values[k], gs.values[k], range.weight_decay,
-                                     rates);
+      step<form>(ws.values[k], vs.values[k], gs.values[k], range.weight_decay, rates);
     cuda::store(w + i, ws);
     cuda::store(v + i, vs);
   }
   for (int i = whole + thread; i < count; i += threads)
-    step<lr_in_velocity, nesterov>(w[i], v[i], g[i], range.weight_decay, rates);
+    step<form>(w[i], v[i], g[i], range.weight_decay, rates);
+}
+
+auto kernel_of(SgdForm form) {
+  switch (form) {
+    case SgdForm::nesterov:
+      return sgd_kernel<SgdForm::nesterov>;
+    case SgdForm::lr_in_velocity:
+      return sgd_kernel<SgdForm::lr_in_velocity>;
+    case SgdForm::velocity:
+      break;
+  }
+  return sgd_kernel<SgdForm::velocity>;
 }
 
 }  // namespace
 
 void sgd_step(std::span<const SgdBucket> buckets, float gradient_scale, float learning_rate,
               const SgdSettings& settings, Cuda, Stream stream) {
-  const auto kernel =
-      settings.lr_in_velocity
-          ? (settings.nesterov ? sgd_kernel<true, true> : sgd_kernel<true, false>)
-          : (settings.nesterov ? sgd_kernel<false, true> : sgd_kernel<false, false>);
+  const auto kernel = kernel_of(settings.form);
   Ranges batch{};
   const auto launch_batch = [&] {
     if (batch.count == 0) return;

@@ -9,15 +9,17 @@
 
 namespace stpt::codelets {
 
+/// How a step changes velocity and weights.
+enum class SgdForm {
+  velocity,        ///< v = momentum*v + g; w -= lr*v  (the LR acts at once)
+  nesterov,        ///< v = momentum*v + g; w -= lr*(momentum*v + g)  (looks a step ahead)
+  lr_in_velocity,  ///< v = momentum*v - lr*g; w += v  (the LR is inside: Chainer's form)
+};
+
 struct SgdSettings {
   float momentum = 0.9f;
   float weight_decay = 0;
-  /// Steps by the velocity of the step after:
-  /// w -= lr*(momentum*v + g), or w += momentum*v - lr*g if lr_in_velocity
-  bool nesterov = false;
-  /// false: v = momentum*v + g; w -= lr*v  (the LR acts at once)
-  /// true:  v = momentum*v - lr*g; w += v  (Chainer's form: the LR is inside the velocity)
-  bool lr_in_velocity = false;
+  SgdForm form = SgdForm::velocity;
 };
 
 /// A stretch of a parameter bucket, in elements.

@@ -13,8 +13,10 @@ codelets::SgdSettings sgd_settings(const OptimizerConfig& config) {
   codelets::SgdSettings settings;
   settings.momentum = static_cast<float>(config.momentum);
   settings.weight_decay = static_cast<float>(config.weight_decay);
-  settings.nesterov = config.nesterov;
-  settings.lr_in_velocity = config.momentum_form == MomentumForm::lr_in_velocity;
+  // Not both: config_rules.cpp refuses it.
+  if (config.nesterov) settings.form = codelets::SgdForm::nesterov;
+  if (config.momentum_form == MomentumForm::lr_in_velocity)
+    settings.form = codelets::SgdForm::lr_in_velocity;
   return settings;
 }
 

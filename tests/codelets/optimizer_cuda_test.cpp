@@ -9,6 +9,7 @@ using namespace stpt::testing;
 using codelets::Cpu;
 using codelets::ParameterRange;
 using codelets::SgdBucket;
+using codelets::SgdForm;
 using codelets::SgdSettings;
 
 namespace {
@@ -69,11 +70,9 @@ TEST_CASE("SGD on a GPU agrees with the CPU", "[cuda][optimizer]") {
   // Aligned and not, empty, whole vectors and a rest, several blocks, gaps.
   const std::vector<ParameterRange> ranges = {{0, 16, true},    {16, 7, false},    {32, 0, true},
                                               {33, 100, false}, {144, 9001, true}, {9200, 1, true}};
-  for (const bool nesterov : {false, true}) {
-    for (const bool lr_in_velocity : {false, true}) {
-      INFO("nesterov " << nesterov << ", lr_in_velocity " << lr_in_velocity);
-      compare_step(9300, ranges, {0.9f, 1e-2f, nesterov, lr_in_velocity});
-    }
+  for (const SgdForm form : {SgdForm::velocity, SgdForm::nesterov, SgdForm::lr_in_velocity}) {
+    INFO("form " << static_cast<int>(form));
+    compare_step(9300, ranges, {0.9f, 1e-2f, form});
   }
 }
 
@@ -97,8 +96,7 @@ TEST_CASE("SGD on a GPU follows PyTorch and Chainer", "[cuda][optimizer]") {
     };
     const SgdSettings settings{.momentum = values("settings")[0],
                                .weight_decay = values("settings")[1],
-                               .nesterov = values("flags")[0] != 0,
-                               .lr_in_velocity = values("flags")[1] != 0};
+                               .form = static_cast<SgdForm>(values("form")[0])};
     const std::vector<float> gradients = values("gradients"), rates = values("learning_rates");
     const std::size_t count = values("weights").size();
     DeviceTensor weights(values("weights")), velocity(std::vector<float>(count, 0.0f));

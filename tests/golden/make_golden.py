@@ -235,38 +235,37 @@ def softmax_cross_entropy():
 def sgd():
     """Four steps with a learning rate that changes; "<case>/gradients" has one row a step."""
     cases = {
-        # name: count, momentum, weight_decay, nesterov, lr_in_velocity
-        "plain": (37, 0.0, 0.0, False, False),
-        "momentum": (37, 0.9, 0.0, False, False),
-        "decay": (101, 0.9, 5e-4, False, False),
-        "nesterov": (101, 0.9, 5e-4, True, False),
-        "chainer": (101, 0.9, 5e-4, False, True),
-        "chainer_nesterov": (37, 0.9, 5e-4, True, True),
+        # name: count, momentum, weight_decay, form
+        "plain": (37, 0.0, 0.0, "velocity"),
+        "momentum": (37, 0.9, 0.0, "velocity"),
+        "decay": (101, 0.9, 5e-4, "velocity"),
+        "nesterov": (101, 0.9, 5e-4, "nesterov"),
+        "chainer": (101, 0.9, 5e-4, "lr_in_velocity"),
     }
+    forms = ("velocity", "nesterov", "lr_in_velocity")
     learning_rates = [float(np.float32(lr)) for lr in (0.1, 0.2, 0.05, 0.05)]
     out = {}
     random = Random(6)
-    for name, (count, momentum, decay, nesterov, lr_in_velocity) in cases.items():
+    for name, (count, momentum, decay, form) in cases.items():
         momentum, decay = float(np.float32(momentum)), float(np.float32(decay))
         weights = random.normal(count)
         gradients = random.normal(len(learning_rates), count)
-        out[f"{name}/flags"] = np.array([nesterov, lr_in_velocity], dtype=np.int32)
+        out[f"{name}/form"] = np.array([forms.index(form)], dtype=np.int32)
         out[f"{name}/settings"] = np.array([momentum, decay])
         out[f"{name}/learning_rates"] = np.array(learning_rates)
         out[f"{name}/weights"] = weights.clone()
         out[f"{name}/gradients"] = gradients
-        if lr_in_velocity:
-            # Chainer: MomentumSGD and NesterovAG, whose form is the reformulated one of Bengio et
-            # al. 2012; weight decay is a hook that adds decay * w to the gradient.
+        if form == "lr_in_velocity":
+            # Chainer: MomentumSGD; weight decay is a hook that adds decay * w to the gradient.
             w, v = weights.numpy().copy(), np.zeros(count)
             for lr, gradient in zip(learning_rates, gradients.numpy()):
                 g = gradient + decay * w
                 v = momentum * v - lr * g
-                w = w + (momentum * v - lr * g if nesterov else v)
+                w = w + v
         else:
             w = torch.nn.Parameter(weights)
             optimizer = torch.optim.SGD(
-                [w], lr=1.0, momentum=momentum, weight_decay=decay, nesterov=nesterov
+                [w], lr=1.0, momentum=momentum, weight_decay=decay, nesterov=form == "nesterov"
             )
             for lr, gradient in zip(learning_rates, gradients):
                 optimizer.param_groups[0]["lr"] = lr
