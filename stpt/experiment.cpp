@@ -14,12 +14,9 @@
 #include "models/zoo.hpp"
 #include "runtime/cluster.hpp"
 #include "runtime/environment.hpp"
-#include "runtime/machine.hpp"
 #include "runtime/random.hpp"
-#include "stpt/evaluator.hpp"
 #include "stpt/json_text.hpp"
 #include "stpt/lr_sets.hpp"
-#include "stpt/messages.hpp"
 #include "stpt/network_file.hpp"
 #include "stpt/sha256.hpp"
 #include "stpt/weights.hpp"
@@ -110,8 +107,25 @@ runtime::Shape input_shape(const Config& config, const data::Dataset& dataset,
   return shape;
 }
 
-std::string gibibytes(std::uint64_t bytes) {
-  return format("%.1f GiB", static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0));
+/// Throws ConfigError where training cannot run on those GPUs, or on cores if there are none.
+void check_gpus(const GpuChoice& choice, const Config& config, const runtime::Environment& wanted,
+                const ConfigSource& source) {
+  if (config.runtime.require_cuda && (choice.gpus.empty() || !choice.shortage.empty())) {
+    const std::string none = wanted.gpus == 0
+                                 ? "is true, but STARPU_NCUDA is 0, which hides any GPU"
+                                 : "is true, but no GPU was found";
+    throw ConfigError(source, "runtime.require_cuda",
+                      choice.shortage.empty() ? none : choice.shortage);
+  }
+  if (!choice.gpus.empty()) return;
+  if (config.model.data_type != runtime::DataType::float32) {
+    throw ConfigError(source, "model.data_type",
+                      std::string("is ") + runtime::to_string(config.model.data_type) +
+                          "; cores compute in float32 only, and " +
+                          (choice.shortage.empty() ? "no GPU is used" : choice.shortage));
+  }
+  if (config.runtime.cpu_workers == 0 && wanted.cpu_workers == 0)
+    throw ConfigError("", "STARPU_NCPU", "is 0 and no GPU is used; must be at least 1");
 }
 
 std::string checksum_of(const data::DatasetPair& data) {
@@ -180,7 +194,7 @@ Experiment::Experiment(const Config& run_config, const ConfigSource& source)
   if (!config.model.weights.empty()) check_model_weights(source);
   check_workers();
   check_batch_norm(source);
-  check_memory(source);
+  memory_estimate(gpu_choice).check_main(source);
   check_test_images(config, *data.test);
 }
 
@@ -330,158 +344,44 @@ GpuChoice Experiment::find_gpus(const ConfigSource& source) const {
   const runtime::Cluster& cluster = runtime::Cluster::current();
   const runtime::Environment wanted = runtime::Environment::read();
   const int most = codelets::has_cuda ? runtime::Runtime::most_gpus() : 0;
-  const std::vector<runtime::Gpu> found = runtime::find_gpus();
-  GpuChoice choice =
-      choose_gpus(found, wanted.gpus, most, cluster.rank_on_host(), cluster.ranks_on_host());
-  if (config.runtime.require_cuda && (choice.gpus.empty() || !choice.shortage.empty())) {
-    const std::string none = wanted.gpus == 0
-                                 ? "is true, but STARPU_NCUDA is 0, which hides any GPU"
-                                 : "is true, but no GPU was found";
-    throw ConfigError(source, "runtime.require_cuda",
-                      choice.shortage.empty() ? none : choice.shortage);
-  }
-  if (choice.gpus.empty()) {
-    if (config.model.data_type != runtime::DataType::float32) {
-      throw ConfigError(source, "model.data_type",
-                        std::string("is ") + runtime::to_string(config.model.data_type) +
-                            "; cores compute in float32 only, and " +
-                            (choice.shortage.empty() ? "no GPU is used" : choice.shortage));
-    }
-    if (config.runtime.cpu_workers == 0 && wanted.cpu_workers == 0)
-      throw ConfigError("", "STARPU_NCPU", "is 0 and no GPU is used; must be at least 1");
-    return choice;
-  }
-  // StarPU leaves a tenth of a GPU's memory to others, and libraries take some.
-  // An eighth is for images.
-  const std::uint64_t memory = choice.gpus.front().memory_bytes / 20 * 14;
-  const std::uint64_t models =
-      (model_bytes(most_candidates()) + gradient_bytes(choice.gpus.size())) / choice.gpus.size() +
-      parameter_bytes();
-  if (models + activation_bytes() > memory) {
-    throw ConfigError(source, "training.batch_per_worker",
-                      "training needs about " + gibibytes(models + activation_bytes()) +
-                          " of GPU memory, of which " + choice.gpus.front().name + " has " +
-                          gibibytes(memory) +
-                          "; take a smaller batch, fewer candidates or a smaller model");
-  }
-  const auto pieces = std::max(static_cast<std::size_t>(most_local_workers()), most_candidates());
-  choice.workers_per_gpu =
-      workers_per_gpu(pieces, choice.gpus.size(), memory - models, activation_bytes());
-  choice.workers_per_gpu = wanted.workers_per_gpu.value_or(choice.workers_per_gpu);
+  GpuChoice choice = choose_gpus(runtime::find_gpus(), wanted.gpus, most, cluster.rank_on_host(),
+                                 cluster.ranks_on_host());
+  check_gpus(choice, config, wanted, source);
+  if (choice.gpus.empty()) return choice;
+  const MemoryEstimate memory = memory_estimate(choice);
+  memory.check_gpu(source);
+  choice.workers_per_gpu = wanted.workers_per_gpu.value_or(memory.workers_per_gpu());
   return choice;
 }
 
-std::uint64_t Experiment::pixel_bytes() const {
-  return (data.train->size() + data.test->size()) *
-         static_cast<std::uint64_t>(data.train->image_shape().elements());
+MemoryEstimate Experiment::memory_estimate(const GpuChoice& choice) const {
+  RankSizes sizes;
+  sizes.workers = most_local_workers();
+  sizes.candidates = most_candidates();
+  if (sizes.candidates > 0) sizes.workers_per_replica = workers_per_replica(sizes.candidates);
+  sizes.scores_mean = scores_mean();
+  sizes.evaluation_batch = evaluation_batch();
+  if (config.data.format == DataFormat::image_folder)
+    sizes.cached_image_bytes = data::cache_bytes(data, cache_limit(config.data));
+  sizes.grain = grain();
+  return {config, network, sizes, choice};
+}
+
+std::uint64_t Experiment::memory_bytes() const {
+  return memory_estimate(gpu_choice).main_bytes(most_candidates());
 }
 
 bool Experiment::pixels_on_gpu() const {
   constexpr std::uint64_t most = std::uint64_t{4} << 30;
+  const std::uint64_t pixel_bytes =
+      (data.train->size() + data.test->size()) *
+      static_cast<std::uint64_t>(data.train->image_shape().elements());
   return !gpu_choice.gpus.empty() && config.runtime.data_on_gpu &&
          config.data.format != DataFormat::image_folder && !config.data.random_resized_crop &&
-         pixel_bytes() <= std::min(most, gpu_choice.gpus.front().memory_bytes / 8) &&
+         pixel_bytes <= std::min(most, gpu_choice.gpus.front().memory_bytes / 8) &&
          data.train->image_shape().c <= static_cast<std::int64_t>(codelets::most_image_channels);
 }
 
 int Experiment::evaluation_batch() const { return std::max(32, config.training.batch_per_worker); }
-
-std::uint64_t Experiment::parameter_bytes() const {
-  std::uint64_t bytes = 0;
-  for (const std::size_t elements : network.buckets) bytes += elements * sizeof(float);
-  return bytes;
-}
-
-std::uint64_t Experiment::model_bytes(std::size_t candidates) const {
-  // Parameters, velocity, running statistics of this rank's workers.
-  const std::uint64_t state =
-      2 * parameter_bytes() +
-      static_cast<std::uint64_t>(most_local_workers()) * network.running_statistics * sizeof(float);
-  return (candidates + 1) * state + (scores_mean() ? candidates * parameter_bytes() : 0);
-}
-
-std::uint64_t Experiment::gradient_bytes(std::size_t gpus) const {
-  // One model's, or those of the replicas whose steps overlap (Pretrain::make_room). On GPUs more
-  // replicas than logical workers may.
-  const auto workers = static_cast<std::size_t>(most_local_workers());
-  const auto in_flight = static_cast<std::size_t>(config.runtime.steps_in_flight);
-  const std::size_t candidates = most_candidates();
-  std::size_t sets = workers;
-  if (candidates > 0 && workers_per_replica(candidates) == 1) {
-    const std::size_t busy = std::max(workers, most_workers_per_gpu * gpus);
-    sets = std::max(sets, std::min(candidates, in_flight * busy));
-  } else if (candidates > 0) {
-    sets = std::min(candidates, in_flight) * workers;
-  }
-  return sets * parameter_bytes();
-}
-
-std::uint64_t Experiment::evaluation_bytes(std::size_t workers) const {
-  // The test set's batches and, where candidates are scored on images, those of the hold-out; of
-  // two sizes, whose difference is one image.
-  const bool on_gpu = !gpu_choice.gpus.empty();
-  const std::uint64_t batches = Evaluator::batches_in_flight(workers, on_gpu);
-  const std::uint64_t evaluators = most_candidates() > 0 ? 2 : 1;
-  return 2 * evaluators * batches * static_cast<std::uint64_t>(evaluation_batch()) *
-         static_cast<std::uint64_t>(network.input().elements()) * sizeof(float);
-}
-
-std::uint64_t Experiment::activation_bytes() const {
-  // Forward keeps every activation; backward adds about as much again where nothing is alive for
-  // long.
-  std::uint64_t elements = 0;
-  for (const runtime::Shape& shape : network.activations)
-    elements += static_cast<std::uint64_t>(shape.elements());
-  return 2 * elements * runtime::size_of(network.data_type) *
-         static_cast<std::uint64_t>(config.training.batch_per_worker);
-}
-
-std::uint64_t Experiment::memory_bytes(std::size_t candidates) const {
-  const auto workers = static_cast<std::uint64_t>(most_local_workers());
-  const auto in_flight = static_cast<std::uint64_t>(config.runtime.steps_in_flight);
-  const std::uint64_t image =
-      static_cast<std::uint64_t>(network.input().elements()) * sizeof(float);
-  const std::uint64_t batches = (in_flight + 1) * workers *
-                                static_cast<std::uint64_t>(config.training.batch_per_worker) *
-                                image;
-  const int cores = config.runtime.cpu_workers > 0 ? config.runtime.cpu_workers
-                                                   : runtime::Machine::detect().cores;
-  auto chains = static_cast<std::uint64_t>(grain() == models::Grain::step ? cores : 2 * cores);
-  auto computing = static_cast<std::size_t>(cores);
-  if (!gpu_choice.gpus.empty()) {
-    chains = 0;  // theirs are in their own memory
-    computing = gpu_choice.gpus.size() * static_cast<std::size_t>(gpu_choice.workers_per_gpu);
-  }
-  const std::uint64_t cache = config.data.format == DataFormat::image_folder
-                                  ? data::cache_bytes(data, cache_limit(config.data))
-                                  : 0;
-  const std::uint64_t copy = model_bytes(0);  // for the checkpoint, and at the end
-  return model_bytes(candidates) + copy + gradient_bytes(gpu_choice.gpus.size()) + batches +
-         evaluation_bytes(computing) + chains * activation_bytes() + cache;
-}
-
-std::uint64_t Experiment::memory_bytes() const { return memory_bytes(most_candidates()); }
-
-void Experiment::check_memory(const ConfigSource& source) const {
-  const std::uint64_t available =
-      runtime::Machine::detect().available_bytes /
-      static_cast<std::uint64_t>(runtime::Cluster::current().ranks_on_host());
-  if (available == 0 || memory_bytes() <= available) return;
-  if (const std::uint64_t least = memory_bytes(std::min<std::size_t>(1, most_candidates()));
-      least > available) {
-    throw ConfigError(
-        source, "training.batch_per_worker",
-        "training needs about " + gibibytes(least) + " of memory, " + gibibytes(available) +
-            " are available; take fewer workers, a smaller batch" +
-            (config.data.format == DataFormat::image_folder ? ", a smaller data.cache" : "") +
-            " or a smaller model");
-  }
-  const std::uint64_t each = memory_bytes(1) - memory_bytes(std::size_t{0});
-  const std::uint64_t fit = (available - memory_bytes(std::size_t{0})) / each;
-  throw ConfigError(source, "stpt.candidates",
-                    std::to_string(most_candidates()) + " candidates need about " +
-                        gibibytes(memory_bytes()) + " of memory, " + gibibytes(available) +
-                        " are available; at most " + std::to_string(fit) + " fit");
-}
 
 }  // namespace stpt

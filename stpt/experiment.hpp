@@ -17,6 +17,7 @@
 #include "stpt/config.hpp"
 #include "stpt/gpu_choice.hpp"
 #include "stpt/learning_rate.hpp"
+#include "stpt/memory_estimate.hpp"
 
 namespace stpt {
 
@@ -78,23 +79,12 @@ struct Experiment {
   [[nodiscard]] int evaluation_batch() const;
 
  private:
-  [[nodiscard]] std::uint64_t memory_bytes(std::size_t candidates) const;
-  void check_memory(const ConfigSource& source) const;
   void check_model_weights(const ConfigSource& source) const;
   void check_workers() const;
   void check_batch_norm(const ConfigSource& source) const;
   /// Finds this rank's GPUs and how many workers share one; sees that they will do.
   [[nodiscard]] GpuChoice find_gpus(const ConfigSource& source) const;
-  [[nodiscard]] std::uint64_t parameter_bytes() const;
-  /// Of the model and so many replicas.
-  [[nodiscard]] std::uint64_t model_bytes(std::size_t candidates) const;
-  /// Of the steps under way on so many GPUs, or on cores (0).
-  [[nodiscard]] std::uint64_t gradient_bytes(std::size_t gpus) const;
-  /// Of the images that are scored at a time on so many StarPU workers.
-  [[nodiscard]] std::uint64_t evaluation_bytes(std::size_t workers) const;
-  [[nodiscard]] std::uint64_t pixel_bytes() const;
-  /// Activations of one worker's step, about.
-  [[nodiscard]] std::uint64_t activation_bytes() const;
+  [[nodiscard]] MemoryEstimate memory_estimate(const GpuChoice& choice) const;
 };
 
 }  // namespace stpt
