@@ -2,6 +2,8 @@
 // owns which part of the model.
 #pragma once
 
+#include <cstddef>
+#include <span>
 #include <vector>
 
 #include "models/network.hpp"
@@ -28,16 +30,18 @@ struct Team {
   friend bool operator==(const Team&, const Team&) = default;
 };
 
-/// The rank that owns each bucket: it sums the bucket's gradient, updates it and keeps its
-/// velocity. The largest buckets are given away first, each to the rank that has the least, so
-/// ranks move about the same number of bytes.
-[[nodiscard]] std::vector<int> bucket_owners(const Network& network, const Team& team);
+/// The rank of [first_rank, first_rank + ranks) that owns each bucket, of so many elements: it sums
+/// the bucket's gradient, updates it and keeps its velocity. The largest buckets are given away
+/// first, each to the rank that has the least, so ranks move about the same number of bytes.
+[[nodiscard]] std::vector<int> bucket_owners(std::span<const std::size_t> buckets, int first_rank,
+                                             int ranks);
 
 /// Where the parts of one model are: parameters on all ranks of the team, a bucket's velocity on
 /// its owner, a worker's running statistics where it lives.
 struct Placement {
   Placement(const Network& network, const Team& model_team)
-      : team(model_team), owners(bucket_owners(network, model_team)) {}
+      : team(model_team),
+        owners(bucket_owners(network.buckets, model_team.first_rank, model_team.ranks)) {}
 
   Team team;
   std::vector<int> owners;  ///< rank per bucket

@@ -84,11 +84,11 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
       optimizer_(optimizer),
       in_flight_(in_flight),
       reduction_(reduction),
-      network_(network) {
+      buckets_(network.buckets) {
   reserve(1, static_cast<std::size_t>(workers));
   if (reduction == GradientReduction::redux && runtime::Cluster::current().size() > 1) {
-    const models::Team all{0, runtime::Cluster::current().size(), workers};
-    const std::vector<int> owners = models::bucket_owners(network, all);
+    const std::vector<int> owners =
+        models::bucket_owners(buckets_, 0, runtime::Cluster::current().size());
     for (std::size_t bucket = 0; bucket < owners.size(); ++bucket) {
       runtime::make_reducible(buffers_.front().gradients.front()[bucket],
                               models::message_tag(MessageKind::redux, 0, bucket, 0),
@@ -109,11 +109,11 @@ void DataParallel::reserve(std::size_t models, std::size_t workers) {
   if (buffers_.size() < models) buffers_.resize(models);
   for (std::size_t number = 0; number < models; ++number) {
     Buffers& buffers = buffers_[number];
-    buffers.received.resize(network_.buckets.size());
+    buffers.received.resize(buckets_.size());
     for (std::size_t worker = buffers.gradients.size(); worker < workers; ++worker) {
       const std::string name = std::to_string(number) + "." + std::to_string(worker);
       auto& buckets = buffers.gradients.emplace_back();
-      for (const std::size_t elements : network_.buckets) {
+      for (const std::size_t elements : buckets_) {
         buckets.emplace_back(runtime::vector_spec(elements),
                              "gradient." + name + "." + std::to_string(buckets.size()), Home::host);
       }
@@ -126,11 +126,12 @@ bool DataParallel::uses_redux(const models::Team& team) const {
   return reduction_ == GradientReduction::redux && ranks > 1 && team.ranks == ranks;
 }
 
-StepCost step_cost(const models::Network& network, const models::Placement& placement, int rank) {
+StepCost step_cost(std::span<const std::size_t> buckets, const models::Placement& placement,
+                   int rank) {
   StepCost cost;
   cost.tasks = 1;  // the report
-  for (std::size_t bucket = 0; bucket < network.buckets.size(); ++bucket) {
-    const std::size_t bytes = runtime::align_up(network.buckets[bucket] * sizeof(float));
+  for (std::size_t bucket = 0; bucket < buckets.size(); ++bucket) {
+    const std::size_t bytes = runtime::align_up(buckets[bucket] * sizeof(float));
     const int owner = placement.owners[bucket];
     for (const ReductionStep& step : reduction_steps(placement.team, owner, rank)) {
       switch (step.kind) {
@@ -165,13 +166,13 @@ const DataParallel::Plan& DataParallel::plan(const models::Placement& placement)
   const models::Team& team = placement.team;
   const std::size_t workers = local_workers(team);
   Plan plan;
-  for (std::size_t bucket = 0; bucket < network_.buckets.size(); ++bucket) {
+  for (std::size_t bucket = 0; bucket < buckets_.size(); ++bucket) {
     // Where StarPU-MPI sums over ranks, the tree is over the workers of this one.
     plan.reduction.push_back(
         uses_redux(team) ? reduction_steps({here(), 1, static_cast<int>(workers)}, here(), here())
                          : reduction_steps(team, placement.owners[bucket], here()));
   }
-  StepCost cost = step_cost(network_, placement, here());
+  StepCost cost = step_cost(buckets_, placement, here());
   // A GPU that has all gradients need not wait for the host to see that they are there.
   plan.updates_in_step =
       program_.on_gpu() && program_.segments() == 1 && team.ranks == 1 && workers == 1;
@@ -187,7 +188,7 @@ const Tensor* DataParallel::reduce(Buffers& buffers, const models::Placement& pl
                                    int channel, int worker) {
   static const Codelet codelet("sum gradients", {WorkerKind::cpu, WorkerKind::cuda});
   const std::size_t bytes = buffers.gradients[0][bucket].bytes();
-  const int priority = message_priority(network_.buckets.size(), bucket);
+  const int priority = message_priority(buckets_.size(), bucket);
   // The steps of a reduction on this rank alone count its workers from 0.
   const int first = uses_redux(placement.team) ? 0 : placement.team.first_worker(here());
   // Where the partial sums of this rank are, by the number of their first worker.
@@ -246,7 +247,7 @@ const Tensor* DataParallel::reduce(Buffers& buffers, const models::Placement& pl
 void DataParallel::spread(const models::ModelState& state, std::size_t bucket, int channel) const {
   const models::Placement& placement = state.placement;
   const int owner = placement.owners[bucket];
-  const int priority = message_priority(network_.buckets.size(), bucket);
+  const int priority = message_priority(buckets_.size(), bucket);
   const auto tag = models::message_tag(MessageKind::parameters, static_cast<std::size_t>(channel),
                                        bucket, 1U << 20);
   if (owner != here()) {
@@ -316,14 +317,14 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     next_lane_ = (next_lane_ + 1) % lanes_.size();
     program_.submit(inputs, pinned, 0, to_do.updates_in_step ? &update : nullptr);
   }
-  for (std::size_t bucket = to_do.updates_in_step ? 0 : network_.buckets.size();
+  for (std::size_t bucket = to_do.updates_in_step ? 0 : buckets_.size();
        bucket-- > 0;) {  // in the order in which backward ends
     // Buckets are spread over the GPUs, so that each moves about as many bytes.
     const int owner =
         runtime.worker_for(first_piece + bucket % std::max<std::size_t>(batches.size(), 1));
     const Tensor* sum = reduce(buffers, placement, bucket, to_do.reduction[bucket], channel, owner);
     if (uses_redux(placement.team))
-      runtime::reduce_to_owner(*sum, message_priority(network_.buckets.size(), bucket));
+      runtime::reduce_to_owner(*sum, message_priority(buckets_.size(), bucket));
     if (placement.owners[bucket] == here())
       optimizer_.step(state, bucket, *sum, mean, learning_rate, owner, 2);
     if (placement.team.ranks > 1) spread(state, bucket, channel);

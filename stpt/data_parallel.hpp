@@ -66,9 +66,10 @@ struct StepCost {
   std::size_t bytes_sent = 0;
 };
 
-/// Of a rank of the placement's team, with GradientReduction::tree.
-[[nodiscard]] StepCost step_cost(const models::Network& network, const models::Placement& placement,
-                                 int rank);
+/// Of a rank of the placement's team, with GradientReduction::tree. `buckets` as in
+/// models::Network.
+[[nodiscard]] StepCost step_cost(std::span<const std::size_t> buckets,
+                                 const models::Placement& placement, int rank);
 
 /// Which of the models that are trained in turn a step is of.
 struct StepPlace {
@@ -139,7 +140,7 @@ class DataParallel {
   const models::Optimizer& optimizer_;
   int in_flight_;
   GradientReduction reduction_;
-  models::Network network_;
+  std::vector<std::size_t> buckets_;  ///< as in models::Network
   std::vector<Buffers> buffers_;
   std::vector<models::Lane> lanes_;
   std::vector<std::pair<models::Placement, Plan>> plans_;

@@ -36,7 +36,7 @@ TEST_CASE("a team's workers live on its ranks in contiguous, even blocks", "[tea
 TEST_CASE("buckets are owned so that ranks have about the same to do", "[team]") {
   const Network network = make_network("resnet56", {1, 3, 32, 32}, 10);
   for (const int ranks : {1, 2, 3, 4, 8}) {
-    const std::vector<int> owners = bucket_owners(network, {2, ranks, 8});
+    const std::vector<int> owners = bucket_owners(network.buckets, 2, ranks);
     REQUIRE(owners.size() == network.buckets.size());
     std::vector<std::size_t> bytes(static_cast<std::size_t>(ranks), 0);
     std::size_t largest = 0;

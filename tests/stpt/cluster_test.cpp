@@ -315,7 +315,7 @@ TEST_CASE("the program counts what it sends", "[cluster]") {
   const models::Placement placement(network, {0, 2, 4});
   StepCost job;
   for (const int rank : {0, 1}) {
-    const StepCost cost = step_cost(network, placement, rank);
+    const StepCost cost = step_cost(network.buckets, placement, rank);
     job.sent += cost.sent;
     job.bytes_sent += cost.bytes_sent;
   }

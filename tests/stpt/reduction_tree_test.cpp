@@ -109,7 +109,7 @@ JobCost cost_of(const models::Network& network, int ranks, int workers) {
   const models::Placement placement(network, {0, ranks, workers});
   JobCost job;
   for (int rank = 0; rank < ranks; ++rank) {
-    const StepCost cost = step_cost(network, placement, rank);
+    const StepCost cost = step_cost(network.buckets, placement, rank);
     job.bytes += cost.bytes_sent;
     job.messages += cost.sent + cost.received;
     job.most_tasks = std::max(job.most_tasks, cost.tasks);
