@@ -13,6 +13,7 @@ namespace {
 
 using codelets::ImageCut;
 using codelets::PixelScale;
+using runtime::Shape;
 
 PixelScale scale_of(float mean, float stddev) {
   return {static_cast<float>(double{mean} * 255.0),
@@ -20,57 +21,15 @@ PixelScale scale_of(float mean, float stddev) {
 }
 
 /// Unlike a table of the 256 values it vectorises.
-void convert(const std::uint8_t* pixels, std::size_t count, PixelScale scale, float* out) {
-  for (std::size_t i = 0; i < count; ++i) {
+void convert(const std::uint8_t* pixels, std::int64_t count, PixelScale scale, float* out) {
+  for (std::int64_t i = 0; i < count; ++i) {
     out[i] = (static_cast<float>(pixels[i]) - scale.shift) * scale.scale;
   }
 }
 
-struct Extent {
-  std::size_t channels;
-  std::size_t height;
-  std::size_t width;
-  [[nodiscard]] std::size_t elements() const { return channels * height * width; }
-};
-
-/// `image` is cut to `result`.
-ImageCut choose(const Augmentation& augmentation, Extent image, Extent result, std::uint64_t seed,
-                std::uint64_t epoch, std::uint32_t index) {
-  runtime::Random random(seed, runtime::stream_id("augmentation", epoch), index);
-  ImageCut cut{index};
-  cut.reflected = augmentation.padding == Padding::reflect;
-  // The coin first, drawn even where it is not used: each option alone decides what it does.
-  bool coin = (random.next() & 1U) != 0;
-  if (augmentation.alternate_flip) {
-    runtime::Random first(seed, runtime::stream_id("flip"), index);
-    coin = ((first.next() + epoch) & 1U) != 0;
-  }
-  cut.mirrored = coin && augmentation.flip;
-  if (augmentation.random_resized_crop) return cut;
-  const int padding = augmentation.crop_padding;
-  const auto position = [&](std::size_t from, std::size_t to) {
-    const std::size_t positions = from + 2 * static_cast<std::size_t>(padding) - to + 1;
-    return static_cast<std::int16_t>(
-        static_cast<int>(random.below(static_cast<std::uint32_t>(positions))) - padding);
-  };
-  cut.dy = position(image.height, result.height);
-  cut.dx = position(image.width, result.width);
-  return cut;
-}
-
-ImageCut centred(Extent image, Extent result, std::uint32_t index) {
-  return {index, static_cast<std::int16_t>((image.height - result.height) / 2),
-          static_cast<std::int16_t>((image.width - result.width) / 2), false};
-}
-
-Extent extent_of(const runtime::Shape& shape) {
-  return {static_cast<std::size_t>(shape.c), static_cast<std::size_t>(shape.h),
-          static_cast<std::size_t>(shape.w)};
-}
-
 /// Eight bytes at a time: compilers do not vectorise a reversal of bytes for plain x86-64.
-void reverse_bytes(const std::uint8_t* from, std::size_t count, std::uint8_t* to) {
-  std::size_t i = 0;
+void reverse_bytes(const std::uint8_t* from, std::int64_t count, std::uint8_t* to) {
+  std::int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
     std::uint64_t word = 0;
     std::memcpy(&word, from + i, 8);
@@ -81,56 +40,51 @@ void reverse_bytes(const std::uint8_t* from, std::size_t count, std::uint8_t* to
 }
 
 /// Where pixel `i` of an image with reflecting borders lies in it.
-std::size_t reflect(std::ptrdiff_t i, std::size_t side) {
+std::int64_t reflect(std::int64_t i, std::int64_t side) {
   if (side == 1) return 0;
-  const auto last = static_cast<std::ptrdiff_t>(side) - 1;
-  const std::ptrdiff_t place = std::abs(i) % (2 * last);
-  return static_cast<std::size_t>(place <= last ? place : 2 * last - place);
+  const std::int64_t last = side - 1;
+  const std::int64_t place = std::abs(i) % (2 * last);
+  return place <= last ? place : 2 * last - place;
 }
 
 /// Crops and mirrors bytes: a quarter of the traffic of doing it with floats, and the conversion
 /// that follows runs over whole channels.
-void augment(const std::uint8_t* image, Extent extent, ImageCut choice, std::uint8_t* result,
-             Extent cut) {
+void augment(const std::uint8_t* image, Shape stored, ImageCut choice, std::uint8_t* result,
+             Shape cut) {
   // The first and last + 1 place along a side of the result that shows some of the image.
-  const auto inside = [](std::ptrdiff_t offset, std::size_t size, std::size_t result_size) {
-    const auto side = static_cast<std::ptrdiff_t>(result_size);
-    const std::ptrdiff_t first = std::clamp<std::ptrdiff_t>(-offset, 0, side);
-    const std::ptrdiff_t last =
-        std::clamp<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(size) - offset, first, side);
-    return std::pair{static_cast<std::size_t>(first), static_cast<std::size_t>(last)};
+  const auto inside = [](std::int64_t offset, std::int64_t size, std::int64_t side) {
+    const std::int64_t first = std::clamp<std::int64_t>(-offset, 0, side);
+    return std::pair{first, std::clamp(size - offset, first, side)};
   };
-  const auto [x_first, x_last] = inside(choice.dx, extent.width, cut.width);
-  const auto [y_first, y_last] = inside(choice.dy, extent.height, cut.height);
-  const std::size_t count = x_last - x_first;
-  const bool padded = count < cut.width || y_last - y_first < cut.height;
-  if (padded && !choice.reflected) std::fill_n(result, cut.elements(), std::uint8_t{0});
+  const auto [x_first, x_last] = inside(choice.dx, stored.w, cut.w);
+  const auto [y_first, y_last] = inside(choice.dy, stored.h, cut.h);
+  const std::int64_t count = x_last - x_first;
+  const bool padded = count < cut.w || y_last - y_first < cut.h;
+  if (padded && !choice.reflected) std::fill_n(result, cut.c * cut.spatial(), std::uint8_t{0});
   const bool all_rows = padded && choice.reflected;
-  for (std::size_t c = 0; c < extent.channels; ++c) {
-    for (std::size_t y = all_rows ? 0 : y_first; y < (all_rows ? cut.height : y_last); ++y) {
+  for (std::int64_t c = 0; c < cut.c; ++c) {
+    for (std::int64_t y = all_rows ? 0 : y_first; y < (all_rows ? cut.h : y_last); ++y) {
       // Within the image, though the offsets may be negative.
-      const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(y) + choice.dy;
-      const std::size_t row =
-          all_rows ? reflect(place, extent.height) : static_cast<std::size_t>(place);
-      const std::uint8_t* from = image + (c * extent.height + row) * extent.width;
-      std::uint8_t* to = result + (c * cut.height + y) * cut.width;
+      const std::int64_t place = y + choice.dy;
+      const std::int64_t row = all_rows ? reflect(place, stored.h) : place;
+      const std::uint8_t* from = image + (c * stored.h + row) * stored.w;
+      std::uint8_t* to = result + (c * cut.h + y) * cut.w;
       if (count > 0) {
-        const auto column = static_cast<std::ptrdiff_t>(x_first) + choice.dx;
+        const std::int64_t column = x_first + choice.dx;
         if (choice.mirrored) {
-          reverse_bytes(from + column, count, to + (cut.width - x_last));
+          reverse_bytes(from + column, count, to + (cut.w - x_last));
         } else {
           std::copy_n(from + column, count, to + x_first);
         }
       }
       if (!all_rows) continue;
-      const auto fill = [&](std::size_t first, std::size_t last) {
-        for (std::size_t x = first; x < last; ++x) {
-          to[choice.mirrored ? cut.width - 1 - x : x] =
-              from[reflect(static_cast<std::ptrdiff_t>(x) + choice.dx, extent.width)];
+      const auto fill = [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t x = first; x < last; ++x) {
+          to[choice.mirrored ? cut.w - 1 - x : x] = from[reflect(x + choice.dx, stored.w)];
         }
       };
       fill(0, x_first);
-      fill(x_last, cut.width);
+      fill(x_last, cut.w);
     }
   }
 }
@@ -154,15 +108,16 @@ Normalization compute_normalization(const Dataset& dataset,
   if (indices.empty()) {
     throw DataError(dataset.name() + ": no images to compute mean and standard deviation from");
   }
-  const Extent extent = extent_of(dataset.image_shape());
-  const std::size_t area = extent.height * extent.width;
-  std::vector<std::uint8_t> image(extent.elements());
+  const Shape shape = dataset.image_shape();
+  const auto channels = static_cast<std::size_t>(shape.c);
+  const auto area = static_cast<std::size_t>(shape.spatial());
+  std::vector<std::uint8_t> image(channels * area);
   // Integers, hence exact in any order: up to 2^48 pixels fit.
-  std::vector<std::uint64_t> sums(extent.channels);
-  std::vector<std::uint64_t> square_sums(extent.channels);
+  std::vector<std::uint64_t> sums(channels);
+  std::vector<std::uint64_t> square_sums(channels);
   for (const std::uint32_t index : indices) {
     dataset.read(index, image);
-    for (std::size_t c = 0; c < extent.channels; ++c) {
+    for (std::size_t c = 0; c < channels; ++c) {
       std::uint64_t sum = 0;
       std::uint64_t square_sum = 0;
       for (const std::uint8_t pixel : std::span(image).subspan(c * area, area)) {
@@ -175,7 +130,7 @@ Normalization compute_normalization(const Dataset& dataset,
   }
   Normalization result;
   const double pixels = static_cast<double>(indices.size()) * static_cast<double>(area);
-  for (std::size_t c = 0; c < extent.channels; ++c) {
+  for (std::size_t c = 0; c < channels; ++c) {
     const double mean = static_cast<double>(sums[c]) / pixels;
     const double mean_square = static_cast<double>(square_sums[c]) / pixels;
     const double variance = std::fma(-mean, mean, mean_square);  // fma: the same bits everywhere
@@ -212,12 +167,32 @@ Window random_resized_window(Size image, std::uint64_t seed, std::uint64_t epoch
   return {(image.width - width) / 2, (image.height - height) / 2, width, height};
 }
 
-ImageCut image_cut(const runtime::Shape& stored, const runtime::Shape& shape,
-                   const Augmentation* augmentation, std::uint64_t seed, std::uint64_t epoch,
-                   std::uint32_t index) {
-  const Extent from = extent_of(stored), to = extent_of(shape);
-  return augmentation != nullptr ? choose(*augmentation, from, to, seed, epoch, index)
-                                 : centred(from, to, index);
+ImageCut image_cut(const Shape& stored, const Shape& shape, const Augmentation* augmentation,
+                   std::uint64_t seed, std::uint64_t epoch, std::uint32_t index) {
+  ImageCut cut{index};
+  if (augmentation == nullptr) {
+    cut.dy = static_cast<std::int16_t>((stored.h - shape.h) / 2);
+    cut.dx = static_cast<std::int16_t>((stored.w - shape.w) / 2);
+    return cut;
+  }
+  runtime::Random random(seed, runtime::stream_id("augmentation", epoch), index);
+  cut.reflected = augmentation->padding == Padding::reflect;
+  // The coin first, drawn even where it is not used: each option alone decides what it does.
+  bool coin = (random.next() & 1U) != 0;
+  if (augmentation->alternate_flip) {
+    runtime::Random first(seed, runtime::stream_id("flip"), index);
+    coin = ((first.next() + epoch) & 1U) != 0;
+  }
+  cut.mirrored = coin && augmentation->flip;
+  if (augmentation->random_resized_crop) return cut;
+  const int padding = augmentation->crop_padding;
+  const auto position = [&](std::int64_t from, std::int64_t to) {
+    const auto positions = static_cast<std::uint32_t>(from + 2 * padding - to + 1);
+    return static_cast<std::int16_t>(static_cast<int>(random.below(positions)) - padding);
+  };
+  cut.dy = position(stored.h, shape.h);
+  cut.dx = position(stored.w, shape.w);
+  return cut;
 }
 
 std::vector<PixelScale> pixel_scales(const Normalization& normalization) {
@@ -227,20 +202,19 @@ std::vector<PixelScale> pixel_scales(const Normalization& normalization) {
   return scales;
 }
 
-void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices,
-                 const runtime::Shape& shape, const Augmentation* augmentation,
-                 const Normalization& normalization, std::uint64_t seed, std::uint64_t epoch,
-                 float* images_nchw) {
-  const Extent stored = extent_of(dataset.image_shape());
-  const Extent cut = extent_of(shape);
-  if (cut.channels != stored.channels || cut.height > stored.height || cut.width > stored.width) {
-    throw std::invalid_argument("load_images: images of " + dataset.image_shape().to_string() +
+void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices, const Shape& shape,
+                 const Augmentation* augmentation, const Normalization& normalization,
+                 std::uint64_t seed, std::uint64_t epoch, float* images_nchw) {
+  const Shape stored = dataset.image_shape();
+  if (shape.c != stored.c || shape.h > stored.h || shape.w > stored.w) {
+    throw std::invalid_argument("load_images: images of " + stored.to_string() +
                                 " cannot be cut to " + shape.to_string());
   }
-  if (normalization.mean.size() != cut.channels || normalization.stddev.size() != cut.channels) {
+  const auto channels = static_cast<std::size_t>(shape.c);
+  if (normalization.mean.size() != channels || normalization.stddev.size() != channels) {
     throw std::invalid_argument("load_images: normalization for " +
                                 std::to_string(normalization.mean.size()) +
-                                " channels, images have " + std::to_string(cut.channels));
+                                " channels, images have " + std::to_string(channels));
   }
   if (augmentation != nullptr &&
       (augmentation->crop_padding < 0 || augmentation->crop_padding > 4096)) {
@@ -248,34 +222,31 @@ void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices,
                                 std::to_string(augmentation->crop_padding));
   }
   const bool resized = augmentation != nullptr && augmentation->random_resized_crop;
-  const bool same_size = cut.height == stored.height && cut.width == stored.width;
+  const bool same_size = shape.h == stored.h && shape.w == stored.w;
+  const std::int64_t area = shape.spatial();
   // Kept by the thread: batches must not allocate.
   thread_local std::vector<std::uint8_t> image;
   thread_local std::vector<std::uint8_t> changed;
-  image.resize(stored.elements());
-  changed.resize(cut.elements());
+  image.resize(static_cast<std::size_t>(stored.elements()));
+  changed.resize(static_cast<std::size_t>(shape.c * area));
 
-  const std::size_t area = cut.height * cut.width;
   float* out = images_nchw;
-  for (std::size_t i = 0; i < indices.size(); ++i) {
-    const std::uint32_t index = indices[i];
+  for (const std::uint32_t index : indices) {
     if (resized) {
       dataset.read_window(
           index, [&](Size size) { return random_resized_window(size, seed, epoch, index); },
-          {static_cast<int>(cut.width), static_cast<int>(cut.height)}, image);
+          {static_cast<int>(shape.w), static_cast<int>(shape.h)}, image);
     } else {
       dataset.read(index, image);
     }
     const std::uint8_t* pixels = image.data();
     if (augmentation != nullptr || !same_size) {
-      const Extent source = resized ? cut : stored;
-      const ImageCut choice = augmentation != nullptr
-                                  ? choose(*augmentation, source, cut, seed, epoch, index)
-                                  : centred(source, cut, index);
-      augment(pixels, source, choice, changed.data(), cut);
+      const Shape& source = resized ? shape : stored;
+      augment(pixels, source, image_cut(source, shape, augmentation, seed, epoch, index),
+              changed.data(), shape);
       pixels = changed.data();
     }
-    for (std::size_t c = 0; c < cut.channels; ++c, pixels += area, out += area) {
+    for (std::size_t c = 0; c < channels; ++c, pixels += area, out += area) {
       convert(pixels, area, scale_of(normalization.mean[c], normalization.stddev[c]), out);
     }
   }
