@@ -24,14 +24,9 @@ using runtime::Shape;
 // sizes on one core.
 constexpr dnnl::algorithm algorithm = dnnl::algorithm::convolution_direct;
 
-std::string geometry(int kernel_h, int kernel_w, int stride, int padding) {
-  return "kernel " + std::to_string(kernel_h) + "x" + std::to_string(kernel_w) + ", stride " +
-         std::to_string(stride) + ", padding " + std::to_string(padding);
-}
-
 std::string describe_op(const char* op, const Conv2d& conv) {
   return std::string(op) + " " + conv.src.to_string() + " -> " + conv.dst.to_string() + ", " +
-         geometry(conv.kernel_h, conv.kernel_w, conv.stride, conv.padding);
+         onednn::describe_window(conv.kernel_h, conv.kernel_w, conv.stride, conv.padding);
 }
 
 void require_consistent(const char* op, const Conv2d& conv) {
@@ -123,8 +118,8 @@ auto cheapest(const Conv2d& conv, const Problem& problem, Make make) {
 
 Shape conv2d_output(const Shape& src, std::int64_t filters, int kernel_h, int kernel_w, int stride,
                     int padding) {
-  const std::string what =
-      "conv2d of " + src.to_string() + ", " + geometry(kernel_h, kernel_w, stride, padding);
+  const std::string what = "conv2d of " + src.to_string() + ", " +
+                           onednn::describe_window(kernel_h, kernel_w, stride, padding);
   if (filters < 1 || kernel_h < 1 || kernel_w < 1 || stride < 1)
     onednn::fail(what, "filters, kernel and stride must be at least 1");
   if (padding < 0) onednn::fail(what, "the padding must not be negative");

@@ -23,17 +23,6 @@ using onednn::Program;
 using runtime::Layout;
 using runtime::Shape;
 
-std::string geometry(int kernel_h, int kernel_w, int stride, int padding) {
-  return "kernel " + std::to_string(kernel_h) + "x" + std::to_string(kernel_w) + ", stride " +
-         std::to_string(stride) + ", padding " + std::to_string(padding);
-}
-
-std::string describe_op(const char* op, const Pool2d& pool) {
-  return std::string(op) + (pool.kind == PoolKind::max ? " max " : " average ") +
-         pool.src.to_string() + " -> " + pool.dst.to_string() + ", " +
-         geometry(pool.kernel_h, pool.kernel_w, pool.stride, pool.padding);
-}
-
 void require_consistent(const char* op, const Pool2d& pool) {
   onednn::require_layout(op, "src", pool.src);
   onednn::require_layout(op, "dst", pool.dst);
@@ -90,31 +79,28 @@ struct Descriptors {
   pooling_backward::primitive_desc backward;
 };
 
-pooling_forward::primitive_desc forward_in(const Pool2d& pool, Layout layout,
-                                           dnnl::prop_kind kind) {
+/// What oneDNN is asked for: a forward pass of some kind, or a backward pass, which has none.
+template <typename Pass, typename... Kind>
+typename Pass::desc pass_in(const Pool2d& pool, Layout layout, Kind... kind) {
   const dnnl::memory::dims strides{pool.stride, pool.stride}, padding{pool.padding, pool.padding};
   const dnnl::memory::dims kernel{pool.kernel_h, pool.kernel_w};
   const auto algorithm = pool.kind == PoolKind::max ? dnnl::algorithm::pooling_max
                                                     : dnnl::algorithm::pooling_avg_exclude_padding;
-  return {{kind, algorithm, onednn::describe(pool.src.shape, layout),
-           onednn::describe(pool.dst.shape, layout), strides, kernel, padding, padding},
-          onednn::user_scratchpad(),
-          onednn::engine(),
+  const MemoryDesc src = onednn::describe(pool.src.shape, layout);
+  const MemoryDesc dst = onednn::describe(pool.dst.shape, layout);
+  return {kind..., algorithm, src, dst, strides, kernel, padding, padding};
+}
+
+pooling_forward::primitive_desc forward_in(const Pool2d& pool, Layout layout,
+                                           dnnl::prop_kind kind) {
+  return {pass_in<pooling_forward>(pool, layout, kind), onednn::user_scratchpad(), onednn::engine(),
           /*allow_empty=*/true};
 }
 
 pooling_backward::primitive_desc backward_in(const Pool2d& pool, Layout layout,
                                              const pooling_forward::primitive_desc& forward) {
-  const dnnl::memory::dims strides{pool.stride, pool.stride}, padding{pool.padding, pool.padding};
-  const dnnl::memory::dims kernel{pool.kernel_h, pool.kernel_w};
-  const auto algorithm = pool.kind == PoolKind::max ? dnnl::algorithm::pooling_max
-                                                    : dnnl::algorithm::pooling_avg_exclude_padding;
-  return {{algorithm, onednn::describe(pool.src.shape, layout),
-           onednn::describe(pool.dst.shape, layout), strides, kernel, padding, padding},
-          onednn::user_scratchpad(),
-          onednn::engine(),
-          forward,
-          /*allow_empty=*/true};
+  return {pass_in<pooling_backward>(pool, layout), onednn::user_scratchpad(), onednn::engine(),
+          forward, /*allow_empty=*/true};
 }
 
 /// Forward and backward in one layout, because they share the winners' positions, whose order
@@ -140,9 +126,15 @@ Descriptors describe(const Pool2d& pool) {
 
 }  // namespace
 
+std::string describe_op(const char* op, const Pool2d& pool) {
+  return std::string(op) + (pool.kind == PoolKind::max ? " max " : " average ") +
+         pool.src.to_string() + " -> " + pool.dst.to_string() + ", " +
+         onednn::describe_window(pool.kernel_h, pool.kernel_w, pool.stride, pool.padding);
+}
+
 Shape pool2d_output(const Shape& src, int kernel_h, int kernel_w, int stride, int padding) {
-  const std::string what =
-      "pool2d of " + src.to_string() + ", " + geometry(kernel_h, kernel_w, stride, padding);
+  const std::string what = "pool2d of " + src.to_string() + ", " +
+                           onednn::describe_window(kernel_h, kernel_w, stride, padding);
   if (kernel_h < 1 || kernel_w < 1 || stride < 1)
     onednn::fail(what, "kernel and stride must be at least 1");
   // Otherwise a window could lie in the padding alone, which has neither a maximum nor an average.

@@ -230,13 +230,6 @@ __global__ void __launch_bounds__(cuda::block_threads)
 
 // ---- Planning -----------------------------------------------------------------------------------
 
-std::string describe(const char* op, const Pool2d& pool) {
-  return std::string(op) + (pool.kind == PoolKind::max ? " max " : " average ") +
-         pool.src.to_string() + " -> " + pool.dst.to_string() + ", kernel " +
-         std::to_string(pool.kernel_h) + "x" + std::to_string(pool.kernel_w) + ", stride " +
-         std::to_string(pool.stride) + ", padding " + std::to_string(pool.padding);
-}
-
 Geometry checked_geometry(const std::string& what, const Pool2d& pool) {
   cuda::require_nhwc(what, pool.src);
   cuda::require_nhwc(what, pool.dst);
@@ -349,14 +342,14 @@ class Backward final : public Pooling<T, width> {
 }  // namespace
 
 std::size_t pool2d_indices_bytes(const Pool2d& pool, Cuda) {
-  checked_geometry(describe("pool2d", pool), pool);
+  checked_geometry(describe_op("pool2d", pool), pool);
   if (pool.kind == PoolKind::average) return 0;
   return static_cast<std::size_t>(pool.dst.shape.elements()) *
          (byte_is_enough(pool) ? sizeof(std::uint8_t) : sizeof(std::int32_t));
 }
 
 KernelPtr plan(const Pool2dForward& op, Cuda) {
-  const std::string what = describe("pool2d forward", op.pool);
+  const std::string what = describe_op("pool2d forward", op.pool);
   const Geometry geometry = checked_geometry(what, op.pool);
   return cuda::with_vectors(op.pool.src, what, [&](auto element, auto width) -> KernelPtr {
     return std::make_unique<Forward<decltype(element), width()>>(what, op, geometry);
@@ -364,7 +357,7 @@ KernelPtr plan(const Pool2dForward& op, Cuda) {
 }
 
 KernelPtr plan(const Pool2dBackward& op, Cuda) {
-  const std::string what = describe("pool2d backward", op.pool);
+  const std::string what = describe_op("pool2d backward", op.pool);
   const Geometry geometry = checked_geometry(what, op.pool);
   return cuda::with_vectors(op.pool.src, what, [&](auto element, auto width) -> KernelPtr {
     return std::make_unique<Backward<decltype(element), width()>>(what, op.pool, geometry);

@@ -2,6 +2,8 @@
 // The maximum with a NaN is NaN; of equal maxima the first (in rows) takes the gradient.
 #pragma once
 
+#include <string>
+
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -24,6 +26,9 @@ struct Pool2d {
 /// Throws std::invalid_argument if the window does not fit.
 [[nodiscard]] runtime::Shape pool2d_output(const runtime::Shape& src, int kernel_h, int kernel_w,
                                            int stride, int padding);
+
+/// "pool2d forward max 8x3x32x32 float32 nchw -> ..., kernel 2x2, stride 2, padding 0".
+[[nodiscard]] std::string describe_op(const char* op, const Pool2d& pool);
 
 /// Bytes that forward leaves for backward (the winners' positions of max pooling), 0 where none.
 [[nodiscard]] std::size_t pool2d_indices_bytes(const Pool2d& pool, Cpu);
