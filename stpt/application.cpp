@@ -338,7 +338,8 @@ std::string validate_run(const CommandLine& line) {
          format_count(experiment.split.training.size()) + " training, " +
          format_count(experiment.split.hold_out.size()) + " hold-out and " +
          format_count(experiment.data.test->size()) + " test images; " +
-         std::to_string(experiment.iterations_per_epoch) + " iterations per epoch; " +
+         std::to_string(experiment.iterations_per_epoch) +
+         (experiment.iterations_per_epoch == 1 ? " iteration" : " iterations") + " per epoch; " +
          memory_text(experiment.memory_bytes()) +
          " of memory for training, besides the program and the data set as loaded\n" +
          (caution.empty() ? "" : caution + "\n");

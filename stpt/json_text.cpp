@@ -248,7 +248,7 @@ std::string brief_json(const json::value& value, std::size_t limit) {
   std::size_t cut = limit - 3;
   // Not within a UTF-8 sequence.
   while (cut > 0 && (static_cast<unsigned char>(out[cut]) & 0xc0) == 0x80) --cut;
-  return out.substr(0, cut) + "...";
+  return out.substr(0, cut) + (value.is_string() ? "...\"" : "...");
 }
 
 }  // namespace stpt

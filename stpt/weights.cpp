@@ -96,7 +96,7 @@ void check(const SafetensorsFile& weights, const fs::path& file, const models::N
     const std::string needed = shape_text(entry.dimensions);
     const auto found = weights.entries().find(entry.name);
     if (found == weights.entries().end()) {
-      refuse(entry.name, "is missing; " + network.name + " needs it, " + needed);
+      refuse(entry.name, "is missing; " + network.name + " needs it, of shape " + needed);
     }
     const SafetensorsFile::Entry& tensor = found->second;
     if (tensor.shape != entry.dimensions) {

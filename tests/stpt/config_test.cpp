@@ -154,6 +154,8 @@ TEST_CASE("JSON is written on one line or indented", "[json]") {
         R"([0.1, 1, -3, true, null, "a\"b", null, null])");
   const boost::json::object object{{"a", 1}, {"b", boost::json::array{}}};
   CHECK(compact_json(object) == R"({"a": 1, "b": []})");
+  CHECK(brief_json(boost::json::string(50, 'x'), 12) == "\"xxxxxxxx...\"");
+  CHECK(brief_json({1, 2, 3, 4, 5, 6}, 12) == "[1, 2, 3,...");
   CHECK(utf8_text("caf\xc3\xa9 \"1\"\n") == "caf\xc3\xa9 \"1\"\n");
   CHECK(utf8_text("caf\xe9") == "caf?");
   CHECK(utf8_text("\xc3\xa9 \xe9").find_first_not_of("? ") == std::string::npos);

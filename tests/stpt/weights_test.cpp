@@ -164,7 +164,7 @@ TEST_CASE("weights of something else are refused, and the tensor named", "[weigh
   const auto nothing = [](NamedTensor&) {};
   CHECK(write_changed(nothing) == "no error");
   CHECK(for_tensor("bn.running_var", [](NamedTensor& t) { t.name.clear(); }) ==
-        "tensor \"bn.running_var\" is missing; resnet8 needs it, 16");
+        "tensor \"bn.running_var\" is missing; resnet8 needs it, of shape 16");
   CHECK(for_tensor("conv.weight",
                    [](NamedTensor& t) {
                      t.shape = {3, 16, 3, 3};
