@@ -258,6 +258,10 @@ Cluster::Bytes Cluster::broadcast_bytes(std::span<const std::byte> mine) {
   return bytes;
 }
 
+void Cluster::refuse_other_size() {
+  throw std::runtime_error("a rank sent a value of another size; all must run the same program");
+}
+
 std::vector<std::string> Cluster::all_gather(const std::string& mine) {
   std::vector<std::string> texts;
   for (const Bytes& bytes : all_gather_bytes(std::as_bytes(std::span(mine))))

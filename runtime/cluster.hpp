@@ -60,10 +60,7 @@ class Cluster {
   template <class T>
   [[nodiscard]] T broadcast(const T& mine) {
     static_assert(std::is_trivially_copyable_v<T>);
-    T value = mine;
-    std::ranges::copy(broadcast_bytes(std::as_bytes(std::span(&mine, 1))),
-                      std::as_writable_bytes(std::span(&value, 1)).begin());
-    return value;
+    return single_value_of<T>(broadcast_bytes(std::as_bytes(std::span(&mine, 1))));
   }
   /// Rank 0's text. Collective.
   [[nodiscard]] std::string broadcast(const std::string& mine);
@@ -90,9 +87,18 @@ class Cluster {
   [[nodiscard]] std::vector<Bytes> all_gather_bytes(std::span<const std::byte> mine);
   [[nodiscard]] std::vector<Bytes> gather_bytes(std::span<const std::byte> mine);
   [[nodiscard]] Bytes broadcast_bytes(std::span<const std::byte> mine);
+  [[noreturn]] static void refuse_other_size();
+  template <class T>
+  [[nodiscard]] static T single_value_of(const Bytes& bytes) {
+    T value{};
+    if (bytes.size() != sizeof(T)) refuse_other_size();
+    std::ranges::copy(bytes, std::as_writable_bytes(std::span(&value, 1)).begin());
+    return value;
+  }
   template <class T>
   [[nodiscard]] static std::vector<T> values_of(const Bytes& bytes) {
     static_assert(std::is_trivially_copyable_v<T>);
+    if (bytes.size() % sizeof(T) != 0) refuse_other_size();
     std::vector<T> values(bytes.size() / sizeof(T));
     std::ranges::copy(bytes, std::as_writable_bytes(std::span(values)).begin());
     return values;

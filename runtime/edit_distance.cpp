@@ -26,9 +26,13 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 std::string nearest_word(std::string_view word, std::span<const std::string> known) {
   word = word.substr(0, 64);
   std::string best;
-  std::size_t least = std::max<std::size_t>(1, word.size() / 3) + 1;
+  // Two edits, but of a short word something must be left.
+  std::size_t least = std::max(word.size() / 3, std::min<std::size_t>(2, word.size() / 2)) + 1;
   for (const std::string& other : known) {
-    if (const std::size_t distance = edit_distance(word, other); distance < least) {
+    std::size_t distance = edit_distance(word, other);
+    if (word.size() >= 3 && other.find(word) != std::string::npos)  // "vgg" of "vgg11"
+      distance = std::min<std::size_t>(distance, 1);
+    if (distance < least) {
       least = distance;
       best = other;
     }

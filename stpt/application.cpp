@@ -146,7 +146,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
   try {
     output.begin(notices);
     run = trainer.run(observer, &StopSignals::requested());
-    output.finish(run);
+    if (!output.finish(run)) return failed;
   } catch (const std::exception& error) {
     if (cluster.size() > 1) observer.abandon(error);
     output.fail(message_of(error));

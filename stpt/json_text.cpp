@@ -245,10 +245,19 @@ std::string brief_json(const json::value& value, std::size_t limit) {
   if (const double* number = value.if_double()) return number_text(*number);  // also "nan"
   std::string out = compact_json(value);
   if (out.size() <= limit) return out;
-  std::size_t cut = limit - 3;
-  // Not within a UTF-8 sequence.
-  while (cut > 0 && (static_cast<unsigned char>(out[cut]) & 0xc0) == 0x80) --cut;
-  return out.substr(0, cut) + (value.is_string() ? "...\"" : "...");
+  const json::string* const string = value.if_string();
+  std::string_view text = string != nullptr ? std::string_view(*string) : std::string_view(out);
+  text = text.substr(0, limit - 3);
+  while (true) {
+    // Not within a UTF-8 sequence, nor, with a string cut before it is quoted, an escape.
+    const bool is_cut = text.size() < (string != nullptr ? string->size() : out.size()) &&
+                        (static_cast<unsigned char>(text.data()[text.size()]) & 0xc0) == 0x80;
+    const std::string brief = std::string(text) + "...";
+    const std::string shown = string != nullptr ? compact_json(json::string(brief)) : brief;
+    if (!is_cut && shown.size() <= limit) return shown;
+    if (text.empty()) return shown;
+    text.remove_suffix(1);
+  }
 }
 
 }  // namespace stpt

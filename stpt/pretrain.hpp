@@ -62,8 +62,8 @@ struct PretrainResult {
 
 class Pretrain {
  public:
-  /// Memory for this rank's part of up to `candidates` replicas is taken when they are first
-  /// needed. All ranks call it.
+  /// Memory for this rank's part of the replicas is taken when they are first needed. All ranks
+  /// call it.
   explicit Pretrain(Session& session);
 
   /// Trains and scores one replica for each factor, from session.current, over the epoch's first

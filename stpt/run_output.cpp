@@ -119,12 +119,13 @@ void RunOutput::name_unreadable(const std::vector<std::string>& images) {
   named_ = images.size();
 }
 
-void RunOutput::finish(const RunRecord& run) {
+bool RunOutput::finish(const RunRecord& run) {
   const std::scoped_lock lock(mutex_);
-  if (failed_) return;
+  if (failed_) return false;
   progress_.finish();
   write_results(directory_, stamped(run));
   finished_ = true;
+  return true;
 }
 
 void RunOutput::print_result(const RunRecord& run) const { print(result_line(run, directory_)); }

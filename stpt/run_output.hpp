@@ -26,7 +26,7 @@ class RunOutput {
   RunOutput(RunDirectory& directory, const RunRecord& start, std::string version,
             std::vector<RankRecord> ranks);
 
-  /// The notices are said first, a line each. Does nothing behind a failure, as finish(). Throws
+  /// The notices are said first, a line each. Does nothing behind a failure. Throws
   /// OutputError.
   void begin(std::span<const std::string> notices);
 
@@ -36,8 +36,8 @@ class RunOutput {
   /// Says which images cannot be read if there are more than when it was last called.
   void name_unreadable(const std::vector<std::string>& images);
 
-  /// Writes what the run has come to. Throws OutputError.
-  void finish(const RunRecord& run);
+  /// Writes what the run has come to, unless a failure came first: then false. Throws OutputError.
+  [[nodiscard]] bool finish(const RunRecord& run);
 
   /// Throws std::runtime_error if standard output cannot be written to.
   void print_result(const RunRecord& run) const;

@@ -304,6 +304,10 @@ TEST_CASE("a model that cannot be made is an error that says what would do", "[z
   const std::string unknown = refusal([] { (void)make_network("resnet21", {1, 3, 32, 32}, 10); });
   CHECK(contains(unknown, "\"resnet21\""));
   CHECK(contains(unknown, "perhaps \"resnet20\"?"));
+  CHECK(contains(refusal([] {
+                   (void)make_network("vgg", {1, 3, 32, 32}, 10);
+                 }),
+                 "perhaps \"vgg11\"?"));
   CHECK(contains(unknown, "lenet5"));
   const std::string far = refusal([] { (void)make_network("transformer", {1, 3, 32, 32}, 10); });
   CHECK_FALSE(contains(far, "perhaps"));

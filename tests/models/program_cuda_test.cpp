@@ -56,6 +56,16 @@ std::vector<Problem> problems() {
   result.emplace_back(models::make_network("plain_cnn", {1, 3, 16, 16}, 10), 4, 3U);
   result.emplace_back(with_a_bucket_per_block(models::make_network("resnet8", {1, 3, 8, 8}, 10)), 4,
                       4U);
+  // Images that a convolution and another layer read, and such with channels for more than one
+  // vector.
+  models::NetworkBuilder mixed("mixed", {1, 3, 8, 8}, 10);
+  const models::ActivationId left = mixed.convolution("conv", mixed.input(), 3, 3, 1, 1, true);
+  result.emplace_back(mixed.build(mixed.fully_connected("fc", mixed.add(left, mixed.input()), 10)),
+                      4, 5U);
+  models::NetworkBuilder wide("wide", {1, 12, 7, 7}, 10);
+  const models::ActivationId first = wide.convolution("conv1", wide.input(), 8, 3, 2, 1, true);
+  const models::ActivationId second = wide.convolution("conv2", wide.input(), 8, 1, 2, 0, true);
+  result.emplace_back(wide.build(wide.fully_connected("fc", wide.add(first, second), 10)), 4, 6U);
   return result;
 }
 

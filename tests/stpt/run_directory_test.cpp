@@ -447,6 +447,6 @@ TEST_CASE("what failed stays failed, whatever another thread is about to write",
   output.begin({});
   CHECK(status() == "failed");
   run.status = "complete";
-  output.finish(run);
+  CHECK_FALSE(output.finish(run));
   CHECK(status() == "failed");
 }
