@@ -154,7 +154,7 @@ TEST_CASE("JSON is written on one line or indented", "[json]") {
         R"([0.1, 1, -3, true, null, "a\"b", null, null])");
   const boost::json::object object{{"a", 1}, {"b", boost::json::array{}}};
   CHECK(compact_json(object) == R"({"a": 1, "b": []})");
-  CHECK(brief_json(boost::json::string(50, 'x'), 12) == "\"xxxxxxx...\"");
+  CHECK(brief_json(boost::json::string(50, 'a'), 12) == "\"aaaaaaa...\"");
   CHECK(brief_json(boost::json::string("aaaaa\"bbbbbbb"), 12) == R"("aaaaa\"...")");
   CHECK(brief_json(boost::json::string("aaaaaa\"bbbbbb"), 12) == R"("aaaaaa...")");
   CHECK(brief_json(boost::json::string("aaaaaaa\xc3\xa9\xc3\xa9\xc3\xa9"), 12) ==
