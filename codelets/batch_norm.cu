@@ -523,8 +523,8 @@ class Forward final : public Kernel {
       cuda::launch(what_, slice_moments<T, width>, blocks, groups_.threads, stream, x, slices_,
                    parts.partials);
       cuda::launch(what_, finish_moments, cuda::finish_blocks(slices_.channels),
-                   cuda::finish_threads(), stream, parts.partials, slices_, epsilon, parts.mean,
-                   parts.inverse_stddev, kept);
+                   cuda::finish_threads(slices_), stream, parts.partials, slices_, epsilon,
+                   parts.mean, parts.inverse_stddev, kept);
     }
     cuda::launch(what_, residual ? normalise<T, width, true> : normalise<T, width, false>, blocks,
                  groups_.threads, stream, x, residual,
@@ -620,7 +620,7 @@ class Backward final : public Kernel {
         from.d_y2 ? slice_gradients<T, width, mask, true> : slice_gradients<T, width, mask, false>,
         stream, from, parameters, slices_, write ? d_residual : nullptr, parts.partials);
     cuda::launch(what_, finish_gradients, cuda::finish_blocks(slices_.channels),
-                 cuda::finish_threads(), stream, parts.partials, slices_, parameters,
+                 cuda::finish_threads(slices_), stream, parts.partials, slices_, parameters,
                  parts.combination, d_gamma, d_beta);
     const auto combine = [&](auto kernel, const Gradients<T>& gradients) {
       launch_on_rows(kernel, stream, gradients, parameters, parts.combination, slices_, d_x);

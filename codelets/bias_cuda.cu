@@ -126,8 +126,8 @@ class ChannelSumsKernel final : public Kernel {
     auto* partials = static_cast<float*>(workspace);
     launch(what_, sum_slices<T, width>, dim3(static_cast<unsigned>(slices_.count()), groups_.count),
            groups_.threads, stream, static_cast<const T*>(args[0]), slices_, partials);
-    launch(what_, sum_partials, cuda::finish_blocks(slices_.channels), cuda::finish_threads(),
-           stream, partials, slices_, static_cast<float*>(args[1]));
+    launch(what_, sum_partials, cuda::finish_blocks(slices_.channels),
+           cuda::finish_threads(slices_), stream, partials, slices_, static_cast<float*>(args[1]));
   }
 
  private:

@@ -120,15 +120,20 @@ struct Slices {
   __device__ std::int64_t end(int slice) const { return min(begin(slice) + rows_a_slice, rows); }
 };
 
-// Kernels that add up what blocks have left for each slice: a block has 8 channels, and 128 threads
-// for the slices of each, so that none waits for memory more than a few times.
-inline constexpr unsigned finish_channels = 8, finish_slices = 128;
-inline constexpr unsigned finish_block_threads = finish_channels * finish_slices;
+// Kernels that add up what blocks have left for each slice: a block has 8 channels, and for each up
+// to 128 threads, so that none waits for memory more than a few times.
+inline constexpr unsigned finish_channels = 8, most_finish_rows = 128;
+inline constexpr unsigned finish_block_threads = finish_channels * most_finish_rows;
 
 inline dim3 finish_blocks(int channels) {
   return (static_cast<unsigned>(channels) + finish_channels - 1) / finish_channels;
 }
-inline dim3 finish_threads() { return {finish_channels, finish_slices}; }
+inline dim3 finish_threads(const Slices& slices) {
+  constexpr int at_once = 4;  // slices that a thread has under way
+  unsigned rows = 1;          // a power of two
+  while (rows < most_finish_rows && static_cast<int>(rows) * at_once < slices.count()) rows *= 2;
+  return {finish_channels, rows};
+}
 
 /// The thread's channel; it may be beyond the last.
 __device__ inline int finished_channel() {
@@ -144,12 +149,13 @@ __device__ Part sum_over_slices(const Slices& slices, bool has_channel, OfSlice 
   if (has_channel) {
     const int count = slices.count();
 #pragma unroll 4
-    for (int slice = static_cast<int>(threadIdx.y); slice < count; slice += finish_slices)
+    for (int slice = static_cast<int>(threadIdx.y); slice < count;
+         slice += static_cast<int>(blockDim.y))
       own.add(of_slice(slice));
   }
-  __shared__ Part sums[finish_slices][finish_channels];
+  __shared__ Part sums[most_finish_rows][finish_channels];
   sums[threadIdx.y][threadIdx.x] = own;
-  for (unsigned half = finish_slices / 2; half > 0; half /= 2) {
+  for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
     __syncthreads();
     if (threadIdx.y < half)
       sums[threadIdx.y][threadIdx.x].add(sums[threadIdx.y + half][threadIdx.x]);
