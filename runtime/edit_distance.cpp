@@ -23,16 +23,19 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return d[a.size()][b.size()];
 }
 
+std::size_t word_distance(std::string_view word, std::string_view known) {
+  const std::size_t distance = edit_distance(word, known);
+  const bool is_part = word.size() >= 3 && known.find(word) != std::string_view::npos;
+  return is_part ? std::min<std::size_t>(distance, 1) : distance;
+}
+
 std::string nearest_word(std::string_view word, std::span<const std::string> known) {
   word = word.substr(0, 64);
   std::string best;
   // Two edits, but of a short word something must be left.
   std::size_t least = std::max(word.size() / 3, std::min<std::size_t>(2, word.size() / 2)) + 1;
   for (const std::string& other : known) {
-    std::size_t distance = edit_distance(word, other);
-    if (word.size() >= 3 && other.find(word) != std::string::npos)  // "vgg" of "vgg11"
-      distance = std::min<std::size_t>(distance, 1);
-    if (distance < least) {
+    if (const std::size_t distance = word_distance(word, other); distance < least) {
       least = distance;
       best = other;
     }

@@ -48,9 +48,7 @@ std::string nearest(const std::string& unknown) {
   std::size_t least = std::numeric_limits<std::size_t>::max();
   const auto consider = [&](const std::string& known) {
     const std::string known_leaf = leaf_of(known);
-    std::size_t distance = runtime::edit_distance(leaf, known_leaf);
-    const bool part = leaf.size() >= 3 && known_leaf.find(leaf) != std::string::npos;
-    if (part) distance = std::min<std::size_t>(distance, 1);
+    const std::size_t distance = runtime::word_distance(leaf, known_leaf);
     if (distance > tolerance || known_leaf.empty()) return;
     // A wrong name weighs more than a wrong place.
     const std::size_t cost = 20 * distance + tree_distance(parent_of(unknown), parent_of(known));
