@@ -36,6 +36,6 @@ case ${1:-} in
     ;;
   *)
     sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-    [[ -z ${1:-} ]] || { echo "bench: unknown benchmark '$1'" >&2; exit 2; }
+    [[ -z ${1:-} || $1 == -h || $1 == --help ]] || { echo "bench: unknown benchmark '$1'" >&2; exit 2; }
     ;;
 esac

@@ -4,6 +4,7 @@
 # Without targets: ./stpt_starpu, the tests and the benchmarks. The objects are in build/, with
 # --sanitize in build-sanitize/.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=build

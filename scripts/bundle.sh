@@ -5,6 +5,7 @@
 # (default: bundle) is made anew. --tests adds the tests of GPUs and the benchmarks.
 #   CUDA_ARCHITECTURES   what to build for, as "80;90"; default: those of CMakeLists.txt
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 most_mebibytes=60
 

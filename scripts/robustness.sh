@@ -4,6 +4,7 @@
 # The folder's default is runs/robustness-<name of the config>. Runs that are complete are not
 # repeated, so it can be stopped and started again.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 say() { printf 'robustness: %s\n' "$*" >&2; }
 [[ $# -le 2 && ${1:-} != -* ]] || { say "usage: scripts/robustness.sh [config] [folder]"; exit 2; }

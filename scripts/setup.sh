@@ -14,6 +14,7 @@
 # STPT_CUDA=OFF       does as if there were none: a StarPU for cores alone, whose workers sleep when
 #                     they have nothing to do
 set -Eeuo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 
 starpu_version=1.4.10
 # What StarPU can use; its own defaults are the cores of the machine that builds it, and 4 GPUs.

@@ -3,6 +3,7 @@
 #   scripts/test.sh [--sanitize] [more options of ctest]
 # --sanitize: with the address and undefined-behaviour sanitizers
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=build
