@@ -137,11 +137,13 @@ std::uint64_t MemoryEstimate::activation_bytes() const {
   std::uint64_t elements = 0;
   for (const runtime::Shape& shape : network_.activations)
     elements += static_cast<std::uint64_t>(shape.elements());
-  if (!gpu_choice_.gpus.empty()) {
-    const std::int64_t channels =
-        codelets::conv2d_channels(network_.input().c, network_.data_type, codelets::Cuda{});
-    elements +=
-        static_cast<std::uint64_t>((channels - network_.input().c) * network_.input().spatial());
+  if constexpr (codelets::has_cuda) {
+    if (!gpu_choice_.gpus.empty()) {
+      const std::int64_t channels =
+          codelets::conv2d_channels(network_.input().c, network_.data_type, codelets::Cuda{});
+      elements +=
+          static_cast<std::uint64_t>((channels - network_.input().c) * network_.input().spatial());
+    }
   }
   return 2 * elements * runtime::size_of(network_.data_type) *
          static_cast<std::uint64_t>(config_.training.batch_per_worker);
