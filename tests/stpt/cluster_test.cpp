@@ -53,7 +53,7 @@ Arguments launcher(int ranks) {
           "LSAN_OPTIONS=detect_leaks=0",
           "timeout",
           "--kill-after=5",
-          "60",
+          "240",
           STPT_MPIEXEC,
           "-n",
           std::to_string(ranks),

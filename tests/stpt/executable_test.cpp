@@ -110,7 +110,7 @@ Arguments in_shell(const std::string& before, const std::string& arguments) {
 
 /// Waits until the run has come so far, or has ended, or a minute has passed.
 void wait_until(const Program& program, const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(4);
   while (!condition() && !program.ended() && std::chrono::steady_clock::now() < end) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
