@@ -40,6 +40,8 @@ std::string circle(double x, double y, double r, std::string_view css) {
 
 /// Epochs narrower than this, in pixels, have no room for their branches.
 constexpr double kBranchRoom = 5;
+/// In epochs narrower than this lines are drawn thinner, and dots do not cover them.
+constexpr double kDense = 14;
 
 struct Point {
   double x = 0, y = 0;
@@ -64,6 +66,7 @@ std::string path_data(const std::vector<Point>& points) {
       continue;
     }
     data += (broken ? "M" : "L") + px(point.x) + " " + px(point.y);
+    if (broken && !next) data += "h0";  // by itself: a dot, as lines' ends are round
     broken = false;
   }
   return data;
@@ -451,12 +454,11 @@ std::string accuracy_chart(const RunRecord& run, ChartSize size) {
       survivor.push_back({frame.x(epoch, starts[i], point.iteration), y(point.top1)});
     }
   }
-  const double dense = frame.epoch_width() < 14 ? 1 : 0;
+  const bool dense = frame.epoch_width() < kDense;
   svg += frame.open_clip();
-  svg += std::string("<g class=\"branches") + (dense > 0 ? " dense" : "") + "\">" + losers + "</g>";
-  svg += path(thinned(survivor, 1.2), dense > 0 ? "train dense" : "train");
-  svg +=
-      std::string("<g class=\"branches") + (dense > 0 ? " dense" : "") + "\">" + winners + "</g>";
+  svg += std::string("<g class=\"branches") + (dense ? " dense" : "") + "\">" + losers + "</g>";
+  svg += path(thinned(survivor, 1.2), dense ? "train dense" : "train");
+  svg += std::string("<g class=\"branches") + (dense ? " dense" : "") + "\">" + winners + "</g>";
 
   std::vector<Point> tests;
   for (const EpochRecord& epoch : run.epochs) {
@@ -578,6 +580,7 @@ std::string learning_rate_chart(const RunRecord& run, ChartSize size) {
       if (!(candidate.learning_rate > 0) || !std::isfinite(candidate.learning_rate)) continue;
       const double level = y(candidate.learning_rate);
       if (candidate.winner) {
+        if (epoch.candidates.size() == 1) continue;  // there was no choice
         chosen +=
             circle(at, level, radius + 0.8, std::string("chosen ") + direction(candidate.factor));
       } else if (candidate.diverged) {
@@ -590,7 +593,9 @@ std::string learning_rate_chart(const RunRecord& run, ChartSize size) {
       }
     }
   }
-  svg += frame.open_clip() + tried + path(thinned_steps(effective), "rate") + chosen + "</svg>";
+  const std::string rate = path(thinned_steps(effective), "rate");
+  svg += frame.open_clip() + tried +
+         (frame.epoch_width() < kDense ? chosen + rate : rate + chosen) + "</svg>";
   if (!size.narrow) {
     const EpochRecord& last = run.epochs.back();
     const double at = std::clamp(effective.back().y, frame.top() + 4, frame.bottom() - 16);

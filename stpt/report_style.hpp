@@ -35,7 +35,7 @@ h1 { margin: 2px 0 6px; font-size: 34px; line-height: 1.15; font-weight: 650; le
 h2 { margin: 0 0 4px; font-size: 19px; font-weight: 650; letter-spacing: -.01em; }
 h3 { margin: 0 0 2px; font-size: 15px; font-weight: 600; }
 p { margin: 0 0 10px; max-width: 72ch; }
-.subject { color: var(--soft); margin: 0; }
+.subject { color: var(--soft); margin: 0; overflow-wrap: anywhere; }
 .subject b { color: var(--ink); font-weight: 600; }
 .status { font-size: 13px; font-weight: 600; vertical-align: 5px; margin-left: 10px; padding: 2px 9px; border-radius: 99px; letter-spacing: 0; white-space: nowrap; background: var(--panel); color: var(--soft); }
 .status.complete { background: var(--won); color: var(--won-ink); }

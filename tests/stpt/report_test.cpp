@@ -72,7 +72,7 @@ std::string fault(std::string_view html) {
       for (const char* number :
            {"x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "d", "viewBox", "height"}) {
         if (key == number &&
-            (value.empty() || value.find_first_not_of("0123456789.- ML") != value.npos)) {
+            (value.empty() || value.find_first_not_of("0123456789.- MLh") != value.npos)) {
           return key + " of " + name + " is " + std::string(value);
         }
       }
