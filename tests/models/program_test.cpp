@@ -130,6 +130,14 @@ const std::vector<Form>& forms() {
          const ActivationId x = net.convolution("conv", net.input(), 8, 3, 1, 1);
          return classifier(net, net.add(net.relu(x), x));
        }},
+      {"sum of what is rectified",
+       {1, 3, 6, 6},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.relu(net.convolution("conv1", net.input(), 8, 3, 1, 1));
+         const ActivationId y =
+             net.relu(net.batch_norm("bn", net.convolution("conv2", x, 8, 3, 1, 1)));
+         return classifier(net, net.relu(net.relu(net.add(y, x))));
+       }},
       {"twice the same",
        {1, 3, 6, 6},
        [](NetworkBuilder& net) {
