@@ -420,6 +420,10 @@ TEST_CASE("IDX files that do not belong together", "[idx]") {
     CHECK(folder.error() ==
           "t10k-images-idx3-ubyte: images of 3x2 pixels, but those in train-images-idx3-ubyte "
           "have 2x3; they must agree");
+    folder.put(test_images, idx({0x803, 2, 2, 4}, counting(16)));
+    CHECK(folder.error() ==
+          "t10k-images-idx3-ubyte: images of 2x4 pixels, but those in train-images-idx3-ubyte "
+          "have 2x3; they must agree");
   }
   SECTION("one class") {
     folder.put(train_labels, idx({0x801, 3}, {0, 0, 0}));

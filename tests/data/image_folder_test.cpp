@@ -257,6 +257,10 @@ TEST_CASE("With a limit of 0 the first unreadable image is an error", "[image fo
     fs::create_symlink("nowhere", file);
     reason = "cannot be opened: No such file or directory";
   }
+  SECTION("what is too large for an image") {
+    fs::resize_file(file, (std::uintmax_t{512} << 20U) + 1);  // all of it a hole
+    reason = "is larger than 512 MiB";
+  }
   SECTION("a device") {
     fs::remove(file);
     fs::create_symlink("/dev/zero", file);
