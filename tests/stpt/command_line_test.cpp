@@ -48,6 +48,9 @@ TEST_CASE("actions", "[command_line]") {
   CHECK(action({"--version"}) == Action::version);
   CHECK(action({"-h"}) == Action::help);
   CHECK(action({"--validate", "--help"}) == Action::help);
+  CHECK(action({"--validate", "--version"}) == Action::version);
+  CHECK(action({"--version", "--to", "a"}) == Action::version);
+  CHECK(action({"--print-config", "--print-config"}) == Action::print_config);
   CHECK(action({"--help", "--validate"}) == Action::help);
 }
 
@@ -71,6 +74,8 @@ TEST_CASE("command lines that are wrong", "[command_line]") {
   CHECK(error_of({"--config="}) == "--config: has an empty value; write --config FILE");
   CHECK(error_of({"--validate=1"}) == "--validate: takes no value; leave it out");
   CHECK(error_of({"--config", "a", "--config", "b"}) == "--config is given twice; give it once");
+  CHECK(error_of({"--output", "a", "--config", "b", "--output", "a"}) ==
+        "--output is given twice; give it once");
   CHECK(error_of({"configs/a.json"}) ==
         "configs/a.json: is no option; did you mean --config configs/a.json?");
   CHECK(error_of({"training.epochs=3"}) ==
@@ -86,6 +91,10 @@ TEST_CASE("command lines that are wrong", "[command_line]") {
         "another; give one of them");
   CHECK(error_of({"--export"}) == "--export: has no value; write --export DIR");
   CHECK(error_of({"--export", "a", "--resume", "b"}) ==
+        "--export takes the run as it is; give nothing but --to FILE with it");
+  CHECK(error_of({"--export", "a", "--output", "b"}) ==
+        "--export takes the run as it is; give nothing but --to FILE with it");
+  CHECK(error_of({"--export", "a", "--config", "b"}) ==
         "--export takes the run as it is; give nothing but --to FILE with it");
   CHECK(error_of({"--export", "a", "--set", "training.epochs=1"}) ==
         "--export takes the run as it is; give nothing but --to FILE with it");

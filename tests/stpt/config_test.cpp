@@ -155,6 +155,8 @@ TEST_CASE("JSON is written on one line or indented", "[json]") {
   const boost::json::object object{{"a", 1}, {"b", boost::json::array{}}};
   CHECK(compact_json(object) == R"({"a": 1, "b": []})");
   CHECK(brief_json(boost::json::string(50, 'a'), 12) == "\"aaaaaaa...\"");
+  CHECK(brief_json(boost::json::string(10, 'a'), 12) == "\"aaaaaaaaaa\"");
+  CHECK(brief_json(boost::json::string("aaaaaa\xc3\xa9\xc3\xa9\xc3\xa9"), 12) == R"("aaaaaa...")");
   CHECK(brief_json(boost::json::string("aaaaa\"bbbbbbb"), 12) == R"("aaaaa\"...")");
   CHECK(brief_json(boost::json::string("aaaaaa\"bbbbbb"), 12) == R"("aaaaaa...")");
   CHECK(brief_json(boost::json::string("aaaaaaa\xc3\xa9\xc3\xa9\xc3\xa9"), 12) ==
@@ -216,6 +218,9 @@ TEST_CASE("keys that do not exist", "[config]") {
         "training.learning_rate.initial?");
   CHECK(error_of(R"({"data": {"crop_padding": 1}})") ==
         "run.json: data.crop_padding: unknown key; did you mean data.augment.crop_padding?");
+  // A wrong place is likelier than a wrong name.
+  CHECK(error_of(R"({"stpt": {"scheduler": "eager"}})") ==
+        "run.json: stpt.scheduler: unknown key; did you mean runtime.scheduler?");
   CHECK(error_of(R"({"training": {"qqq": 1}})") ==
         "run.json: training.qqq: unknown key; training has epochs, workers, batch_per_worker, "
         "gradient_reduction, "
@@ -506,6 +511,11 @@ TEST_CASE("a run file extends another", "[config]") {
           (folder.path() / "none.json").string() + ": no such file; " + top + " extends it");
     CHECK(error(R"({"extends": 3})") ==
           top + ": extends: is 3; must be the path of a run file, from this one's folder");
+    write("file7.json", R"({"name": "last"})");
+    for (int file = 6; file > 0; --file)
+      write("file" + std::to_string(file) + ".json",
+            R"({"extends": "file)" + std::to_string(file + 1) + R"(.json"})");
+    CHECK(parse_config(R"({"extends": "file1.json"})", top).name == "last");
     write("loop.json", R"({"extends": "loop.json"})");
     CHECK(error(R"({"extends": "loop.json"})") ==
           (folder.path() / "loop.json").string() +
@@ -798,7 +808,12 @@ TEST_CASE("the nearest word is the one that was meant", "[config]") {
   const std::vector<std::string> known = {"kernel", "stride", "padding", "name"};
   CHECK(runtime::nearest_word("kernal", known) == "kernel");
   CHECK(runtime::nearest_word("nmae", known) == "name");
+  CHECK(runtime::nearest_word("nema", known) == "name");  // two edits
   CHECK(runtime::nearest_word("groups", known).empty());
+  CHECK(runtime::nearest_word("pad", known) == "padding");  // a part of it
+  CHECK(runtime::nearest_word("pa", known).empty());
+  const std::vector<std::string> short_word = {"ab"};
+  CHECK(runtime::nearest_word("xy", short_word).empty());  // nothing of it would be left
   CHECK(runtime::nearest_word("", known).empty());
   CHECK(runtime::nearest_word(std::string(100000, 'a'), known).empty());
 }

@@ -157,6 +157,11 @@ TEST_CASE("blocks are those that the file names, or end where one output is left
   const std::string sum = R"({"type": "add", "inputs": ["a", "input"]}, )";
   CHECK(network_of(a + "}, " + fc).blocks == std::vector<std::string>{"a", "fc"});
   CHECK(network_of(a + "}, " + sum + fc).blocks == std::vector<std::string>{"a", "fc"});
+  // The images are needed as well until "b" has read them.
+  CHECK(network_of(a + R"(}, {"name": "b", "type": "convolution", "filters": 3, "kernel": 1,
+                              "inputs": ["input"]}, {"type": "add", "inputs": ["a", "b"]}, )" +
+                   fc)
+            .blocks == std::vector<std::string>{"a", "fc"});
   CHECK(network_of(a + R"(, "block": "all"}, )" + fc).blocks == std::vector<std::string>{"all"});
   const std::string end = R"({"name": "fc", "type": "fully_connected", "block": )";
   CHECK(network_of(a + R"(, "block": "p"}, {"type": "relu", "block": "p"}, )" + end + "\"q\"}")
@@ -184,6 +189,8 @@ TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
         "layers[0] \"c\": kernal: unknown key; did you mean kernel?");
   CHECK(error_of(R"({"type": "relu", "slope": 0.1})") ==
         "layers[0]: slope: unknown key; a relu has name, type, inputs and block");
+  CHECK(error_of(conv + R"({"type": "add", "scale": 2})") ==
+        "layers[1]: scale: unknown key; an add has name, type, inputs and block");
   CHECK(error_of(R"({"type": "relu", "kernel": 3})").starts_with("layers[0]: kernel: unknown key"));
   CHECK(error_of(R"({"type": "batch_norm"}, )" + fc) ==
         "layers[0]: has no name; a batch_norm needs one, for it has parameters");
@@ -219,6 +226,8 @@ TEST_CASE("inputs that there are not", "[network_file]") {
         "layers[1]: inputs: is [0]; must be a list of one layer's name");
   CHECK(error_of(conv + R"({"type": "relu", "inputs": ["cnov"]}, )" + fc) ==
         "layers[1]: inputs: no layer before this one is called \"cnov\"; did you mean \"conv\"?");
+  CHECK(error_of(conv + R"({"type": "relu", "inputs": ["inptu"]}, )" + fc) ==
+        "layers[1]: inputs: no layer before this one is called \"inptu\"; did you mean \"input\"?");
   CHECK(error_of(conv + R"({"type": "relu", "inputs": ["fc"]}, )" + fc) ==
         "layers[1]: inputs: no layer before this one is called \"fc\"; name an earlier layer, or "
         "\"input\" for the images");
@@ -253,6 +262,9 @@ TEST_CASE("networks larger than any computer are refused, not computed with", "[
                      "padding": 1024}, )" +
                  fc)
             .starts_with("layers[0] \"c\": its output is 1x65536x2056x2056; must have at most "));
+  CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 65536, "kernel": 1},
+                    {"name": "fc", "type": "fully_connected", "outputs": 65536})") ==
+        "layers[1] \"fc\": has 274877906944 weights; must have at most 2147483647");
   std::string many;
   for (int i = 0; i < 5000; ++i) many += R"({"type": "relu"}, )";
   CHECK(error_of(many + fc) == "layers: has 5001 layers; must have at most 4096");
