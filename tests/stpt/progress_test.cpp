@@ -91,12 +91,22 @@ TEST_CASE("an epoch's line", "[progress]") {
   CHECK(format_epoch(record, 10) ==
         "epoch  3/10  lr 0.25 (x2.5, best of 8, 2 diverged, 1 retry)  train 87.1 %  test 88.0 %  "
         "3 120 img/s  0:28");
-  record.retries = 0;
+  record.retries = 2;
+  record.collapses = 1;
+  CHECK(format_epoch(record, 10) ==
+        "epoch  3/10  lr 0.25 (x2.5, best of 8, 2 diverged, 2 retries)  fell apart, repeated  "
+        "train 87.1 %  test 88.0 %  3 120 img/s  0:28");
+  record.collapses = 2;
+  CHECK_THAT(format_epoch(record, 10),
+             Catch::Matchers::Contains("2 retries)  fell apart, repeated 2 times  train"));
+  record.retries = record.collapses = 0;
   record.candidates.resize(1);
   record.candidates[0] = {};
   record.candidates[0].winner = true;
   CHECK(format_epoch(record, 10) ==
         "epoch  3/10  lr 0.25 (unchanged)  train 87.1 %  test 88.0 %  3 120 img/s  0:28");
+  record.candidates[0].factor = 2;
+  CHECK_THAT(format_epoch(record, 10), Catch::Matchers::Contains(" (x2, best of 1)  train"));
   record.candidates.clear();
   record.phase = "warmup";
   record.images_per_second = 0;

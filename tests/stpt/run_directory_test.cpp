@@ -10,6 +10,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/cluster.hpp"
 #include "stpt/json_text.hpp"
@@ -283,7 +284,9 @@ TEST_CASE("what stands in a lock locks nobody out", "[run_directory]") {
     CHECK(contents("out/.stpt.lock") ==
           std::to_string(::getpid()) + " on " + runtime::Cluster::current().host() + "\n");
     // Nor does it matter to the lock; one that has not yet been signed keeps its secret.
-    for (const std::string& text : {std::string(), std::string("47"), std::string(1000, '4')}) {
+    const std::string long_line(1000, '4');
+    for (const std::string& text :
+         std::vector<std::string>{"", "47", long_line, long_line + "\n"}) {
       std::ofstream("out/.stpt.lock") << text;
       CHECK(has(message_of([] { RunDirectory::check("out"); }),
                 "out: another process is writing to it; "));
@@ -405,6 +408,22 @@ TEST_CASE("a run is resumed from what its metrics say", "[run_directory]") {
   REQUIRE(run.epochs.size() == 4);
   CHECK(run.epochs[3].epoch == 4);
   CHECK(entries("out") == 1);
+}
+
+TEST_CASE("what a killed process left is removed by who has the lock alone", "[run_directory]") {
+  const Sandbox sandbox;
+  { RunDirectory::create("out", "x").begin_metrics(some_run()); }
+  const fs::path left = "out/.checkpoint.bin.4711.stpt.tmp";
+  const fs::path of_export = "out/.model.safetensors.4711.stpt.tmp";
+  std::ofstream(left) << "half";
+  std::ofstream(of_export) << "half";
+  RunDirectory directory = RunDirectory::open("out");
+  directory.begin_metrics(some_run());
+  CHECK(fs::exists(left));
+  directory.lock();
+  directory.begin_metrics(some_run());
+  CHECK_FALSE(fs::exists(left));
+  CHECK(fs::exists(of_export));
 }
 
 TEST_CASE("what cannot be resumed says why", "[run_directory]") {

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <limits>
+#include <sstream>
 
 #include "models/state_dict.hpp"
 #include "models/zoo.hpp"
@@ -61,6 +63,24 @@ TEST_CASE("what is exported is imported with the same bits", "[weights]") {
     CHECK(imported.velocity == values.velocity);
     CHECK(imported.running == values.running);
   }
+}
+
+TEST_CASE("what is exported says what its images and classes are", "[weights]") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "model.safetensors";
+  const Network network = models::make_network("mlp", {1, 2, 4, 4}, 2);
+  const std::vector<std::string> classes = {"cat", "d\"g"};
+  const auto text = [&] {
+    std::ostringstream bytes;
+    bytes << std::ifstream(file, std::ios::binary).rdbuf();
+    return bytes.str();
+  };
+  export_weights(file, network, numbered(network, 1), 1, normalization, classes);
+  CHECK_THAT(text(), Catch::Matchers::Contains(
+                         R"({"__metadata__":{"classes":"[\"cat\", \"d\\\"g\"]","format":"pt",)"
+                         R"("mean":"[0.25, 0.1]","model":"mlp","std":"[1, 0.3]"})"));
+  export_weights(file, network, numbered(network, 1), 1, normalization);
+  CHECK_THAT(text(), !Catch::Matchers::Contains("classes"));
 }
 
 TEST_CASE("new layers are not taken from the file", "[weights]") {
