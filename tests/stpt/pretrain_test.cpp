@@ -71,3 +71,24 @@ TEST_CASE("scored is the mean over the second half of Pre-train, with statistics
   CHECK(score == Approx(score_by_hand(run, session, mean)).epsilon(1e-4));
   CHECK(score != Approx(score_by_hand(run, session, last)).epsilon(1e-2));
 }
+
+TEST_CASE("candidates are compared with the best guess for the images that score them",
+          "[pretrain]") {
+  for (const bool hold_out : {true, false}) {
+    const Experiment run =
+        experiment(small + Overrides{"stpt.candidates=[1]", "stpt.alpha=1", "data.hold_out=5",
+                                     "data.synthetic.test_images=67",
+                                     hold_out ? "stpt.score=hold_out" : "stpt.score=validation"});
+    Session session(run);
+    models::write(*session.current, run.initial_values());
+    Pretrain pretrain(session);
+    const std::vector<double> factors = {1};
+    const Guess guess = pretrain
+                            .run(1, 0.05, std::numeric_limits<double>::infinity(), factors,
+                                 run.sampler.order(1), [](bool) {})
+                            .guess;
+    // The classes are of 16 or 17 images, in the hold-out of 1 or 2.
+    const double most = hold_out ? 2.0 / 5 : 17.0 / 67;
+    CHECK(guess.accuracy == Approx(most));
+  }
+}

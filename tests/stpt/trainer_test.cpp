@@ -224,7 +224,14 @@ TEST_CASE("a candidate that diverges is out, and costs only what it ran") {
   CHECK(epoch.samples_winner == 6 * 64);
   // The first step's loss is still the initial one; the second is not finite and the last.
   CHECK(epoch.samples_discarded == 2 * 64);
+  CHECK(epoch.images_per_second ==
+        Approx(8 * 64 / (epoch.seconds_pretrain + epoch.seconds_main)).epsilon(1e-9));
+  CHECK(std::isfinite(epoch.candidates[0].score_top1));
+  CHECK(std::isnan(epoch.candidates[1].score_top1));
+  CHECK(std::isnan(epoch.candidates[1].score_loss));
   CHECK(std::isfinite(epoch.test_loss));
+  CHECK(epoch.test_top1 < 1);
+  CHECK(epoch.test_top5 == 1);  // of 4 classes
 }
 
 TEST_CASE("a loss that explodes ends a candidate, unless a factor of 0 lets it go on") {
@@ -302,6 +309,7 @@ TEST_CASE("when all candidates diverge the base is halved until one lives") {
   CHECK(epoch.retries > 0);
   CHECK(epoch.base_learning_rate == Approx(1e12 * std::pow(0.5, epoch.retries)).epsilon(1e-12));
   CHECK(winner(epoch).learning_rate == epoch.base_learning_rate * winner(epoch).factor);
+  CHECK(epoch.candidates.size() == 2);  // of the last try
 }
 
 /// The last epoch has one candidate, so many times the LR with which the others train.
@@ -337,6 +345,10 @@ TEST_CASE("progress counts what retries and repeated epochs add, and not what ca
     CHECK(std::ranges::all_of(
         states, [](const ProgressState& state) { return state.done <= state.planned; }));
     CHECK(states.back().done == states.back().planned);
+    CHECK(states.back().phase == "test");
+    CHECK(states.back().train_top1.has_value());
+    CHECK(states.back().test_top1 == run.epochs.at(run.epochs.size() - 2).test_top1);
+    CHECK(std::ranges::count(states, "main-train", &ProgressState::phase) > 0);
   }
 }
 
@@ -404,6 +416,9 @@ TEST_CASE("an epoch without a Pre-train is repeated with half the LR, too") {
   const Outcome direct = after_warmup(64 / std::pow(2, epoch.collapses));
   CHECK(direct.record.epochs.at(2).collapses == 0);
   CHECK(epoch.learning_rate == direct.record.epochs[2].learning_rate);
+  // The base is for the next Pre-train, of which there is none.
+  CHECK(epoch.base_learning_rate ==
+        Approx(direct.record.epochs[2].base_learning_rate * std::pow(2, epoch.collapses)));
   CHECK(same_bits(outcome.model, direct.model));
 }
 
@@ -448,6 +463,20 @@ TEST_CASE("when nothing helps the run ends with one clear line") {
     CHECK(line.find("2 times") != std::string::npos);
     CHECK(line.find('\n') == std::string::npos);
   }
+  const auto error = [](const std::string& retries) {
+    try {
+      (void)train(small + Overrides{"stpt.candidates=[1]", "stpt.max_retries=" + retries,
+                                    "training.learning_rate.initial=1e30"});
+    } catch (const TrainingError& problem) {
+      return std::string(problem.what());
+    }
+    return std::string("no error");
+  };
+  CHECK_THAT(error("0"), Catch::Matchers::StartsWith("epoch 1: the candidate diverged, with a base "
+                                                     "learning rate of 1e+30; "));
+  CHECK_THAT(error("1"), Catch::Matchers::StartsWith("epoch 1: the candidate diverged, also after "
+                                                     "halving the base learning rate once to "
+                                                     "5e+29; "));
 }
 
 TEST_CASE("fewer candidates than workers share them, more run in waves") {
@@ -469,6 +498,17 @@ TEST_CASE("fewer candidates than workers share them, more run in waves") {
     const Outcome outcome =
         train(small + Overrides{"stpt.candidates=[1, 0.5]", "training.epochs=1"});
     CHECK(outcome.record.epochs.at(0).samples_discarded == 3 * 64);
+  }
+  SECTION("another number of candidates makes other groups") {
+    const Outcome outcome = train(
+        small + Overrides{"stpt.pretrain_batch=worker",
+                          R"(stpt.schedule=[{"from_epoch": 1, "candidates": [2, 1, 0.5, 0.25]},
+                                    {"from_epoch": 2, "candidates": [1, 0.5]}])"});
+    const EpochRecord& first = outcome.record.epochs.at(0);
+    const EpochRecord& second = outcome.record.epochs.at(1);
+    CHECK(first.samples_discarded == 3 * 3 * 2 * 8);
+    CHECK(second.samples_discarded == 3 * 4 * 8);
+    CHECK(second.samples_winner == 3 * 4 * 8 + 3 * 64);
   }
   SECTION("more than workers: waves give each candidate the same chance") {
     const Overrides run =
@@ -589,6 +629,22 @@ TEST_CASE("every option of Pre-train runs and does what it says") {
     CHECK(plain.record.epochs[0].candidates[0].curve.front().loss ==
           plain.record.epochs[0].candidates[1].curve.front().loss);
   }
+  SECTION("disjoint data are the epoch's batches in turns") {
+    // So small a LR that a batch's loss tells which batch it is.
+    const Overrides still = run + Overrides{"training.learning_rate.initial=1e-9"};
+    const EpochRecord plain_epoch =
+        train(still + Overrides{"training.learning_rate.policy=fixed"}).record.epochs.at(0);
+    REQUIRE(plain_epoch.curve.size() == 6);
+    const Outcome other = train(still + Overrides{"stpt.replica_data=disjoint"});
+    const std::vector<CandidateRecord>& candidates = other.record.epochs.at(0).candidates;
+    REQUIRE(candidates.size() == 2);
+    for (std::size_t k = 0; k < 2; ++k) {
+      for (std::size_t step = 0; step < candidates[k].curve.size(); ++step) {
+        CHECK(candidates[k].curve[step].loss ==
+              Approx(plain_epoch.curve[(2 * step + k) % 6].loss).epsilon(1e-6));
+      }
+    }
+  }
   for (const char* option :
        {"stpt.score=training_window", "stpt.score=validation", "stpt.score_statistics=running",
         "stpt.running_statistics=recalibrate", "stpt.score_metric=loss"}) {
@@ -600,6 +656,15 @@ TEST_CASE("every option of Pre-train runs and does what it says") {
       CHECK(std::isfinite(epoch.test_loss));
       CHECK(winner(epoch).score_loss > 0);
     }
+  }
+  SECTION("the validation's images are those of the test set") {
+    const Outcome other =
+        train(small + Overrides{"stpt.alpha=6", "stpt.candidates=[1, 0.01]", "training.epochs=1",
+                                "stpt.score=validation", "stpt.score_weights=last"});
+    const EpochRecord& epoch = other.record.epochs.at(0);
+    CHECK(epoch.steps_main == 0);
+    CHECK(winner(epoch).score_loss == Approx(epoch.test_loss).epsilon(1e-6));
+    CHECK(winner(epoch).score_top1 == epoch.test_top1);
   }
   SECTION("the record says what candidates are compared by") {
     const Outcome other = train(run + Overrides{"stpt.score=validation", "stpt.score_metric=loss"});
@@ -650,6 +715,21 @@ TEST_CASE("where Pre-train takes the whole epoch its winner says how training we
   CHECK(usual.train_loss == Approx(loss));
 }
 
+TEST_CASE("a curve has at most 25 points, each the mean of as many steps") {
+  const EpochRecord epoch =
+      train(small + Overrides{fixed, "training.workers=1", "training.epochs=1"}).record.epochs[0];
+  CHECK(epoch.iterations == 48);
+  REQUIRE(epoch.curve.size() == 24);
+  double loss = 0, top1 = 0;
+  for (std::size_t point = 0; point < 24; ++point) {
+    CHECK(epoch.curve[point].iteration == static_cast<std::int64_t>(2 * point + 2));
+    loss += epoch.curve[point].loss / 24;
+    top1 += epoch.curve[point].top1 / 24;
+  }
+  CHECK(epoch.train_loss == Approx(loss));
+  CHECK(epoch.train_top1 == Approx(top1));
+}
+
 TEST_CASE("baselines follow their schedules") {
   const auto rates = [](const Overrides& overrides) {
     std::vector<double> values;
@@ -676,17 +756,34 @@ TEST_CASE("a run resumed from a checkpoint ends with the same bits") {
   RunRecord record;
   Trainer first(parse_config("{}", "test", run), "test");
   TrainerObserver observer;
+  ProgressState progress;
+  observer.progress = [&](const ProgressState& state) { progress = state; };
   observer.epoch_done = [&](const RunRecord& so_far, const Checkpoint* checkpoint) {
     REQUIRE(checkpoint != nullptr);
+    CHECK(checkpoint->wall_seconds == so_far.wall_seconds);
     if (checkpoint->epoch != 2) return;
     middle = *checkpoint;
     record = so_far;
   };
   first.run(observer);
   Trainer second(parse_config("{}", "test", run), "test");
+  record.status = record.failure = "failed";
+  record.device = "of another machine";
+  record.class_names = {"of another program"};
+  record.epochs_planned = 1;
   second.resume(middle, record);
-  const RunRecord resumed = second.run({});
+  CHECK(second.record().status == "running");
+  CHECK(second.record().failure.empty());
+  CHECK(second.record().device == whole.record.device);
+  CHECK(second.record().class_names == whole.record.class_names);
+  CHECK(second.record().epochs_planned == 4);
+  const std::int64_t done = progress.done;
+  observer.epoch_done = {};
+  const RunRecord resumed = second.run(observer);
+  CHECK(progress.done == done);
+  CHECK(progress.planned == done);
   CHECK(resumed.epochs.size() == 4);
+  CHECK(resumed.wall_seconds > middle.wall_seconds);
   CHECK(resumed.model_digest == whole.record.model_digest);
   CHECK(same_bits(second.model(), whole.model));
   CHECK(resumed.epochs[3].test_loss == whole.record.epochs[3].test_loss);
@@ -710,4 +807,5 @@ TEST_CASE("a run that is asked to stop says so") {
   const RunRecord record = trainer.run({}, &stop);
   CHECK(record.status == "stopped");
   CHECK(record.epochs.empty());
+  CHECK(record.model_digest.empty());
 }
