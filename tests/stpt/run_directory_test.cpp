@@ -6,9 +6,11 @@
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <iostream>
 #include <iterator>
 #include <limits>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -42,6 +44,21 @@ class Sandbox {
 
  private:
   fs::path before_, path_;
+};
+
+/// What is written there while it lives.
+class Printed {
+ public:
+  explicit Printed(std::ostream& stream) : stream_(stream), before_(stream.rdbuf(text_.rdbuf())) {}
+  Printed(const Printed&) = delete;
+  Printed& operator=(const Printed&) = delete;
+  ~Printed() { stream_.rdbuf(before_); }
+  [[nodiscard]] std::string text() const { return text_.str(); }
+
+ private:
+  std::ostringstream text_;
+  std::ostream& stream_;
+  std::streambuf* before_;
 };
 
 std::string contents(const fs::path& file) {
@@ -463,9 +480,67 @@ TEST_CASE("what failed stays failed, whatever another thread is about to write",
     return std::string(read_json(text).at("status").as_string());
   };
   CHECK(status() == "failed");
+  // What it took before it went on counts.
+  CHECK(read_json(contents("out/summary.json")).at("wall_seconds").to_number<double>() >= 33);
   output.begin({});
   CHECK(status() == "failed");
   run.status = "complete";
   CHECK_FALSE(output.finish(run));
   CHECK(status() == "failed");
+}
+
+TEST_CASE("what fails behind a run's end changes nothing", "[run_output]") {
+  const Sandbox sandbox;
+  RunDirectory directory = RunDirectory::create("out", "quick");
+  RunOutput output(directory, some_run(), "1.2", {});
+  REQUIRE(output.finish(some_run()));
+  const std::string summary = contents("out/summary.json");
+  CHECK(has(summary, "\"complete\""));
+  const Printed printed(std::cerr);
+  output.fail("too late");
+  CHECK(has(printed.text(), "stpt_starpu: too late\n"));
+  CHECK(contents("out/summary.json") == summary);
+}
+
+TEST_CASE("a run's result names its best epoch, and how it can go on", "[run_output]") {
+  const Sandbox sandbox;
+  RunDirectory directory = RunDirectory::create("out", "quick");
+  RunRecord run = some_run();
+  run.epochs_planned = 5;
+  for (const double accuracy : {0.5, 0.9, 0.7}) {
+    run.epochs.push_back(some_epoch(static_cast<int>(run.epochs.size()) + 1));
+    run.epochs.back().test_top1 = accuracy;
+  }
+  const auto result = [&] {
+    const Printed printed(std::cout);
+    RunOutput(directory, run, "1.2", {}).print_result(run);
+    return printed.text();
+  };
+  const std::string accuracies =
+      "test accuracy 70.00 % (best 90.00 % in epoch 2), final learning rate 0.117, 0:33; report: "
+      "out/report.html";
+  CHECK(result() == "out: " + accuracies + "\n");
+  run.status = "stopped";
+  CHECK(result() == "out: stopped after 3 of 5 epochs; " + accuracies + "\n");
+  std::ofstream("out/checkpoint.bin") << "saved";
+  CHECK(result() ==
+        "out: stopped after 3 of 5 epochs; " + accuracies + "; go on: stpt_starpu --resume out\n");
+}
+
+TEST_CASE("images that cannot be read are named when there are more", "[run_output]") {
+  CHECK(unreadable_line({"a: is empty"}) ==
+        "1 image cannot be read; others of the class stand in: a: is empty");
+  CHECK(unreadable_line({"a", "b", "c"}) ==
+        "3 images cannot be read; others of the class stand in: a; b; c");
+  CHECK(unreadable_line({"a", "b", "c", "d"}) ==
+        "4 images cannot be read; others of the class stand in: a; b; c; and 1 more");
+  const Sandbox sandbox;
+  RunDirectory directory = RunDirectory::create("out", "quick");
+  RunOutput output(directory, some_run(), "1.2", {});
+  const Printed printed(std::cerr);
+  output.name_unreadable({});
+  output.name_unreadable({"a"});
+  output.name_unreadable({"a"});
+  output.name_unreadable({"a", "b"});
+  CHECK(printed.text() == unreadable_line({"a"}) + "\n" + unreadable_line({"a", "b"}) + "\n");
 }
