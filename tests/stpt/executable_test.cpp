@@ -477,6 +477,10 @@ TEST_CASE("a run is only checked by --validate, and nothing written", "[executab
              Catch::Matchers::Contains("576 training, 64 hold-out and 128 test images; "
                                        "18 iterations per epoch; about "));
   CHECK(snapshot(program.folder()) == before);
+  write_file(program.folder() / "used/file", "mine");
+  const Outcome used = program.run({"--validate", "--config", "run.json", "--output", "used"});
+  CHECK(used.status == 2);
+  CHECK_THAT(used.err, Catch::Matchers::StartsWith("stpt_starpu: used: exists and is not empty; "));
 }
 
 TEST_CASE("a run says where its epochs are too short to choose in", "[executable]") {
@@ -494,8 +498,11 @@ TEST_CASE("a run says where its epochs are too short to choose in", "[executable
                                   "training.epochs=1"};
   Arguments fixed = short_epochs;
   fixed.emplace_back("training.learning_rate.policy=fixed");
+  Arguments one = short_epochs;
+  one.emplace_back("stpt.candidates=[1]");
   CHECK(run({"--validate"}, short_epochs).out.ends_with("\n" + caution + "\n"));
   CHECK(run({"--validate"}, fixed).out.find("too few") == std::string::npos);
+  CHECK(run({"--validate"}, one).out.find("too few") == std::string::npos);
   CHECK(run({"--validate"}, {}).out.find("too few") == std::string::npos);
   const Outcome outcome = run({"--output", "short"}, short_epochs);
   CHECK(outcome.status == 0);
@@ -780,6 +787,14 @@ TEST_CASE("Unreadable images are named, and end the run where there are many", "
   SECTION("beyond it, before the training") {
     std::string file = "data/val/dark/1001.JPEG: is empty; ";
     SECTION("among the test images") { fs::remove(folder / "data/train/light/1100.JPEG"); }
+    SECTION("among large test images") {
+      // So large that the data's checksum is not taken of all of them.
+      fs::remove(folder / "data/train/light/1100.JPEG");
+      fs::rename(folder / "data/val/dark/1001.JPEG", folder / "data/val/dark/1011.JPEG");
+      file = "data/val/dark/1011.JPEG: is empty; ";
+      arguments.insert(arguments.end(),
+                       {"--set", "data.image_size=600", "--set", "data.crop_size=16"});
+    }
     SECTION("while the mean is taken") {
       arguments.back() = "data.normalize=true";
       file = "data/train/light/1100.JPEG: is neither ";
@@ -810,9 +825,12 @@ TEST_CASE("Without --output a run gets a folder of its own", "[executable]") {
 TEST_CASE("A run without checkpoints cannot go on", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
-  REQUIRE(
-      program.run({"--config", "run.json", "--output", "out", "--set", "runtime.checkpoint=false"})
-          .status == 0);
+  // One epoch is not thrown away either.
+  const std::string epochs = "training.epochs=" + std::string(GENERATE("1", "2"));
+  REQUIRE(program
+              .run({"--config", "run.json", "--output", "out", "--set", "runtime.checkpoint=false",
+                    "--set", epochs})
+              .status == 0);
   CHECK_FALSE(fs::exists(program.folder() / "out" / "checkpoint.bin"));
   const auto before = snapshot(program.folder());
   const Outcome outcome = program.run({"--resume", "out"});
@@ -1178,6 +1196,10 @@ TEST_CASE("What is exported is the model that was tested", "[executable]") {
     }
   }
   CHECK(hash.hex_digest() == text_of(summary_of(program.folder() / "out"), "model_digest"));
+  std::vector<std::int64_t> batches(1);
+  file.read(file.entries().at("bn.num_batches_tracked"),
+            std::as_writable_bytes(std::span(batches)));
+  CHECK(std::to_string(batches[0]) == text_of(summary_of(program.folder() / "out"), "iterations"));
   const std::string bytes = read_file(program.folder() / "a.safetensors");
   CHECK_THAT(bytes,
              Catch::Matchers::Contains(R"("mean":"[)") && Catch::Matchers::Contains(R"("std":"[)"));
@@ -1220,6 +1242,7 @@ TEST_CASE("What cannot be exported", "[executable]") {
       arguments.back() = "link";
     }
     SECTION("the report, in another way") { arguments.back() = "out/../out/report.html"; }
+    SECTION("the lock") { arguments.back() = "out/.stpt.lock"; }
     expected = arguments.back() + ": belongs to the run; --to needs the name of a new file";
   }
   REQUIRE(program.run(run).status == 0);

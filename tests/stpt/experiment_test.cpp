@@ -1,9 +1,11 @@
 #include "stpt/experiment.hpp"
 
 #include <cstdio>
+#include <fstream>
 #include <string>
 
 #include "runtime/machine.hpp"
+#include "tests/data/testing.hpp"
 #include "tests/stpt/training.hpp"
 
 using namespace stpt;
@@ -23,6 +25,18 @@ TEST_CASE("networks are lowered with the loss's scale and smoothing", "[experime
   CHECK(experiment(small).lowering().label_smoothing == 0);
   CHECK(experiment(small + Overrides{"training.label_smoothing=0.25"}).lowering().label_smoothing ==
         0.25f);
+}
+
+TEST_CASE("images cannot be cut to more than they have", "[experiment]") {
+  const auto cut = [](const std::string& height, const std::string& width) {
+    return experiment(small + Overrides{"data.synthetic.height=" + height,
+                                        "data.synthetic.width=" + width, "data.crop_size=13"})
+        .network.input();
+  };
+  CHECK(cut("14", "13") == runtime::Shape{1, 1, 13, 13});
+  const std::string problem = "data.crop_size: is 13; must be at most the size of the images, ";
+  CHECK_THROWS_WITH(cut("14", "12"), Catch::Matchers::EndsWith(problem + "12x14"));
+  CHECK_THROWS_WITH(cut("12", "14"), Catch::Matchers::EndsWith(problem + "14x12"));
 }
 
 TEST_CASE("batch norm of single values is refused before the run", "[experiment]") {
@@ -84,4 +98,31 @@ TEST_CASE("who asks for too many candidates is told how many fit", "[experiment]
   CHECK(free < 2 * available / gibibyte);
   CHECK(fit >= free / needed * 1024 - 10);
   CHECK(fit <= free / needed * 1024 + 1);
+}
+
+TEST_CASE("the data's checksum tells labels apart", "[experiment]") {
+  const data::testing::TemporaryFolder folder;
+  const auto write = [&](const std::string& name, std::string bytes) {
+    std::ofstream(folder.path() / name, std::ios::binary) << bytes;
+  };
+  for (const char* set : {"train", "t10k"})  // 12 equal images of 4x4 pixels
+    write(
+        set + std::string("-images-idx3-ubyte"),
+        std::string("\0\0\x08\x03\0\0\0\x0c\0\0\0\x04\0\0\0\x04", 16) + std::string(12 * 16, 'x'));
+  const auto checksum = [&](const std::string& train, const std::string& test) {
+    const auto labels = [](std::string digits) {
+      for (char& digit : digits) digit = static_cast<char>(digit - '0');
+      return std::string("\0\0\x08\x01\0\0\0\x0c", 8) + digits;
+    };
+    write("train-labels-idx1-ubyte", labels(train));
+    write("t10k-labels-idx1-ubyte", labels(test));
+    return experiment(small + Overrides{"data.format=idx", "data.path=" + folder.path().string(),
+                                        "data.hold_out=2", "training.workers=1",
+                                        "training.batch_per_worker=2"})
+        .data_checksum;
+  };
+  const std::string labels = "010101010101", others = "010101011001";
+  CHECK(checksum(labels, labels) == checksum(labels, labels));
+  CHECK(checksum(labels, labels) != checksum(others, labels));
+  CHECK(checksum(labels, labels) != checksum(labels, others));
 }
