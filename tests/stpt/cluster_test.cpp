@@ -251,12 +251,18 @@ TEST_CASE("a replica that diverges on another rank is out", "[cluster]") {
 }
 
 TEST_CASE("a run goes on over another number of ranks", "[cluster]") {
-  // A LR that has decayed already is to go on from there on every rank.
-  const auto [epochs, values] = GENERATE(
-      table<int, Arguments>({{1, {"model.name=resnet20"}},
-                             {4,
-                              {"model.name=resnet20", "training.learning_rate.policy=plateau",
-                               "training.learning_rate.patience=1"}}}));
+  // A LR that has decayed already is to go on from there on every rank; and one with which training
+  // fell apart is tried again on none.
+  const auto [epochs, values] = GENERATE(table<int, Arguments>(
+      {{1, {"model.name=resnet20"}},
+       {4,
+        {"model.name=resnet20", "training.learning_rate.policy=plateau",
+         "training.learning_rate.patience=1"}},
+       {2,
+        {"stpt.max_retries=100", "stpt.max_collapses=100", "stpt.drift_limit=anchor",
+         R"(stpt.schedule=[{"from_epoch": 1, "candidates": [1]},
+                           {"from_epoch": 2, "candidates": [500]},
+                           {"from_epoch": 3, "candidates": [500, 1, 0.5]}])"}}}));
   CAPTURE(epochs);
   const auto until = [](int epoch) { return "training.epochs=" + std::to_string(epoch); };
   Program program;
@@ -292,7 +298,11 @@ TEST_CASE("a run that has no checkpoint yet starts over on any number of ranks",
 TEST_CASE("reduction in any order differs by rounding alone", "[cluster]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
-  const Arguments plain = {"training.learning_rate.policy=fixed", "training.epochs=1"};
+  // Replicas of single ranks do not take part in what StarPU sums over all ranks.
+  const std::string policy =
+      GENERATE("training.learning_rate.policy=fixed", "stpt.candidates=[1,1e-6,1e-6]");
+  CAPTURE(policy);
+  const Arguments plain = {policy, "training.epochs=1"};
   const Result tree = train(program, 3, plain);
   const Result redux = train(program, 3, with(plain, {"training.gradient_reduction=redux"}));
   // Six steps from the same start: sums of 5 floats in another order differ by some 2^-24 of them,
@@ -345,6 +355,37 @@ TEST_CASE("ranks with different configs or data are refused", "[cluster]") {
   CHECK(outcome.err.find("stpt_starpu: rank 1 (") != std::string::npos);
   CHECK(outcome.err.find(message) != std::string::npos);
   CHECK_FALSE(fs::exists(program.folder() / "x"));
+}
+
+TEST_CASE("ranks with different images or labels are refused", "[cluster]") {
+  Program program;
+  // Each rank has a working directory of its own, with a data set of 12 equal images.
+  const std::string images =
+      std::string("\0\0\x08\x03\0\0\0\x0c\0\0\0\x04\0\0\0\x04", 16) + std::string(12 * 16, 'x');
+  const std::string labels = std::string("\0\0\x08\x01\0\0\0\x0c", 8);
+  for (const std::string rank : {"rank0", "rank1"}) {
+    const fs::path folder = program.folder() / rank;
+    write_file(folder / "run.json", small_run);
+    for (const std::string set : {"train", "t10k"}) {
+      write_file(folder / "data" / (set + "-images-idx3-ubyte"), images);
+      write_file(folder / "data" / (set + "-labels-idx1-ubyte"),
+                 labels + std::string(rank == "rank0" ? "\0\1\0\1\0\1\0\1\0\1\0\1"
+                                                      : "\0\1\0\1\0\1\0\1\1\0\0\1",
+                                      12));
+    }
+  }
+  const Arguments train = with({STPT_EXECUTABLE, "--config", "run.json", "--output", "x"},
+                               settings({"data.format=idx", "data.path=data", "data.hold_out=2",
+                                         "training.workers=2", "training.batch_per_worker=2"}));
+  Arguments arguments = with(with(launcher(1), {"env", "-C", "rank0"}), train);
+  arguments = with(with(arguments, {":", "-n", "1", "env", "-C", "rank1"}), train);
+  const Outcome outcome = program.run_command(arguments);
+  INFO(outcome.err);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.err.find("stpt_starpu: rank 1 (") != std::string::npos);
+  CHECK(outcome.err.find("data: the images or labels differ from rank 0's; all ranks must read the "
+                         "same data") != std::string::npos);
+  CHECK_FALSE(fs::exists(program.folder() / "rank0/x"));
 }
 
 TEST_CASE("ranks with different command lines are refused", "[cluster]") {

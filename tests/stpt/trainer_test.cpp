@@ -479,6 +479,13 @@ TEST_CASE("when nothing helps the run ends with one clear line") {
                                                      "5e+29; "));
 }
 
+TEST_CASE("a loss that is not finite ends plain training where it came up") {
+  CHECK_THROWS_WITH(
+      train(small + Overrides{fixed, "training.learning_rate.initial=1e30"}),
+      "epoch 1, iteration 2: the training loss is not finite at learning rate 1e+30; start from a "
+      "smaller training.learning_rate.initial");
+}
+
 TEST_CASE("fewer candidates than workers share them, more run in waves") {
   SECTION("worker batch, groups: 8 workers for 2 candidates make groups of 4") {
     const Outcome outcome =
