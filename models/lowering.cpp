@@ -193,11 +193,10 @@ void Lowering::merge_layers() {
   for (const Layer& layer : network_.layers) {
     if (layer.kind == LayerKind::relu) {
       Node* node = sole_producer(layer.inputs[0]);
-      if (node != nullptr && !node->relu &&
-          (node->layer->kind == LayerKind::convolution ||
-           node->layer->kind == LayerKind::batch_norm ||
-           node->layer->kind == LayerKind::fully_connected ||
-           node->layer->kind == LayerKind::add)) {
+      if (node != nullptr && (node->layer->kind == LayerKind::convolution ||
+                              node->layer->kind == LayerKind::batch_norm ||
+                              node->layer->kind == LayerKind::fully_connected ||
+                              node->layer->kind == LayerKind::add)) {
         node->relu = true;
         node->output = layer.output;
         producer[layer.output] = static_cast<std::size_t>(node - nodes_.data());
