@@ -242,7 +242,6 @@ std::string utf8_text(std::string text) {
 }
 
 std::string brief_json(const json::value& value, std::size_t limit) {
-  if (const double* number = value.if_double()) return number_text(*number);  // also "nan"
   std::string out = compact_json(value);
   if (out.size() <= limit) return out;
   const json::string* const string = value.if_string();
