@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cerrno>
 #include <ctime>
 #include <fstream>
@@ -83,15 +82,6 @@ std::string time_stamp() {
   ::localtime_r(&now, &local);
   std::array<char, 32> text{};
   return {text.data(), std::strftime(text.data(), text.size(), "%Y%m%d-%H%M%S", &local)};
-}
-
-std::string as_file_name(std::string name) {
-  for (char& c : name) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 128 && std::isalnum(byte) == 0 && c != '.' && c != '_') c = '-';
-  }
-  if (name.empty() || name.front() == '.') name.insert(0, "run");
-  return name;
 }
 
 /// Makes the directory and what is above it; true if it was not there before.
@@ -287,7 +277,7 @@ RunDirectory RunDirectory::create(const fs::path& output, const std::string& nam
     check_empty(directory);  // of another run that came and went meanwhile
     return made;
   }
-  const fs::path base = fs::path("runs") / (as_file_name(name) + "-" + time_stamp());
+  const fs::path base = fs::path("runs") / (name + "-" + time_stamp());
   fs::path directory = base;
   for (int attempt = 2; !make_directory(directory); ++attempt) {
     directory = base;

@@ -39,7 +39,7 @@ class RunDirectory {
   static void check(const std::filesystem::path& output);
 
   /// Makes and locks the directory for a new run: `output`, or runs/<name>-<YYYYmmdd-HHMMSS>, with
-  /// -2, -3, … appended if another run has just taken that.
+  /// -2, -3, … appended if another run has just taken that. `name` is a run file's.
   static RunDirectory create(const std::filesystem::path& output, const std::string& name);
 
   /// The directory of an earlier run, to read it; throws OutputError if there is none.
