@@ -22,7 +22,7 @@ struct ProgressState {
   double learning_rate = 0;
   std::optional<double> train_top1;  ///< in [0, 1]
   std::optional<double> test_top1;
-  double elapsed = 0;  ///< seconds since the run began
+  double elapsed = 0;  ///< seconds since the run began or went on
 };
 
 /// On a terminal one line that is redrawn in place, elsewhere plain lines now and then. Not

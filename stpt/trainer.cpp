@@ -221,7 +221,7 @@ void Trainer::Impl::show(int epoch, const std::string& phase, double learning_ra
   state.phase = phase;
   state.done = samples_done;
   state.planned = samples_planned - samples_dropped;
-  state.elapsed = progress.wall_seconds + seconds_since(started);
+  state.elapsed = seconds_since(started);
   const double seconds = seconds_since(started) - epoch_training_start;
   if (seconds > 0.5) {
     state.images_per_second = static_cast<double>(samples_done - samples_at_epoch_start) / seconds;
@@ -672,9 +672,6 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   impl_->record.status = "running";
   impl_->record.failure.clear();
   impl_->record.epochs_planned = config.training.epochs;
-  auto& epochs = impl_->record.epochs;
-  if (static_cast<int>(epochs.size()) > checkpoint.epoch)
-    epochs.resize(static_cast<std::size_t>(checkpoint.epoch));
   impl_->progress = std::move(checkpoint);
 }
 
