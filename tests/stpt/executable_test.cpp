@@ -1168,6 +1168,7 @@ TEST_CASE("a network is trained on for other classes", "[executable]") {
   // A resumed run has what it needs.
   fs::remove(program.folder() / "a.safetensors");
   CHECK(program.run({"--resume", "three", "--set", "training.epochs=2"}).status == 0);
+  CHECK(program.run({"--export", "three"}).status == 0);
 }
 
 TEST_CASE("What is exported is the model that was tested", "[executable]") {
