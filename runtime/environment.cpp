@@ -1,8 +1,11 @@
 #include "runtime/environment.hpp"
 
 #include <starpu.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
@@ -11,6 +14,7 @@
 #include <system_error>
 #include <vector>
 
+#include "runtime/file_descriptor.hpp"
 #include "runtime/runtime.hpp"
 
 namespace stpt::runtime {
@@ -29,7 +33,7 @@ std::optional<int> number(const char* variable, int low, int high) {
                               std::to_string(high) + ", or not set");
 }
 
-/// Where StarPU keeps what it has measured. It aborts if it cannot make the folder.
+/// Where StarPU keeps what it has measured. It aborts if it cannot write there.
 std::filesystem::path measurements() {
   if (const char* const folder = std::getenv("STARPU_PERF_MODEL_DIR")) return folder;
   for (const char* variable : {"XDG_CACHE_HOME", "STARPU_HOME", "HOME", "TMPDIR", "TEMP", "TMP"}) {
@@ -39,15 +43,49 @@ std::filesystem::path measurements() {
   return "/tmp/.starpu/sampling";
 }
 
+/// Why no file can be written into the folder, which this makes; empty if one can.
+std::string write_problem(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) return error.message();
+  std::string file = (folder / ".written-XXXXXX").string();
+  const FileDescriptor made(mkstemp(file.data()));
+  if (!made) return std::generic_category().message(errno);
+  unlink(file.c_str());
+  return "";
+}
+
+/// Whether StarPU has measured this machine before, and so has nothing to write.
+bool measured(const std::filesystem::path& folder) {
+  std::array<char, 256> own{};
+  gethostname(own.data(), own.size() - 1);
+  const char* const named = std::getenv("STARPU_HOSTNAME");
+  const std::string_view host = named != nullptr ? named : own.data();
+  std::error_code error;
+  return std::filesystem::exists(folder / (std::string(host.substr(0, host.find('.'))) + ".config"),
+                                 error);
+}
+
 void check_measurements() {
   const std::filesystem::path folder = measurements();
-  std::error_code error;
-  std::filesystem::create_directories(folder / "bus", error);
-  if (!error) return;
-  throw std::invalid_argument("STARPU_PERF_MODEL_DIR: StarPU cannot make " + folder.string() +
-                              " (" + error.message() +
+  if (measured(folder / "bus")) return;
+  const std::string problem = write_problem(folder / "bus");
+  if (problem.empty()) return;
+  throw std::invalid_argument("STARPU_PERF_MODEL_DIR: StarPU cannot write to " + folder.string() +
+                              " (" + problem +
                               "), where it keeps what it measures; must be set to a folder that "
                               "can be written to");
+}
+
+/// StarPU writes the trace at the end of the run.
+void check_trace() {
+  if (number("STARPU_FXT_TRACE", 0, 1).value_or(0) == 0) return;
+  const char* const folder = std::getenv("STARPU_FXT_PREFIX");
+  const std::string problem = write_problem(folder != nullptr ? folder : "/tmp");
+  if (problem.empty()) return;
+  throw std::invalid_argument("STARPU_FXT_PREFIX: no trace can be written to " +
+                              std::string(folder != nullptr ? folder : "/tmp") + " (" + problem +
+                              "); must be a folder that can be written to");
 }
 
 }  // namespace
@@ -68,7 +106,9 @@ Environment Environment::read() {
     const std::string problem = scheduler_problem(scheduler);
     if (!problem.empty()) throw std::invalid_argument("STARPU_SCHED: " + problem);
   }
+  (void)number("STARPU_CALIBRATE", 0, 2);
   check_measurements();
+  check_trace();
   return environment;
 }
 

@@ -12,9 +12,10 @@ struct Environment {
   std::optional<int> gpus;             ///< STARPU_NCUDA
   std::optional<int> workers_per_gpu;  ///< STARPU_NWORKER_PER_CUDA
 
-  /// Throws std::invalid_argument, which names the variable, where one of these or STARPU_SCHED has
-  /// a value that StarPU would abort for, or take for another one, and where StarPU has no folder
-  /// to write to (STARPU_PERF_MODEL_DIR), which this makes.
+  /// Throws std::invalid_argument, which names the variable, where one of these, STARPU_SCHED,
+  /// STARPU_CALIBRATE or STARPU_FXT_TRACE has a value that StarPU would abort for, or take for
+  /// another one, and where a folder that StarPU is to write to cannot be written to
+  /// (STARPU_PERF_MODEL_DIR, STARPU_FXT_PREFIX for traces), which this makes.
   [[nodiscard]] static Environment read();
 };
 

@@ -52,6 +52,8 @@ TEST_CASE("what StarPU would abort for is refused", "[environment]") {
   }
   CHECK(refusal("STARPU_NCUDA", "0").empty());
   CHECK(contains(refusal("STARPU_NWORKER_PER_CUDA", "0"), "whole number from 1 to "));
+  CHECK(contains(refusal("STARPU_CALIBRATE", "yes"), "whole number from 0 to 2"));
+  CHECK(contains(refusal("STARPU_FXT_TRACE", "yes"), "whole number from 0 to 1"));
 }
 
 TEST_CASE("workers are left of which some are reserved", "[environment]") {
@@ -87,9 +89,42 @@ TEST_CASE("StarPU has a folder to write to", "[environment]") {
   std::ofstream(file) << "no folder";
   CHECK(refusal("STARPU_PERF_MODEL_DIR", (folder.path() / "new").string()).empty());
   CHECK(std::filesystem::is_directory(folder.path() / "new/bus"));
-  const std::string problem = "STARPU_PERF_MODEL_DIR: StarPU cannot make " + file.string();
-  CHECK(contains(refusal("STARPU_PERF_MODEL_DIR", file.string()), problem + " (Not a directory)"));
-  CHECK(contains(refusal("XDG_CACHE_HOME", file.string()), problem + "/.starpu/sampling"));
+  CHECK(std::filesystem::is_empty(folder.path() / "new/bus"));
+  const std::string problem = "STARPU_PERF_MODEL_DIR: StarPU cannot write to ";
+  CHECK(contains(refusal("STARPU_PERF_MODEL_DIR", file.string()),
+                 problem + file.string() + " (Not a directory)"));
+  CHECK(contains(refusal("XDG_CACHE_HOME", file.string()),
+                 problem + file.string() + "/.starpu/sampling (Not a directory)"));
+  // Where there is one that nobody can write to, as there is of a read-only file system.
+  CHECK(contains(refusal("STARPU_PERF_MODEL_DIR", "/proc"), problem + "/proc ("));
+}
+
+TEST_CASE("StarPU needs to write nothing where it has measured the machine", "[environment]") {
+  const data::testing::TemporaryFolder folder;
+  const WithEnvironment host("STARPU_HOSTNAME", "node7.cluster");
+  const std::filesystem::path bus = folder.path() / "bus";
+  std::filesystem::create_directory(bus);
+  const auto touched = [&] {
+    const std::filesystem::file_time_type past{};
+    std::filesystem::last_write_time(bus, past);
+    CHECK(refusal("STARPU_PERF_MODEL_DIR", folder.path().string()).empty());
+    return std::filesystem::last_write_time(bus) != past;
+  };
+  std::ofstream(bus / "node8.config") << "of another machine";
+  CHECK(touched());
+  std::ofstream(bus / "node7.config") << "of this one";
+  CHECK_FALSE(touched());
+}
+
+TEST_CASE("a trace has a folder to be written to", "[environment]") {
+  const data::testing::TemporaryFolder folder;
+  const WithEnvironment other("STARPU_FXT_PREFIX", "/proc");
+  CHECK(refusal("STARPU_FXT_TRACE", "0").empty());
+  CHECK(contains(refusal("STARPU_FXT_TRACE", "1"),
+                 "STARPU_FXT_PREFIX: no trace can be written to /proc ("));
+  const WithEnvironment traced("STARPU_FXT_TRACE", "1");
+  CHECK(refusal("STARPU_FXT_PREFIX", (folder.path() / "new").string()).empty());
+  CHECK(std::filesystem::is_empty(folder.path() / "new"));
 }
 
 TEST_CASE("a runtime does not start in an environment that cannot be", "[environment]") {
