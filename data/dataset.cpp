@@ -23,4 +23,10 @@ void Dataset::read_window(std::size_t index, const ChooseWindow& choose, Size si
   }
 }
 
+std::string name_of(const std::filesystem::path& folder) {
+  std::filesystem::path path = std::filesystem::absolute(folder).lexically_normal();
+  if (path.filename().empty()) path = path.parent_path();  // a slash at the end
+  return path.filename().empty() ? path.string() : path.filename().string();
+}
+
 }  // namespace stpt::data

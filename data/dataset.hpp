@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <span>
@@ -58,6 +59,9 @@ class Dataset {
   /// stand in for them.
   [[nodiscard]] virtual std::vector<std::string> unreadable() const { return {}; }
 };
+
+/// What the data set in that folder is called: as the folder, be it "." or with a slash at its end.
+[[nodiscard]] std::string name_of(const std::filesystem::path& folder);
 
 /// Training and test set of one source; classes and image shape agree.
 struct DatasetPair {

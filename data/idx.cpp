@@ -267,11 +267,7 @@ DatasetPair load_idx(const fs::path& folder) {
                                "; the training labels end at " + std::to_string(largest));
   }
 
-  fs::path leaf = path.lexically_normal();
-  if (leaf.filename().empty()) {  // a trailing slash
-    leaf = leaf.parent_path();
-  }
-  const std::string name = leaf.filename().empty() ? "idx" : leaf.filename().string();
+  const std::string name = name_of(path);
   return {to_dataset(name + " train", largest + 1, std::move(train)),
           to_dataset(name + " test", largest + 1, std::move(test)), name};
 }

@@ -258,9 +258,7 @@ DatasetPair scan(const fs::path& folder, const ImageFolderOptions& options) {
     fail(train, "has one class, " + classes.front() + "; at least 2 are needed");
   }
   check_same_classes(train, classes, test, class_names(test));
-  fs::path leaf = folder.lexically_normal();
-  if (leaf.filename().empty()) leaf = leaf.parent_path();  // a trailing slash
-  const std::string name = leaf.filename().string();
+  const std::string name = name_of(folder);
   return {std::make_shared<ImageFolder>(name + "/" + train.filename().string(), train,
                                         image_files(train, classes), options),
           std::make_shared<ImageFolder>(name + "/" + test.filename().string(), test,

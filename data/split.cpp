@@ -9,9 +9,9 @@ namespace stpt::data {
 namespace {
 
 /// How many of each class to hold out: in proportion to its size by largest remainder (equal
-/// remainders: the lower class first), but always one less than the class has at most.
+/// remainders: by lot), but always one less than the class has at most.
 std::vector<std::int64_t> quotas(const std::vector<std::int64_t>& class_sizes, std::int64_t total,
-                                 std::int64_t hold_out) {
+                                 std::int64_t hold_out, std::uint64_t seed) {
   const std::size_t classes = class_sizes.size();
   std::vector<std::int64_t> quota(classes);
   std::vector<std::size_t> by_remainder(classes);
@@ -22,6 +22,7 @@ std::vector<std::int64_t> quotas(const std::vector<std::int64_t>& class_sizes, s
         std::min(class_sizes[k] * hold_out / total, std::max(class_sizes[k] - 1, std::int64_t{0}));
     left -= quota[k];
   }
+  runtime::shuffle(by_remainder, seed, runtime::stream_id("hold-out classes"));
   std::stable_sort(by_remainder.begin(), by_remainder.end(), [&](std::size_t a, std::size_t b) {
     return class_sizes[a] * hold_out % total > class_sizes[b] * hold_out % total;
   });
@@ -69,8 +70,9 @@ Split make_split(const Dataset& train, std::int64_t limit, std::int64_t hold_out
   Split split;
   split.training.reserve(static_cast<std::size_t>(total - hold_out));
   split.hold_out.reserve(static_cast<std::size_t>(hold_out));
-  const std::vector<std::int64_t> quota = hold_out == 0 ? std::vector<std::int64_t>(members.size())
-                                                        : quotas(class_sizes, total, hold_out);
+  const std::vector<std::int64_t> quota = hold_out == 0
+                                              ? std::vector<std::int64_t>(members.size())
+                                              : quotas(class_sizes, total, hold_out, seed);
   for (std::size_t k = 0; k < members.size(); ++k) {
     runtime::shuffle(members[k], seed, runtime::stream_id("hold-out", k));
     const auto border = members[k].begin() + quota[k];

@@ -169,7 +169,9 @@ std::string read_file(const fs::path& file) {
   std::error_code error;
   const fs::file_status status = fs::status(file, error);
   if (!fs::exists(status)) {
-    refuse(file, "no such file; the run has not saved a checkpoint, start a new one");
+    refuse(file,
+           "no such file; the run has saved no checkpoint, which it does after each epoch, "
+           "unless runtime.checkpoint is false");
   }
   if (!fs::is_regular_file(status)) refuse(file, "is no file; must be a run's checkpoint");
   std::ifstream in(file, std::ios::binary);

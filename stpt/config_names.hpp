@@ -84,7 +84,7 @@ inline constexpr std::array names<data::Padding> = {
 template <>
 inline constexpr std::array names<data::ResizeMode> = {
     Named{data::ResizeMode::stretch, "stretch", "both sides to that, as in the paper"},
-    Named{data::ResizeMode::crop, "crop", "the shorter side, and the middle of the longer one"},
+    Named{data::ResizeMode::crop, "crop", "the square in the middle is cut out, then resized"},
 };
 template <>
 inline constexpr std::array names<PretrainBatch> = {

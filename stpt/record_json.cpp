@@ -256,7 +256,7 @@ json::object summary_json(const RunRecord& run) {
   for (const EpochRecord& epoch : run.epochs) peak = std::max(peak, epoch.memory_bytes);
 
   // What no epoch has measured is null, not a zero that could be taken for a result.
-  const auto measured = [&](double value) {
+  const auto measured = [&](auto value) {
     return trained ? json::value(value) : json::value(nullptr);
   };
 
@@ -265,7 +265,7 @@ json::object summary_json(const RunRecord& run) {
   summary["failure"] = run.failure.empty() ? json::value(nullptr) : json::value(run.failure);
   summary["test_top1"] = measured(last.test_top1);
   summary["best_test_top1"] = measured(sum.best_test_top1);
-  summary["best_epoch"] = trained ? json::value(sum.best_epoch) : json::value(nullptr);
+  summary["best_epoch"] = measured(sum.best_epoch);
   summary["test_top5"] = measured(last.test_top5);
   summary["test_loss"] = measured(last.test_loss);
   summary["final_lr"] = measured(last.learning_rate);
@@ -273,18 +273,18 @@ json::object summary_json(const RunRecord& run) {
       sum.chosen_learning_rate > 0 ? json::value(sum.chosen_learning_rate) : json::value(nullptr);
   summary["epochs"] = run.epochs.size();
   summary["wall_seconds"] = run.wall_seconds;
-  summary["images_per_second"] = sum.images_per_second;
+  summary["images_per_second"] = measured(sum.images_per_second);
   summary["iterations"] = sum.iterations;
   summary["iterations_discarded"] = sum.iterations_discarded;
   summary["samples_total"] = sum.samples_winner + sum.samples_discarded;
   summary["samples_discarded"] = sum.samples_discarded;
-  summary["choose_share"] = ratio(sum.seconds_choose, sum.seconds);
+  summary["choose_share"] = measured(ratio(sum.seconds_choose, sum.seconds));
   summary["seconds"] =
       json::object{{"pretrain", sum.seconds_pretrain}, {"score", sum.seconds_score},
                    {"choose", sum.seconds_choose},     {"main", sum.seconds_main},
                    {"test", sum.seconds_test},         {"epochs", sum.seconds}};
-  summary["memory_bytes"] = last.memory_bytes;
-  summary["memory_bytes_peak"] = peak;
+  summary["memory_bytes"] = measured(last.memory_bytes);
+  summary["memory_bytes_peak"] = measured(peak);
   summary["model_digest"] =
       run.model_digest.empty() ? json::value(nullptr) : json::value(run.model_digest);
   summary["name"] = run.name;

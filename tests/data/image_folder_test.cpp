@@ -61,6 +61,10 @@ TEST_CASE("An image folder is read in the order of names", "[image folder]") {
   const DatasetPair pair = load_image_folder(folder.path(), small);
   CHECK(pair.name == folder.path().filename());
   CHECK(load_image_folder(folder.path() / "", small).name == pair.name);
+  CHECK(load_image_folder(folder.path() / "train/..", small).name == pair.name);
+  CHECK(name_of(".") == std::filesystem::current_path().filename());
+  CHECK(name_of("..") == std::filesystem::current_path().parent_path().filename());
+  CHECK(name_of("/") == "/");
   CHECK(pair.train->name() == pair.name + "/train");
   CHECK(pair.train->classes() == 2);
   CHECK(pair.class_names == std::vector<std::string>{"a", "b"});

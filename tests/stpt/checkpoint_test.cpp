@@ -187,7 +187,8 @@ TEST_CASE("What is no checkpoint is refused in one line", "[checkpoint]") {
   SECTION("missing") {
     CHECK(error_of(folder.path() / "none.bin") ==
           (folder.path() / "none.bin").string() +
-              ": no such file; the run has not saved a checkpoint, start a new one");
+              ": no such file; the run has saved no checkpoint, which it does after each epoch, "
+              "unless runtime.checkpoint is false");
   }
   SECTION("a folder") {
     CHECK(error_of(folder.path()) ==

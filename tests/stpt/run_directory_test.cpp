@@ -396,6 +396,11 @@ TEST_CASE("a run without epochs has a summary that claims nothing", "[run_direct
   CHECK(summary.at("test_top1").is_null());
   CHECK(summary.at("best_test_top1").is_null());
   CHECK(summary.at("final_lr").is_null());
+  CHECK(summary.at("best_epoch").is_null());
+  CHECK(summary.at("images_per_second").is_null());
+  CHECK(summary.at("choose_share").is_null());
+  CHECK(summary.at("memory_bytes").is_null());
+  CHECK(summary.at("memory_bytes_peak").is_null());
   CHECK(summary.at("model_digest").is_null());
   CHECK(summary.at("epochs").to_number<int>() == 0);
   CHECK(summary.at("failure").as_string() == "no memory");
