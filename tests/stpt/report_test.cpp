@@ -253,6 +253,25 @@ TEST_CASE("the axis of learning rates holds those of a decay, not an anneal's en
   CHECK_FALSE(has(anneal, ">1×10⁻⁵<"));
 }
 
+TEST_CASE("marks of choices stay out of the way of the learning rate in use", "[report]") {
+  const auto chart = [](int epochs, int candidates) {
+    return report::learning_rate_chart(run_of(epochs, candidates), {976, 320, false});
+  };
+  CHECK(times(chart(10, 4), "\"chosen up\"") == 10);
+  CHECK(chart(10, 4).find("\"rate\"") < chart(10, 4).find("\"chosen"));
+  // Of many narrow epochs marks would cover the line; and one candidate is no choice.
+  CHECK(chart(200, 4).find("\"rate\"") > chart(200, 4).rfind("\"chosen"));
+  RunRecord run = run_of(10, 1);
+  for (EpochRecord& epoch : run.epochs) epoch.candidates.front().winner = true;
+  CHECK(times(report::learning_rate_chart(run, {976, 320, false}), "chosen") == 0);
+}
+
+TEST_CASE("a training of one iteration is a dot", "[report]") {
+  RunRecord run = run_of(1, 0);
+  run.epochs[0].curve.resize(1);
+  CHECK(has(report::accuracy_chart(run, {976, 320, false}), "h0\""));
+}
+
 TEST_CASE("tests below the axis of accuracies are pointed at", "[report]") {
   RunRecord run = run_of(12, 0);
   for (EpochRecord& epoch : run.epochs) {
