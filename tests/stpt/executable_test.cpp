@@ -108,7 +108,7 @@ Arguments in_shell(const std::string& before, const std::string& arguments) {
   return {"sh", "-c", before + "\"$0\" " + arguments, STPT_EXECUTABLE};
 }
 
-/// Waits until the run has come so far, or has ended, or a minute has passed.
+/// Waits until the run has come so far, or has ended, or four minutes have passed.
 void wait_until(const Program& program, const std::function<bool()>& condition) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(4);
   while (!condition() && !program.ended() && std::chrono::steady_clock::now() < end) {
