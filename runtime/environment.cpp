@@ -43,16 +43,24 @@ std::filesystem::path measurements() {
   return "/tmp/.starpu/sampling";
 }
 
-/// Why no file can be written into the folder, which this makes; empty if one can.
-std::string write_problem(const std::filesystem::path& folder) {
+/// Sees that files can be written into the folder, which this makes; `variable` names it, and is
+/// set to another one where they cannot.
+void require_writable(const std::filesystem::path& folder, const std::string& variable,
+                      const std::string& purpose) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (error) return error.message();
-  std::string file = (folder / ".written-XXXXXX").string();
-  const FileDescriptor made(mkstemp(file.data()));
-  if (!made) return std::generic_category().message(errno);
-  unlink(file.c_str());
-  return "";
+  if (!error) {
+    std::string file = (folder / ".written-XXXXXX").string();
+    const FileDescriptor made(mkstemp(file.data()));
+    if (made) {
+      unlink(file.c_str());
+      return;
+    }
+    error = {errno, std::generic_category()};
+  }
+  throw std::invalid_argument(variable + ": StarPU cannot write to " + folder.string() + " (" +
+                              error.message() + "), where it keeps " + purpose +
+                              "; must be set to a folder that can be written to");
 }
 
 /// Whether StarPU has measured this machine before, and so has nothing to write.
@@ -66,26 +74,12 @@ bool measured(const std::filesystem::path& folder) {
                                  error);
 }
 
-void check_measurements() {
-  const std::filesystem::path folder = measurements();
-  if (measured(folder / "bus")) return;
-  const std::string problem = write_problem(folder / "bus");
-  if (problem.empty()) return;
-  throw std::invalid_argument("STARPU_PERF_MODEL_DIR: StarPU cannot write to " + folder.string() +
-                              " (" + problem +
-                              "), where it keeps what it measures; must be set to a folder that "
-                              "can be written to");
-}
-
-/// StarPU writes the trace at the end of the run.
-void check_trace() {
+void check_folders() {
+  const std::filesystem::path kept = measurements() / "bus";
+  if (!measured(kept)) require_writable(kept, "STARPU_PERF_MODEL_DIR", "what it measures");
   if (number("STARPU_FXT_TRACE", 0, 1).value_or(0) == 0) return;
-  const char* const folder = std::getenv("STARPU_FXT_PREFIX");
-  const std::string problem = write_problem(folder != nullptr ? folder : "/tmp");
-  if (problem.empty()) return;
-  throw std::invalid_argument("STARPU_FXT_PREFIX: no trace can be written to " +
-                              std::string(folder != nullptr ? folder : "/tmp") + " (" + problem +
-                              "); must be a folder that can be written to");
+  const char* const traces = std::getenv("STARPU_FXT_PREFIX");
+  require_writable(traces != nullptr ? traces : "/tmp", "STARPU_FXT_PREFIX", "traces");
 }
 
 }  // namespace
@@ -107,8 +101,7 @@ Environment Environment::read() {
     if (!problem.empty()) throw std::invalid_argument("STARPU_SCHED: " + problem);
   }
   (void)number("STARPU_CALIBRATE", 0, 2);
-  check_measurements();
-  check_trace();
+  check_folders();
   return environment;
 }
 

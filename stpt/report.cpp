@@ -43,6 +43,11 @@ bool has_candidates(const RunRecord& run) {
                      [](const EpochRecord& epoch) { return !epoch.candidates.empty(); });
 }
 
+bool has_choices(const RunRecord& run) {
+  return std::any_of(run.epochs.begin(), run.epochs.end(),
+                     [](const EpochRecord& epoch) { return epoch.candidates.size() > 1; });
+}
+
 std::string whole_number(double value) {
   return std::isfinite(value) ? count(std::llround(std::clamp(value, 0.0, 1e15))) : "–";
 }
@@ -207,9 +212,11 @@ std::string learning_rate(const RunRecord& run) {
           return std::any_of(epoch.candidates.begin(), epoch.candidates.end(),
                              [](const CandidateRecord& c) { return c.diverged; });
         });
-    legend += key(key_dot("chosen up"), "chosen: higher") +
-              key(key_dot("chosen same"), "unchanged") + key(key_dot("chosen down"), "lower") +
-              key(key_dot("tried same", 3.2), "tried");
+    if (has_choices(run)) {
+      legend += key(key_dot("chosen up"), "chosen: higher") +
+                key(key_dot("chosen same"), "unchanged") + key(key_dot("chosen down"), "lower") +
+                key(key_dot("tried same", 3.2), "tried");
+    }
     if (diverged) {
       legend += key("<path class=\"diverged-mark\" d=\"M8 3L14 9M8 9L14 3\"/>", "diverged");
     }

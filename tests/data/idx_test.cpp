@@ -18,19 +18,9 @@ using stpt::data::testing::error_of;
 using stpt::data::testing::TemporaryFolder;
 using Bytes = std::vector<std::uint8_t>;
 
-void append_number(Bytes& bytes, std::uint32_t value) {
-  for (unsigned shift = 32; shift > 0; shift -= 8) {
-    bytes.push_back(static_cast<std::uint8_t>(value >> (shift - 8)));
-  }
-}
-
 Bytes idx(const std::vector<std::uint32_t>& header, const Bytes& payload) {
-  Bytes bytes;
-  for (const std::uint32_t value : header) {
-    append_number(bytes, value);
-  }
-  bytes.insert(bytes.end(), payload.begin(), payload.end());
-  return bytes;
+  const std::string bytes = stpt::data::testing::idx(header, {payload.begin(), payload.end()});
+  return {bytes.begin(), bytes.end()};
 }
 
 Bytes gzip(const Bytes& bytes) {

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -45,6 +47,30 @@ class TemporaryFolder {
  private:
   std::filesystem::path path_;
 };
+
+/// What an IDX file holds: the numbers of its header, and its data.
+inline std::string idx(const std::vector<std::uint32_t>& header, const std::string& payload) {
+  std::string bytes;
+  for (const std::uint32_t value : header) {
+    for (unsigned shift = 32; shift > 0; shift -= 8) {
+      bytes += static_cast<char>(value >> (shift - 8) & 0xffU);
+    }
+  }
+  return bytes + payload;
+}
+
+/// The two files of a set, "train" or "t10k", of equal square images with these labels.
+inline void write_idx(const std::filesystem::path& folder, const std::string& set,
+                      std::uint32_t side, const std::vector<std::uint8_t>& labels) {
+  std::filesystem::create_directories(folder);
+  const auto write = [&](const std::string& kind, const std::string& bytes) {
+    std::ofstream(folder / (set + kind), std::ios::binary) << bytes;
+  };
+  const auto count = static_cast<std::uint32_t>(labels.size());
+  write("-images-idx3-ubyte",
+        idx({0x803, count, side, side}, std::string(labels.size() * side * side, '\x40')));
+  write("-labels-idx1-ubyte", idx({0x801, count}, {labels.begin(), labels.end()}));
+}
 
 inline std::vector<std::uint32_t> all_indices(std::size_t size) {
   std::vector<std::uint32_t> indices(size);

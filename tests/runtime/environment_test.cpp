@@ -92,11 +92,11 @@ TEST_CASE("StarPU has a folder to write to", "[environment]") {
   CHECK(std::filesystem::is_empty(folder.path() / "new/bus"));
   const std::string problem = "STARPU_PERF_MODEL_DIR: StarPU cannot write to ";
   CHECK(contains(refusal("STARPU_PERF_MODEL_DIR", file.string()),
-                 problem + file.string() + " (Not a directory)"));
+                 problem + file.string() + "/bus (Not a directory)"));
   CHECK(contains(refusal("XDG_CACHE_HOME", file.string()),
-                 problem + file.string() + "/.starpu/sampling (Not a directory)"));
+                 problem + file.string() + "/.starpu/sampling/bus (Not a directory)"));
   // Where there is one that nobody can write to, as there is of a read-only file system.
-  CHECK(contains(refusal("STARPU_PERF_MODEL_DIR", "/proc"), problem + "/proc ("));
+  CHECK(contains(refusal("STARPU_PERF_MODEL_DIR", "/proc"), problem + "/proc/bus ("));
 }
 
 TEST_CASE("StarPU needs to write nothing where it has measured the machine", "[environment]") {
@@ -121,7 +121,7 @@ TEST_CASE("a trace has a folder to be written to", "[environment]") {
   const WithEnvironment other("STARPU_FXT_PREFIX", "/proc");
   CHECK(refusal("STARPU_FXT_TRACE", "0").empty());
   CHECK(contains(refusal("STARPU_FXT_TRACE", "1"),
-                 "STARPU_FXT_PREFIX: no trace can be written to /proc ("));
+                 "STARPU_FXT_PREFIX: StarPU cannot write to /proc ("));
   const WithEnvironment traced("STARPU_FXT_TRACE", "1");
   CHECK(refusal("STARPU_FXT_PREFIX", (folder.path() / "new").string()).empty());
   CHECK(std::filesystem::is_empty(folder.path() / "new"));

@@ -360,19 +360,13 @@ TEST_CASE("ranks with different configs or data are refused", "[cluster]") {
 TEST_CASE("ranks with different images or labels are refused", "[cluster]") {
   Program program;
   // Each rank has a working directory of its own, with a data set of 12 equal images.
-  const std::string images =
-      std::string("\0\0\x08\x03\0\0\0\x0c\0\0\0\x04\0\0\0\x04", 16) + std::string(12 * 16, 'x');
-  const std::string labels = std::string("\0\0\x08\x01\0\0\0\x0c", 8);
   for (const std::string rank : {"rank0", "rank1"}) {
     const fs::path folder = program.folder() / rank;
     write_file(folder / "run.json", small_run);
-    for (const std::string set : {"train", "t10k"}) {
-      write_file(folder / "data" / (set + "-images-idx3-ubyte"), images);
-      write_file(folder / "data" / (set + "-labels-idx1-ubyte"),
-                 labels + std::string(rank == "rank0" ? "\0\1\0\1\0\1\0\1\0\1\0\1"
-                                                      : "\0\1\0\1\0\1\0\1\1\0\0\1",
-                                      12));
-    }
+    std::vector<std::uint8_t> labels = {0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1};
+    if (rank == "rank1") std::swap(labels[8], labels[9]);
+    for (const char* set : {"train", "t10k"})
+      data::testing::write_idx(folder / "data", set, 4, labels);
   }
   const Arguments train = with({STPT_EXECUTABLE, "--config", "run.json", "--output", "x"},
                                settings({"data.format=idx", "data.path=data", "data.hold_out=2",

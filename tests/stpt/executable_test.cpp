@@ -72,26 +72,11 @@ constexpr const char* small_run = R"({
   "stpt": {"alpha": 3, "candidates": [2, 1, 0.5]}
 })";
 
-std::string idx(std::uint32_t magic, const std::vector<std::uint32_t>& dimensions,
-                const std::string& payload) {
-  std::string bytes;
-  const auto append = [&bytes](std::uint32_t value) {
-    for (unsigned shift = 32; shift > 0; shift -= 8) {
-      bytes += static_cast<char>(value >> (shift - 8) & 0xffU);
-    }
-  };
-  append(magic);
-  for (const std::uint32_t dimension : dimensions) append(dimension);
-  return bytes + payload;
-}
-
 /// Images of 12x12 and labels 0 to 3 in turn.
-void write_idx(const fs::path& folder, const std::string& set, std::uint32_t count) {
-  std::string labels;
-  for (std::uint32_t i = 0; i < count; ++i) labels += static_cast<char>(i % 4);
-  write_file(folder / (set + "-images-idx3-ubyte"),
-             idx(0x803, {count, 12, 12}, std::string(std::size_t{count} * 144, '\x40')));
-  write_file(folder / (set + "-labels-idx1-ubyte"), idx(0x801, {count}, labels));
+void write_idx(const fs::path& folder, const std::string& set, std::size_t count) {
+  std::vector<std::uint8_t> labels(count);
+  for (std::size_t i = 0; i < count; ++i) labels[i] = static_cast<std::uint8_t>(i % 4);
+  data::testing::write_idx(folder, set, 12, labels);
 }
 
 json::object summary_of(const fs::path& run) {
@@ -338,11 +323,12 @@ TEST_CASE("Bad data end with status 2, one line and nothing written", "[executab
     expected = "data/train-images-idx3-ubyte.gz: corrupt gzip file";
   }
   SECTION("labels for other images") {
-    write_file(train_labels, idx(0x801, {639}, std::string(639, '\1')));
+    write_file(train_labels, data::testing::idx({0x801, 639}, std::string(639, '\1')));
     expected = "data/train-labels-idx1-ubyte: 639 labels for the 640 images";
   }
   SECTION("label out of range") {
-    write_file(images / "t10k-labels-idx1-ubyte", idx(0x801, {128}, std::string(128, '\4')));
+    write_file(images / "t10k-labels-idx1-ubyte",
+               data::testing::idx({0x801, 128}, std::string(128, '\4')));
     expected = "data/t10k-labels-idx1-ubyte: label 4 ";
   }
   SECTION("an image folder that is none") {

@@ -1,8 +1,8 @@
 #include "stpt/experiment.hpp"
 
 #include <cstdio>
-#include <fstream>
 #include <string>
+#include <vector>
 
 #include "runtime/machine.hpp"
 #include "tests/data/testing.hpp"
@@ -102,26 +102,17 @@ TEST_CASE("who asks for too many candidates is told how many fit", "[experiment]
 
 TEST_CASE("the data's checksum tells labels apart", "[experiment]") {
   const data::testing::TemporaryFolder folder;
-  const auto write = [&](const std::string& name, std::string bytes) {
-    std::ofstream(folder.path() / name, std::ios::binary) << bytes;
-  };
-  for (const char* set : {"train", "t10k"})  // 12 equal images of 4x4 pixels
-    write(
-        set + std::string("-images-idx3-ubyte"),
-        std::string("\0\0\x08\x03\0\0\0\x0c\0\0\0\x04\0\0\0\x04", 16) + std::string(12 * 16, 'x'));
-  const auto checksum = [&](const std::string& train, const std::string& test) {
-    const auto labels = [](std::string digits) {
-      for (char& digit : digits) digit = static_cast<char>(digit - '0');
-      return std::string("\0\0\x08\x01\0\0\0\x0c", 8) + digits;
-    };
-    write("train-labels-idx1-ubyte", labels(train));
-    write("t10k-labels-idx1-ubyte", labels(test));
+  using Labels = std::vector<std::uint8_t>;
+  const auto checksum = [&](const Labels& train, const Labels& test) {
+    data::testing::write_idx(folder.path(), "train", 4, train);
+    data::testing::write_idx(folder.path(), "t10k", 4, test);
     return experiment(small + Overrides{"data.format=idx", "data.path=" + folder.path().string(),
                                         "data.hold_out=2", "training.workers=1",
                                         "training.batch_per_worker=2"})
         .data_checksum;
   };
-  const std::string labels = "010101010101", others = "010101011001";
+  const Labels labels = {0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1};
+  const Labels others = {0, 1, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1};
   CHECK(checksum(labels, labels) == checksum(labels, labels));
   CHECK(checksum(labels, labels) != checksum(others, labels));
   CHECK(checksum(labels, labels) != checksum(labels, others));

@@ -264,6 +264,8 @@ TEST_CASE("marks of choices stay out of the way of the learning rate in use", "[
   RunRecord run = run_of(10, 1);
   for (EpochRecord& epoch : run.epochs) epoch.candidates.front().winner = true;
   CHECK(times(report::learning_rate_chart(run, {976, 320, false}), "chosen") == 0);
+  CHECK_FALSE(has(render_report(run), "chosen: higher"));
+  CHECK(has(render_report(run_of(10, 4)), "chosen: higher"));
 }
 
 TEST_CASE("a training of one iteration is a dot", "[report]") {
