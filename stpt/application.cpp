@@ -19,18 +19,18 @@
 #include "runtime/environment.hpp"
 #include "runtime/machine.hpp"
 #include "runtime/runtime.hpp"
-#include "stpt/checkpoint.hpp"
 #include "stpt/command_line.hpp"
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
+#include "stpt/config/run_file.hpp"
 #include "stpt/experiment.hpp"
+#include "stpt/files/checkpoint.hpp"
+#include "stpt/files/run_directory.hpp"
+#include "stpt/files/weights.hpp"
 #include "stpt/messages.hpp"
 #include "stpt/ranks.hpp"
-#include "stpt/run_directory.hpp"
-#include "stpt/run_file.hpp"
 #include "stpt/run_output.hpp"
 #include "stpt/signals.hpp"
 #include "stpt/trainer.hpp"
-#include "stpt/weights.hpp"
 
 namespace stpt {
 namespace {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
 
 namespace stpt {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "stpt/record.hpp"
+#include "stpt/files/record.hpp"
 
 namespace stpt {
 

@@ -18,7 +18,7 @@
 #include "models/model_state.hpp"
 #include "models/optimizer.hpp"
 #include "models/program.hpp"
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
 #include "stpt/reduction_tree.hpp"
 
 namespace stpt {

@@ -15,11 +15,11 @@
 #include "runtime/cluster.hpp"
 #include "runtime/environment.hpp"
 #include "runtime/random.hpp"
-#include "stpt/json_text.hpp"
-#include "stpt/lr_sets.hpp"
-#include "stpt/network_file.hpp"
-#include "stpt/sha256.hpp"
-#include "stpt/weights.hpp"
+#include "stpt/config/json_text.hpp"
+#include "stpt/config/lr_sets.hpp"
+#include "stpt/config/network_file.hpp"
+#include "stpt/files/sha256.hpp"
+#include "stpt/files/weights.hpp"
 
 namespace stpt {
 namespace {

@@ -14,7 +14,7 @@
 #include "models/program.hpp"
 #include "models/team.hpp"
 #include "runtime/runtime.hpp"
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
 #include "stpt/gpu_choice.hpp"
 #include "stpt/learning_rate.hpp"
 #include "stpt/memory_estimate.hpp"

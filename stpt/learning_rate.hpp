@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
 
 namespace stpt {
 

@@ -8,7 +8,7 @@
 
 #include "models/network.hpp"
 #include "models/program.hpp"
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
 #include "stpt/gpu_choice.hpp"
 
 namespace stpt {

@@ -9,7 +9,7 @@
 #include <ostream>
 #include <string>
 
-#include "stpt/record.hpp"
+#include "stpt/files/record.hpp"
 
 namespace stpt {
 

@@ -8,7 +8,7 @@
 #include <system_error>
 #include <utility>
 
-#include "stpt/checkpoint.hpp"
+#include "stpt/files/checkpoint.hpp"
 #include "stpt/messages.hpp"
 
 namespace stpt {

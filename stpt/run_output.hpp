@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "stpt/files/record.hpp"
+#include "stpt/files/run_directory.hpp"
 #include "stpt/progress.hpp"
-#include "stpt/record.hpp"
-#include "stpt/run_directory.hpp"
 #include "stpt/trainer.hpp"
 
 namespace stpt {

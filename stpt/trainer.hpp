@@ -7,11 +7,11 @@
 #include <memory>
 #include <string>
 
-#include "stpt/checkpoint.hpp"
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
+#include "stpt/files/checkpoint.hpp"
+#include "stpt/files/record.hpp"
 #include "stpt/gpu_choice.hpp"
 #include "stpt/progress.hpp"
-#include "stpt/record.hpp"
 
 namespace stpt {
 

@@ -5,7 +5,7 @@
 
 #include "models/transfer.hpp"
 #include "runtime/cluster.hpp"
-#include "stpt/sha256.hpp"
+#include "stpt/files/sha256.hpp"
 
 namespace stpt {
 namespace {

@@ -22,8 +22,8 @@
 #include "models/team.hpp"
 #include "models/zoo.hpp"
 #include "runtime/machine.hpp"
+#include "stpt/config/json_text.hpp"
 #include "stpt/data_parallel.hpp"
-#include "stpt/json_text.hpp"
 #include "tests/catch.hpp"
 #include "tests/stpt/program.hpp"
 

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
+#include "stpt/config/lr_sets.hpp"
+#include "stpt/config/run_file.hpp"
 #include "stpt/learning_rate.hpp"
-#include "stpt/lr_sets.hpp"
-#include "stpt/run_file.hpp"
 #include "stpt/trainer.hpp"
 #include "tests/catch.hpp"
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
 #include "stpt/pretrain.hpp"
 #include "tests/catch.hpp"
 #include "tests/stpt/training.hpp"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "stpt/config.hpp"
+#include "stpt/config/config.hpp"
 #include "stpt/experiment.hpp"
 #include "stpt/trainer.hpp"
 #include "tests/catch.hpp"

@@ -1,0 +1,293 @@
+#include "stpt/config/network_file.hpp"
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/string.hpp>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "models/program.hpp"
+#include "models/zoo.hpp"
+#include "runtime/runtime.hpp"
+#include "stpt/config/json_text.hpp"
+#include "tests/catch.hpp"
+
+namespace stpt {
+namespace {
+
+namespace json = boost::json;
+using models::LayerKind;
+using models::Network;
+
+Network network_of(const std::string& layers, const runtime::Shape& input = {1, 3, 8, 8},
+                   int classes = 10) {
+  return build_network(read_json(R"({"name": "net", "layers": [)" + layers + "]}"), "net.json",
+                       input, classes);
+}
+
+/// What a text is refused for, without the file's name.
+template <class Act>
+std::string refusal(Act&& act) {
+  try {
+    (void)act();
+  } catch (const ConfigError& error) {
+    const std::string message = error.what();
+    REQUIRE(message.starts_with("net.json: "));
+    return message.substr(10);
+  }
+  return "no error";
+}
+
+std::string error_of(const std::string& layers) {
+  return refusal([&] { return network_of(layers); });
+}
+
+std::string error_of_network(const std::string& text) {
+  return refusal([&] { return build_network(read_json(text), "net.json", {1, 3, 8, 8}, 10); });
+}
+
+const std::string conv = R"({"name": "conv", "type": "convolution", "filters": 4, "kernel": 3}, )";
+const std::string fc = R"({"name": "fc", "type": "fully_connected"})";
+
+TEST_CASE("layers are what the file says", "[network_file]") {
+  const Network network = network_of(R"(
+    {"name": "c", "type": "convolution", "filters": 6, "kernel": 3, "stride": 2, "padding": 1,
+     "bias": true},
+    {"name": "b", "type": "batch_norm", "gamma": 0},
+    {"type": "relu"},
+    {"type": "max_pool", "kernel": 2},
+    {"type": "average_pool", "kernel": 2, "stride": 1, "padding": 1},
+    {"type": "global_average_pool"},
+    {"name": "fc", "type": "fully_connected", "outputs": 5},
+    {"name": "last", "type": "fully_connected"})");
+  CHECK(network.name == "net");
+  CHECK(network.classes == 10);
+  REQUIRE(network.layers.size() == 8);
+  const auto shape_after = [&](std::size_t layer) {
+    return network.activations[static_cast<std::size_t>(network.layers[layer].output)];
+  };
+  CHECK(shape_after(0) == runtime::Shape{1, 6, 4, 4});
+  CHECK(network.layers[0].bias >= 0);
+  CHECK(network.parameters[2].name == "b.weight");
+  CHECK(network.parameters[2].initialisation == models::Initialisation::zero);
+  CHECK(network.layers[2].kind == LayerKind::relu);
+  CHECK(shape_after(3) == runtime::Shape{1, 6, 2, 2});
+  CHECK(network.layers[3].stride == 2);  // as the kernel, if nothing is said
+  CHECK(shape_after(4) == runtime::Shape{1, 6, 3, 3});
+  CHECK(shape_after(5) == runtime::Shape{1, 6, 1, 1});
+  CHECK(shape_after(6) == runtime::Shape{1, 5, 1, 1});
+  CHECK(shape_after(7) == runtime::Shape{1, 10, 1, 1});
+  CHECK(network.logits == network.layers[7].output);
+}
+
+TEST_CASE("the network in configs/ fits images and runs", "[network_file]") {
+  const NetworkConfig file =
+      read_network_file(std::string(STPT_SOURCE_DIR) + "/configs/networks/small_residual.json");
+  for (const runtime::Shape& input :
+       {runtime::Shape{1, 3, 32, 32}, runtime::Shape{1, 1, 28, 28}, runtime::Shape{1, 3, 7, 9}}) {
+    const Network network = build_network(read_json(file.description), file.file, input, 10);
+    CHECK(network.blocks == std::vector<std::string>{"conv1", "conv2", "conv4", "fc"});
+  }
+  const Network network = build_network(read_json(file.description), file.file, {1, 3, 8, 8}, 10);
+  const runtime::Runtime runtime({.cpu_workers = 1, .scheduler = {}});
+  for (const auto grain : {models::Grain::op, models::Grain::block, models::Grain::step}) {
+    CHECK(models::Program(network, 2, models::Mode::train, {grain}).segments() > 0);
+  }
+}
+
+TEST_CASE("the example in the documentation is a network", "[network_file]") {
+  std::ifstream file(std::string(STPT_SOURCE_DIR) + "/docs/networks.md");
+  std::ostringstream bytes;
+  bytes << file.rdbuf();
+  const std::string text = bytes.str();
+  const std::size_t begin = text.find("```json\n") + 8;
+  const std::string example = text.substr(begin, text.find("```", begin) - begin);
+  CHECK(build_network(read_json(example), "docs", {1, 1, 28, 28}, 10).name == "tiny");
+}
+
+TEST_CASE("a description of ResNet-8 is ResNet-8", "[network_file]") {
+  std::string text = R"({"name": "conv", "type": "convolution", "filters": 16, "kernel": 3,
+                         "padding": 1}, {"name": "bn", "type": "batch_norm"},
+                        {"name": "x0", "type": "relu"})";
+  const auto convolution = [](const std::string& name, int filters, int kernel, int stride) {
+    return R"(, {"name": ")" + name + R"(", "type": "convolution", "filters": )" +
+           std::to_string(filters) + R"(, "kernel": )" + std::to_string(kernel) +
+           R"(, "stride": )" + std::to_string(stride) + R"(, "padding": )" +
+           std::to_string(kernel / 2);
+  };
+  for (int stage = 1; stage <= 3; ++stage) {
+    const std::string block = "stage" + std::to_string(stage) + ".block1";
+    const std::string x = "\"x" + std::to_string(stage - 1) + "\"";
+    const int stride = stage > 1 ? 2 : 1, filters = 8 << stage;
+    const auto norm = [&](const std::string& name) {
+      return R"(, {"name": ")" + block + name + R"(", "type": "batch_norm"})";
+    };
+    text += convolution(block + ".conv1", filters, 3, stride) + "}" + norm(".bn1") +
+            R"(, {"type": "relu"})" + convolution(block + ".conv2", filters, 3, 1) + "}" +
+            norm(".bn2");
+    std::string shortcut = x;
+    if (stage > 1) {
+      text += convolution(block + ".shortcut.conv", filters, 1, stride) + R"(, "inputs": [)" + x +
+              "]}" + norm(".shortcut.bn");
+      shortcut = "\"" + block + ".shortcut.bn\"";
+    }
+    text += R"(, {"type": "add", "inputs": [")" + block + R"(.bn2", )" + shortcut +
+            R"(]}, {"name": "x)" + std::to_string(stage) + R"(", "type": "relu"})";
+  }
+  text += R"(, {"type": "global_average_pool"}, )" + fc;
+  const Network own = network_of(text, {1, 3, 32, 32});
+  const Network known = models::make_network("resnet8", {1, 3, 32, 32}, 10);
+  // The same parameters in the same order and buckets: the same training.
+  CHECK(own.activations == known.activations);
+  REQUIRE(own.parameters.size() == known.parameters.size());
+  for (std::size_t i = 0; i < known.parameters.size(); ++i) {
+    CHECK(own.parameters[i].name == known.parameters[i].name);
+    CHECK(own.parameters[i].bucket == known.parameters[i].bucket);
+    CHECK(own.parameters[i].offset == known.parameters[i].offset);
+  }
+  CHECK(own.initial_parameters(3) == known.initial_parameters(3));
+}
+
+TEST_CASE("blocks are those that the file names, or end where one output is left",
+          "[network_file]") {
+  const std::string a = R"({"name": "a", "type": "convolution", "filters": 3, "kernel": 3,
+                            "padding": 1)";
+  const std::string sum = R"({"type": "add", "inputs": ["a", "input"]}, )";
+  CHECK(network_of(a + "}, " + fc).blocks == std::vector<std::string>{"a", "fc"});
+  CHECK(network_of(a + "}, " + sum + fc).blocks == std::vector<std::string>{"a", "fc"});
+  // The images are needed as well until "b" has read them.
+  CHECK(network_of(a + R"(}, {"name": "b", "type": "convolution", "filters": 3, "kernel": 1,
+                              "inputs": ["input"]}, {"type": "add", "inputs": ["a", "b"]}, )" +
+                   fc)
+            .blocks == std::vector<std::string>{"a", "fc"});
+  CHECK(network_of(a + R"(, "block": "all"}, )" + fc).blocks == std::vector<std::string>{"all"});
+  const std::string end = R"({"name": "fc", "type": "fully_connected", "block": )";
+  CHECK(network_of(a + R"(, "block": "p"}, {"type": "relu", "block": "p"}, )" + end + "\"q\"}")
+            .blocks == std::vector<std::string>{"p", "q"});
+  CHECK(error_of(a + "}, " + end + "\"q\"}") ==
+        "layers[1] \"fc\": block: layers[0] names no block; name one there, too, or nowhere");
+  CHECK(error_of(a + R"(, "block": "p"}, {"type": "relu", "block": "q"}, )" + end + "\"p\"}") ==
+        "layers[2] \"fc\": block: block \"p\" has ended already; its layers must follow one "
+        "another");
+  CHECK(error_of(a + R"(, "block": "a b"}, )" + fc)
+            .starts_with("layers[0] \"a\": block: is \"a b\""));
+  CHECK(error_of(a + R"(, "block": ""}, )" + fc).starts_with("layers[0] \"a\": block: is \"\""));
+}
+
+TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
+  CHECK(error_of("5, " + fc) == "layers[0]: is 5; must be an object, {...}");
+  CHECK(error_of(conv + "{}, " + fc).starts_with("layers[1]: has no type; add it, one of conv"));
+  CHECK(error_of(R"({"type": "convulution"})") ==
+        "layers[0]: type: is \"convulution\"; did you mean convolution?");
+  CHECK(error_of(R"({"type": "dropout"})") ==
+        "layers[0]: type: is \"dropout\"; must be one of convolution, batch_norm, relu, add, "
+        "max_pool, average_pool, global_average_pool, fully_connected");
+  CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
+  CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 4, "kernal": 3}, )" + fc) ==
+        "layers[0] \"c\": kernal: unknown key; did you mean kernel?");
+  CHECK(error_of(R"({"type": "relu", "slope": 0.1})") ==
+        "layers[0]: slope: unknown key; a relu has name, type, inputs and block");
+  CHECK(error_of(conv + R"({"type": "add", "scale": 2})") ==
+        "layers[1]: scale: unknown key; an add has name, type, inputs and block");
+  CHECK(error_of(R"({"type": "relu", "kernel": 3})").starts_with("layers[0]: kernel: unknown key"));
+  CHECK(error_of(R"({"type": "batch_norm"}, )" + fc) ==
+        "layers[0]: has no name; a batch_norm needs one, for it has parameters");
+  CHECK(error_of(conv + conv + fc) ==
+        "layers[1] \"conv\": has the name of layers[0]; take another");
+  CHECK(error_of(R"({"name": "input", "type": "relu"})") ==
+        "layers[0]: has the name of the network's input; take another");
+  CHECK(error_of(R"({"name": "a\nb", "type": "relu"})").starts_with("layers[0]: name: is "));
+  CHECK(error_of(R"({"name": 7, "type": "relu"})") ==
+        "layers[0]: name: is 7; must be 1 to 64 letters, digits, '.', '_' or '-'");
+  CHECK(error_of(R"({"name": "c", "type": "convolution", "kernel": 3}, )" + fc) ==
+        "layers[0] \"c\": has no filters; add it, a whole number from 1 to 65536");
+  for (const char* value : {"0", "-1", "1.5", "\"3\"", "1e9", "null", "[3]", "1e300"}) {
+    INFO(value);
+    const std::string text = R"({"name": "c", "type": "convolution", "filters": 4, "kernel": )" +
+                             std::string(value) + "}, " + fc;
+    CHECK(error_of(text).starts_with("layers[0] \"c\": kernel: is "));
+  }
+  CHECK(error_of(R"({"name": "b", "type": "batch_norm", "gamma": 2}, )" + fc) ==
+        "layers[0] \"b\": gamma: is 2; must be a whole number from 0 to 1");
+  CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 4, "kernel": 3, "bias": 1}, )" +
+                 fc) == "layers[0] \"c\": bias: is 1; must be true or false");
+}
+
+TEST_CASE("inputs that there are not", "[network_file]") {
+  CHECK(error_of(conv + R"({"type": "add"}, )" + fc) ==
+        "layers[1]: has no inputs; must name 2 layers, [\"a\", \"b\"]");
+  CHECK(error_of(conv + R"({"type": "add", "inputs": ["conv"]}, )" + fc) ==
+        "layers[1]: inputs: is [\"conv\"]; must be a list of 2 layers' names");
+  CHECK(error_of(conv + R"({"type": "relu", "inputs": "conv"}, )" + fc) ==
+        "layers[1]: inputs: is \"conv\"; must be a list of one layer's name");
+  CHECK(error_of(conv + R"({"type": "relu", "inputs": [0]}, )" + fc) ==
+        "layers[1]: inputs: is [0]; must be a list of one layer's name");
+  CHECK(error_of(conv + R"({"type": "relu", "inputs": ["cnov"]}, )" + fc) ==
+        "layers[1]: inputs: no layer before this one is called \"cnov\"; did you mean \"conv\"?");
+  CHECK(error_of(conv + R"({"type": "relu", "inputs": ["inptu"]}, )" + fc) ==
+        "layers[1]: inputs: no layer before this one is called \"inptu\"; did you mean \"input\"?");
+  CHECK(error_of(conv + R"({"type": "relu", "inputs": ["fc"]}, )" + fc) ==
+        "layers[1]: inputs: no layer before this one is called \"fc\"; name an earlier layer, or "
+        "\"input\" for the images");
+  CHECK(error_of(R"({"name": "a", "type": "relu", "inputs": ["a"]}, )" + fc)
+            .starts_with("layers[0] \"a\": inputs: no layer before this one is called \"a\""));
+  CHECK(error_of(conv + R"({"name": "r", "type": "relu"}, {"name": "fc", "type":
+                            "fully_connected", "inputs": ["conv"]})") ==
+        "layers[1] \"r\": nothing uses its output; name it in the inputs of a later layer, or "
+        "remove it");
+}
+
+TEST_CASE("shapes that do not fit are errors of their layer", "[network_file]") {
+  CHECK(
+      error_of(conv + R"({"name": "c2", "type": "convolution", "filters": 1, "kernel": 7}, )" + fc)
+          .starts_with("layers[1] \"c2\": conv2d of 1x4x6x6, kernel 7x7, stride 1, padding 0: "));
+  CHECK(error_of(R"({"type": "max_pool", "kernel": 9}, )" + fc)
+            .starts_with("layers[0]: pool2d of 1x3x8x8, kernel 9x9"));
+  CHECK(error_of(conv + R"({"type": "add", "inputs": ["conv", "input"]}, )" + fc) ==
+        "layers[1]: cannot add 1x4x6x6 and 1x3x8x8: shapes must be equal");
+  CHECK(error_of(conv + R"({"type": "relu"})") ==
+        "layers[1]: its output is 1x4x6x6; that of the last layer must be one number for each of "
+        "the 10 classes, 1x10x1x1");
+  CHECK(error_of(R"({"name": "fc", "type": "fully_connected", "outputs": 9})")
+            .starts_with("layers[0] \"fc\": its output is 1x9x1x1; "));
+}
+
+TEST_CASE("networks larger than any computer are refused, not computed with", "[network_file]") {
+  CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 65536, "kernel": 1024,
+                     "padding": 1024}, )" +
+                 fc) == "layers[0] \"c\": has 206158430208 weights; must have at most 2147483647");
+  CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 65536, "kernel": 1,
+                     "padding": 1024}, )" +
+                 fc)
+            .starts_with("layers[0] \"c\": its output is 1x65536x2056x2056; must have at most "));
+  CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 65536, "kernel": 1},
+                    {"name": "fc", "type": "fully_connected", "outputs": 65536})") ==
+        "layers[1] \"fc\": has 274877906944 weights; must have at most 2147483647");
+  std::string many;
+  for (int i = 0; i < 5000; ++i) many += R"({"type": "relu"}, )";
+  CHECK(error_of(many + fc) == "layers: has 5001 layers; must have at most 4096");
+}
+
+TEST_CASE("what is no network at all", "[network_file]") {
+  CHECK(error_of_network("{}") == "has no name; add \"name\": \"...\"");
+  CHECK(error_of_network("[]") == "is []; must be an object, {...}");
+  CHECK(error_of_network(R"({"name": "n"})") == "has no layers; add \"layers\": [{...}, ...]");
+  CHECK(error_of_network(R"({"name": "n", "layers": {}})") ==
+        "layers: is an object; must be a list, [{...}, ...]");
+  CHECK(error_of_network(R"({"name": "n", "layers": []})") ==
+        "layers: is empty; must have a layer");
+  CHECK(error_of_network(R"({"name": "n", "layer": []})") ==
+        "layer: unknown key; a network has name and layers");
+  CHECK(error_of_network(R"({"name": "", "layers": []})").starts_with("name: is \"\"; must be "));
+  // Images of one channel per class and no weights.
+  CHECK(refusal([] {
+          return build_network(
+              read_json(R"({"name": "n", "layers": [{"type": "global_average_pool"}]})"),
+              "net.json", {1, 3, 8, 8}, 3);
+        }) == "layers: have no weights; add a convolution or a fully_connected");
+}
+
+}  // namespace
+}  // namespace stpt
