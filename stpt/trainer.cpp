@@ -5,7 +5,6 @@
 #include <chrono>
 #include <ctime>
 #include <limits>
-#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -17,6 +16,7 @@
 #include "stpt/config/lr_sets.hpp"
 #include "stpt/experiment.hpp"
 #include "stpt/pretrain.hpp"
+#include "stpt/sample_meter.hpp"
 #include "stpt/session.hpp"
 #include "stpt/whole_model.hpp"
 
@@ -99,13 +99,6 @@ struct MainTrainEnd {
   bool collapsed = false;    ///< it has to be repeated
 };
 
-/// What ranks other than 0 need of a checkpoint besides the model.
-struct ResumePoint {
-  int epoch = 0;
-  double chosen_learning_rate = 0, base_learning_rate = 0, highest_learning_rate = 0;
-  PlateauState plateau;
-};
-
 }  // namespace
 
 struct Trainer::Impl {
@@ -138,7 +131,6 @@ struct Trainer::Impl {
   void test(Session& session, std::span<const std::uint32_t> order, EpochRecord& record);
   [[nodiscard]] Choice decide(const PretrainResult& outcome, int epoch) const;
   void show(int epoch, const std::string& phase, double learning_rate);
-  void plan_samples(int epoch);
 
   Config given;  ///< that of the experiment has more resolved
   Experiment experiment;
@@ -150,14 +142,7 @@ struct Trainer::Impl {
   // While running.
   const TrainerObserver* observer = nullptr;
   const std::atomic<bool>* stop = nullptr;
-  Clock::time_point started;
-  std::int64_t samples_done = 0;     ///< submitted, losers included
-  std::int64_t samples_planned = 0;  ///< of the whole run, as far as one knows
-  std::int64_t samples_dropped = 0;  ///< of these, since candidates are out
-  double epoch_training_start = 0;
-  std::int64_t samples_at_epoch_start = 0;
-  std::mutex latest_mutex;
-  StepResult latest;
+  std::optional<SampleMeter> meter;
 };
 
 void Trainer::Impl::describe() {
@@ -197,40 +182,14 @@ void Trainer::Impl::describe() {
   progress.base_learning_rate = config.training.learning_rate.initial;
 }
 
-/// For the person who waits: all of this epoch and of those behind it is to be done.
-void Trainer::Impl::plan_samples(int first_epoch) {
-  const StptConfig& stpt = experiment.config.stpt;
-  samples_dropped = 0;
-  samples_planned = samples_done;
-  for (int epoch = first_epoch; epoch <= experiment.config.training.epochs; ++epoch) {
-    const EpochPlan plan = experiment.schedule.plan(epoch);
-    samples_planned += (plan.end - plan.main_first) * experiment.global_batch();
-    if (!experiment.schedule.pretrains(epoch)) continue;
-    const std::size_t candidates = candidates_at(stpt, epoch).factors.size();
-    samples_planned +=
-        static_cast<std::int64_t>(candidates) * stpt.alpha * experiment.replica_batch(candidates);
-  }
-}
-
 void Trainer::Impl::show(int epoch, const std::string& phase, double learning_rate) {
   if (runtime::Cluster::current().any(stop != nullptr && stop->load())) throw Stopped{};
   if (!observer->progress) return;
-  ProgressState state;
+  ProgressState state = meter->state();
   state.epoch = epoch;
   state.epochs = experiment.config.training.epochs;
   state.phase = phase;
-  state.done = samples_done;
-  state.planned = samples_planned - samples_dropped;
-  state.elapsed = seconds_since(started);
-  const double seconds = seconds_since(started) - epoch_training_start;
-  if (seconds > 0.5) {
-    state.images_per_second = static_cast<double>(samples_done - samples_at_epoch_start) / seconds;
-  }
   state.learning_rate = learning_rate;
-  {
-    const std::scoped_lock lock(latest_mutex);
-    if (latest.samples > 0) state.train_top1 = latest.top1;
-  }
   if (!record.epochs.empty()) state.test_top1 = record.epochs.back().test_top1;
   observer->progress(state);
 }
@@ -295,7 +254,11 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     const double base = progress.base_learning_rate;
     result.base_learning_rate = base;
     const auto step_done = [&](bool made) {
-      (made ? samples_done : samples_dropped) += replica_batch;
+      if (made) {
+        meter->add(replica_batch);
+      } else {
+        meter->drop(replica_batch);
+      }
       show(epoch, "pre-train", base);
     };
     PretrainResult outcome =
@@ -323,7 +286,7 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     if (attempt == config.max_retries)
       throw TrainingError(all_diverged(epoch, set.factors.size(), attempt, base));
     ++result.retries;
-    plan_samples(epoch);  // once more
+    meter->plan_from(epoch);  // once more
     progress.base_learning_rate = base / 2;
   }
 }
@@ -388,8 +351,7 @@ MainTrainSteps Trainer::Impl::train_steps(Session& session, int epoch,
     if (!step.finite() && broken < 0) broken = plan.main_first + done;
     ++done;
     steps.results.insert(steps.results.end(), workers.begin(), workers.end());
-    const std::scoped_lock lock(latest_mutex);
-    latest = step;
+    meter->step_done(step);
   };
   // Ranks go on together: each may be the only one that has seen it.
   const bool stays = repeats_collapsed() && team.ranks > 1;
@@ -399,7 +361,7 @@ MainTrainSteps Trainer::Impl::train_steps(Session& session, int epoch,
     const double rate = experiment.schedule.at(iteration, progress.chosen_learning_rate);
     const auto batches = session.load(order, iteration - plan.first, team, epoch);
     session.data_parallel.step(*session.current, batches, static_cast<float>(rate), log);
-    samples_done += experiment.global_batch();
+    meter->add(experiment.global_batch());
     show(epoch, phase, rate);
   }
   session.runtime.wait_for_all();
@@ -496,8 +458,7 @@ void Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order,
 
 void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
   const auto start = Clock::now();
-  epoch_training_start = seconds_since(started);
-  samples_at_epoch_start = samples_done;
+  meter->begin_epoch();
   EpochRecord result;
   result.epoch = epoch;
   result.base_learning_rate = progress.base_learning_rate;
@@ -508,7 +469,7 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
       experiment.sampler.order(static_cast<std::uint64_t>(epoch));
   const double base = progress.base_learning_rate, chosen = progress.chosen_learning_rate;
   for (;;) {
-    plan_samples(epoch);
+    meter->plan_from(epoch);
     if (result.phase == "stpt") choose_learning_rate(session, *pretrain, epoch, order, result);
     const MainTrainEnd end = train_main(session, epoch, order, result);
     if (!end.collapsed) break;
@@ -536,18 +497,12 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
 
 void Trainer::Impl::restore(Session& session) {
   runtime::Cluster& cluster = runtime::Cluster::current();
-  const ResumePoint point = cluster.broadcast(
-      ResumePoint{progress.epoch, progress.chosen_learning_rate, progress.base_learning_rate,
-                  progress.highest_learning_rate, progress.plateau});
-  progress.epoch = point.epoch;
-  progress.chosen_learning_rate = point.chosen_learning_rate;
-  progress.base_learning_rate = point.base_learning_rate;
-  progress.highest_learning_rate = point.highest_learning_rate;
-  progress.plateau = point.plateau;
+  RunPosition& position = progress;
+  position = cluster.broadcast(position);
   if (progress.epoch > 0) experiment.schedule.restore(progress.plateau);
   restore_model(session);
   for (const EpochRecord& epoch : record.epochs)
-    samples_done += epoch.samples_winner + epoch.samples_discarded;
+    meter->add(epoch.samples_winner + epoch.samples_discarded);
 }
 
 void Trainer::Impl::restore_model(Session& session) {
@@ -583,7 +538,7 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
   try {
     for (int epoch = progress.epoch + 1; epoch <= experiment.config.training.epochs; ++epoch) {
       run_epoch(session, pretrain ? &*pretrain : nullptr, epoch);
-      record.wall_seconds = earlier_seconds + seconds_since(started);
+      record.wall_seconds = earlier_seconds + meter->elapsed();
       progress.epoch = epoch;
       progress.model = {};  // of the epoch before, which this one might have come back to
       Checkpoint checkpoint = progress;
@@ -606,7 +561,7 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
     session.runtime.wait_for_all();
     record.status = "stopped";
   }
-  record.wall_seconds = earlier_seconds + seconds_since(started);
+  record.wall_seconds = earlier_seconds + meter->elapsed();
   progress.model = {};  // one copy of a large model is enough
   final_model = collect_model(session);
   // Without an epoch there are no settled running statistics to take the digest of.
@@ -618,7 +573,7 @@ RunRecord Trainer::Impl::run(const TrainerObserver& run_observer,
                              const std::atomic<bool>* run_stop) {
   observer = &run_observer;
   stop = run_stop;
-  started = Clock::now();
+  meter.emplace(experiment);
   record.status = "running";
   const double earlier_seconds = progress.wall_seconds;
   Session session(experiment);

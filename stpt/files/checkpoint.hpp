@@ -13,15 +13,18 @@
 
 namespace stpt {
 
-/// Samplers, augmentation and candidates are functions of the config and the epoch: nothing of them
-/// is saved.
-struct Checkpoint {
+/// Where a run is between two epochs, besides its model; the same on all ranks. Samplers,
+/// augmentation and candidates are functions of the config and the epoch: nothing of them is here.
+struct RunPosition {
   int epoch = 0;                    ///< the last one completed
   double chosen_learning_rate = 0;  ///< Main-train's base
   double base_learning_rate = 0;    ///< what the next candidates multiply
   /// Half of one with which training fell apart: candidates above it are out.
   double highest_learning_rate = std::numeric_limits<double>::infinity();
   PlateauState plateau;
+};
+
+struct Checkpoint : RunPosition {
   double wall_seconds = 0;            ///< of the run so far
   std::string config;                 ///< the run's, by print_config
   std::string data;                   ///< a checksum of its data
