@@ -35,6 +35,27 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+/// What all ranks have found out on the candidates: a list of each rank's, with one candidate's
+/// part behind the other's.
+template <class T>
+class ListsOfRanks {
+ public:
+  /// Collective.
+  explicit ListsOfRanks(const std::vector<T>& mine)
+      : lists_(runtime::Cluster::current().all_gather(mine)), taken_(lists_.size(), 0) {}
+
+  /// The next `count` of that rank's.
+  [[nodiscard]] std::span<const T> take(int rank, std::size_t count) {
+    const auto index = static_cast<std::size_t>(rank);
+    return std::span(lists_[index])
+        .subspan(std::exchange(taken_[index], taken_[index] + count), count);
+  }
+
+ private:
+  std::vector<std::vector<T>> lists_;
+  std::vector<std::size_t> taken_;
+};
+
 /// More candidates than workers run in waves of n, so that no more than n replicas compete at a
 /// time (stpt.many_candidates); but no GPU worker of any rank is idle. The ranks of a team wait for
 /// each other's messages, so all take the steps in one order.
@@ -177,73 +198,78 @@ void Pretrain::take_snapshot(std::size_t candidates) {
   }
 }
 
-PretrainResult Pretrain::run(int epoch, double base_learning_rate, double highest_learning_rate,
-                             std::span<const double> factors, std::span<const std::uint32_t> order,
+PretrainResult Pretrain::run(const Candidates& candidates,
                              const std::function<void(bool)>& step_done) {
-  const Experiment& experiment = session_.experiment;
-  const StptConfig& config = experiment.config.stpt;
-  const std::size_t candidates = factors.size();
-  const EpochPlan plan = experiment.schedule.plan(epoch);
+  const std::size_t count = candidates.factors.size();
   PretrainResult result;
   result.guess = guess_;
 
   Stopwatch watch;
-  prepare(candidates);
-  take_snapshot(candidates);
-  result.scores.resize(candidates);
-  for (std::size_t k = 0; k < candidates; ++k) {
-    CandidateScore& score = result.scores[k];
-    score.factor = factors[k];
-    score.learning_rate = base_learning_rate * factors[k];
-    score.diverged = score.learning_rate > highest_learning_rate;
+  prepare(count);
+  take_snapshot(count);
+  for (std::size_t k = 0; k < count; ++k) {
+    CandidateScore& score = result.scores.emplace_back();
+    score.factor = candidates.factors[k];
+    score.learning_rate = candidates.base_learning_rate * score.factor;
+    score.diverged = score.learning_rate > candidates.highest_learning_rate;
     if (replicas_[k]) replicas_[k]->diverged = score.diverged;
   }
   session_.runtime.wait_for_all();
   result.seconds_snapshot = watch.lap();
 
-  for (std::size_t first = 0; first < candidates; first += wave_) {
-    const std::size_t last = std::min(first + wave_, candidates);
-    const std::size_t at_once = make_room(first, last);
-    for (int iteration = 0; iteration < config.alpha; ++iteration) {
-      const runtime::IterationMark mark(plan.first + iteration);
-      std::span<const data::Batch> batches;  // of this rank's replicas, which have one team
-      std::size_t turn = 0;                  // among these
-      for (std::size_t k = first; k < last; ++k) {
-        const std::size_t slot = replicas_[k] ? turn++ % at_once : 0;
-        const bool is_out = replicas_[k] && replicas_[k]->diverged;
-        step_done(!is_out);
-        if (!replicas_[k] || is_out) continue;
-        Replica& replica = *replicas_[k];
-        const models::Team& team = replica.state.placement.team;
-        if (config.replica_data == ReplicaData::disjoint) {
-          const std::int64_t other =
-              (std::int64_t{iteration} * static_cast<std::int64_t>(candidates) +
-               static_cast<std::int64_t>(k)) %
-              experiment.iterations_per_epoch;
-          batches = session_.load(order, other, team, epoch, first_piece(k));
-        } else if (batches.empty()) {
-          batches = session_.load(order, iteration, team, epoch);
-        }
-        const double rate =
-            pretrain_learning_rate(base_learning_rate, factors[k], config,
-                                   experiment.replica_batch(candidates), experiment.global_batch());
-        session_.data_parallel.step(
-            replica.state, batches,
-            static_cast<float>(experiment.schedule.at(plan.first + iteration, rate)), replica.log,
-            {channel_of(k), first_piece(k), slot, at_once});
-        // Over the second half of Pre-train.
-        if (const int start = config.alpha / 2; replica.mean && iteration >= start)
-          replica.mean->add(replica.state, iteration - start + 1, first_piece(k));
-      }
-    }
-  }
+  for (std::size_t first = 0; first < count; first += wave_)
+    train(candidates, first, std::min(first + wave_, count), step_done);
   session_.runtime.wait_for_all();
   result.seconds_train = watch.lap();
 
   collect_steps(result);
-  score(result, order);
+  if (evaluator_) {
+    score_images(result, candidates.order);
+  } else {
+    score_training(result);
+  }
   result.seconds_score = watch.lap();
   return result;
+}
+
+void Pretrain::train(const Candidates& candidates, std::size_t first, std::size_t last,
+                     const std::function<void(bool)>& step_done) {
+  const Experiment& experiment = session_.experiment;
+  const StptConfig& config = experiment.config.stpt;
+  const std::size_t count = candidates.factors.size();
+  const std::int64_t first_iteration = experiment.schedule.plan(candidates.epoch).first;
+  const std::size_t at_once = make_room(first, last);
+  for (int iteration = 0; iteration < config.alpha; ++iteration) {
+    const runtime::IterationMark mark(first_iteration + iteration);
+    std::span<const data::Batch> batches;  // of this rank's replicas, which have one team
+    std::size_t turn = 0;                  // among these
+    for (std::size_t k = first; k < last; ++k) {
+      const std::size_t slot = replicas_[k] ? turn++ % at_once : 0;
+      const bool is_out = replicas_[k] && replicas_[k]->diverged;
+      step_done(!is_out);
+      if (!replicas_[k] || is_out) continue;
+      Replica& replica = *replicas_[k];
+      const models::Team& team = replica.state.placement.team;
+      if (config.replica_data == ReplicaData::disjoint) {
+        const std::int64_t other = (std::int64_t{iteration} * static_cast<std::int64_t>(count) +
+                                    static_cast<std::int64_t>(k)) %
+                                   experiment.iterations_per_epoch;
+        batches = session_.load(candidates.order, other, team, candidates.epoch, first_piece(k));
+      } else if (batches.empty()) {
+        batches = session_.load(candidates.order, iteration, team, candidates.epoch);
+      }
+      const double rate =
+          pretrain_learning_rate(candidates.base_learning_rate, candidates.factors[k], config,
+                                 experiment.replica_batch(count), experiment.global_batch());
+      session_.data_parallel.step(
+          replica.state, batches,
+          static_cast<float>(experiment.schedule.at(first_iteration + iteration, rate)),
+          replica.log, {channel_of(k), first_piece(k), slot, at_once});
+      // Over the second half of Pre-train.
+      if (const int start = config.alpha / 2; replica.mean && iteration >= start)
+        replica.mean->add(replica.state, iteration - start + 1, first_piece(k));
+    }
+  }
 }
 
 void Pretrain::collect_steps(PretrainResult& result) const {
@@ -258,18 +284,14 @@ void Pretrain::collect_steps(PretrainResult& result) const {
     mine.insert(mine.end(), replicas_[k]->results.begin(), replicas_[k]->results.end());
   }
   const std::vector<std::vector<std::int64_t>> counts_of = cluster.all_gather(counts);
-  const std::vector<std::vector<WorkerResult>> results_of = cluster.all_gather(mine);
-  // Each rank's results of the candidate in question are taken off the front of its list.
-  std::vector<std::size_t> taken(results_of.size(), 0);
+  ListsOfRanks<WorkerResult> results(mine);
   const LossLimit limit = loss_limit(experiment, candidates);
   for (std::size_t k = 0; k < candidates; ++k) {
     const models::Team team = experiment.replica_team(k, candidates);
     std::vector<std::span<const WorkerResult>> ranks;
     for (int rank = team.first_rank; rank < team.first_rank + team.ranks; ++rank) {
-      const auto index = static_cast<std::size_t>(rank);
-      const auto count = static_cast<std::size_t>(counts_of[index][k]);
-      ranks.push_back(std::span(results_of[index]).subspan(taken[index], count));
-      taken[index] += count;
+      const std::int64_t count = counts_of[static_cast<std::size_t>(rank)][k];
+      ranks.push_back(results.take(rank, static_cast<std::size_t>(count)));
     }
     CandidateSteps seen;
     for (const StepResult& step : join_steps(ranks, team)) seen.add(step, limit);
@@ -278,23 +300,22 @@ void Pretrain::collect_steps(PretrainResult& result) const {
   }
 }
 
-void Pretrain::score(PretrainResult& result, std::span<const std::uint32_t> order) {
-  const Experiment& experiment = session_.experiment;
-  const StptConfig& config = experiment.config.stpt;
-  const std::size_t candidates = result.scores.size();
-  if (!evaluator_) {
-    for (std::size_t k = 0; k < candidates; ++k) {
-      CandidateScore& score = result.scores[k];
-      const auto& steps = result.steps[k];
-      const std::size_t window =
-          std::min(static_cast<std::size_t>(config.score_window), steps.size());
-      for (const StepResult& step : std::span(steps).last(window)) {
-        score.accuracy += step.top1 / static_cast<double>(window);
-        score.loss += step.loss / static_cast<double>(window);
-      }
+void Pretrain::score_training(PretrainResult& result) const {
+  const int wanted = session_.experiment.config.stpt.score_window;
+  for (std::size_t k = 0; k < result.scores.size(); ++k) {
+    const std::vector<StepResult>& steps = result.steps[k];
+    const std::size_t window = std::min(static_cast<std::size_t>(wanted), steps.size());
+    CandidateScore& score = result.scores[k];
+    for (const StepResult& step : std::span(steps).last(window)) {
+      score.accuracy += step.top1 / static_cast<double>(window);
+      score.loss += step.loss / static_cast<double>(window);
     }
-    return;
   }
+}
+
+void Pretrain::score_images(PretrainResult& result, std::span<const std::uint32_t> order) {
+  const Experiment& experiment = session_.experiment;
+  const std::size_t candidates = result.scores.size();
   runtime::Cluster& cluster = runtime::Cluster::current();
   std::vector<EvaluatedModel> models;
   models::Team team;  // of this rank's replicas
@@ -317,19 +338,15 @@ void Pretrain::score(PretrainResult& result, std::span<const std::uint32_t> orde
       mine.insert(mine.end(), part.samples.begin(), part.samples.end());
     }
   }
-  const std::vector<std::vector<codelets::SampleScore>> samples_of = cluster.all_gather(mine);
-  std::vector<std::size_t> taken(samples_of.size(), 0);
+  ListsOfRanks<codelets::SampleScore> all(mine);
   for (std::size_t k = 0; k < candidates; ++k) {
     CandidateScore& score = result.scores[k];
     if (score.diverged) continue;
     const models::Team of_k = experiment.replica_team(k, candidates);
     Evaluation evaluation;
     for (int part = 0; part < of_k.ranks; ++part) {
-      const auto rank = static_cast<std::size_t>(of_k.first_rank + part);
-      const std::size_t count = evaluator_->images(part, of_k.ranks);
-      const auto samples = std::span(samples_of[rank]).subspan(taken[rank], count);
+      const auto samples = all.take(of_k.first_rank + part, evaluator_->images(part, of_k.ranks));
       evaluation.samples.insert(evaluation.samples.end(), samples.begin(), samples.end());
-      taken[rank] += count;
     }
     for (const codelets::SampleScore& sample : evaluation.samples)
       score.correct.push_back(sample.rank == 0);

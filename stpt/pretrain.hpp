@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -60,19 +61,26 @@ struct PretrainResult {
   double seconds_snapshot = 0, seconds_train = 0, seconds_score = 0;
 };
 
+/// What an epoch's candidates are, and what they train on.
+struct Candidates {
+  int epoch = 1;
+  double base_learning_rate = 0;
+  std::span<const double> factors;  ///< of the base, one for each candidate
+  /// One with a learning rate above it is out from the start.
+  double highest_learning_rate = std::numeric_limits<double>::infinity();
+  std::span<const std::uint32_t> order;  ///< the epoch's training images
+};
+
 class Pretrain {
  public:
   /// Memory for this rank's part of the replicas is taken when they are first needed. All ranks
   /// call it.
   explicit Pretrain(Session& session);
 
-  /// Trains and scores one replica for each factor, from session.current, over the epoch's first
-  /// alpha iterations. One with a learning rate above the highest is out from the start.
-  /// For each candidate's each step `step_done` is called with whether it is made, which it is not
-  /// where the candidate is known here to be out; it may throw to stop.
-  PretrainResult run(int epoch, double base_learning_rate, double highest_learning_rate,
-                     std::span<const double> factors, std::span<const std::uint32_t> order,
-                     const std::function<void(bool)>& step_done);
+  /// Trains and scores one replica for each candidate, from session.current, over the epoch's first
+  /// alpha iterations. For each candidate's each step `step_done` is called with whether it is
+  /// made, which it is not where the candidate is known here to be out; it may throw to stop.
+  PretrainResult run(const Candidates& candidates, const std::function<void(bool)>& step_done);
 
   /// The winner's model becomes session.current: a swap of handles where both are placed alike,
   /// else it goes to where the workers of Main-train are. Asynchronous.
@@ -84,10 +92,16 @@ class Pretrain {
   /// StarPU worker is idle; there is room for them then.
   std::size_t make_room(std::size_t first, std::size_t last);
   void take_snapshot(std::size_t candidates);
+  /// Candidates from `first` to `last`, alpha steps each, which need not have ended.
+  void train(const Candidates& candidates, std::size_t first, std::size_t last,
+             const std::function<void(bool)>& step_done);
   /// Of this rank's workers that train the replica (runtime::Runtime::worker_for).
   [[nodiscard]] std::size_t first_piece(std::size_t replica) const;
   void collect_steps(PretrainResult& result) const;
-  void score(PretrainResult& result, std::span<const std::uint32_t> order);
+  /// By the last steps of Pre-train.
+  void score_training(PretrainResult& result) const;
+  /// By the evaluator's images.
+  void score_images(PretrainResult& result, std::span<const std::uint32_t> order);
 
   Session& session_;
   std::size_t wave_;  ///< so many replicas at most are trained at a time

@@ -261,8 +261,8 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
       }
       show(epoch, "pre-train", base);
     };
-    PretrainResult outcome =
-        pretrain.run(epoch, base, progress.highest_learning_rate, set.factors, order, step_done);
+    const PretrainResult outcome =
+        pretrain.run({epoch, base, set.factors, progress.highest_learning_rate, order}, step_done);
     const auto choosing = Clock::now();
     const Choice choice = decide(outcome, epoch);
     result.seconds_pretrain += outcome.seconds_train;

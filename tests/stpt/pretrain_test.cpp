@@ -1,6 +1,5 @@
 #include "stpt/pretrain.hpp"
 
-#include <limits>
 #include <vector>
 
 #include "tests/stpt/training.hpp"
@@ -42,7 +41,7 @@ TEST_CASE("scored is the mean over the second half of Pre-train, with statistics
     Pretrain pretrain(session);
     const std::vector<double> factors = {1};
     score =
-        pretrain.run(1, rate, std::numeric_limits<double>::infinity(), factors, order, [](bool) {})
+        pretrain.run({.base_learning_rate = rate, .factors = factors, .order = order}, [](bool) {})
             .scores.at(0)
             .loss;
   }
@@ -83,10 +82,10 @@ TEST_CASE("candidates are compared with the best guess for the images that score
     models::write(*session.current, run.initial_values());
     Pretrain pretrain(session);
     const std::vector<double> factors = {1};
-    const Guess guess = pretrain
-                            .run(1, 0.05, std::numeric_limits<double>::infinity(), factors,
-                                 run.sampler.order(1), [](bool) {})
-                            .guess;
+    const std::vector<std::uint32_t> order = run.sampler.order(1);
+    const Guess guess =
+        pretrain.run({.base_learning_rate = 0.05, .factors = factors, .order = order}, [](bool) {})
+            .guess;
     // The classes are of 16 or 17 images, in the hold-out of 1 or 2.
     const double most = hold_out ? 2.0 / 5 : 17.0 / 67;
     CHECK(guess.accuracy == Approx(most));
