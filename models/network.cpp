@@ -30,8 +30,8 @@ double Network::flops_per_image() const {
   double flops = 0;
   for (const Layer& layer : layers) {
     if (layer.kind != LayerKind::convolution && layer.kind != LayerKind::fully_connected) continue;
-    const auto weights = parameters[static_cast<std::size_t>(layer.weight)].shape.elements();
-    const auto positions = activations[static_cast<std::size_t>(layer.output)].spatial();
+    const auto weights = parameter(layer.weight).shape.elements();
+    const auto positions = shape(layer.output).spatial();
     flops += 2.0 * static_cast<double>(weights) * static_cast<double>(positions);
   }
   return flops;
@@ -58,8 +58,7 @@ std::vector<float> Network::initial_running_statistics() const {
   std::vector<float> values(running_statistics, 0.0f);
   for (const Layer& layer : layers) {
     if (layer.kind != LayerKind::batch_norm) continue;
-    const auto channels = activations[static_cast<std::size_t>(layer.output)].c;
-    std::fill_n(values.begin() + layer.running_variance, channels, 1.0f);
+    std::fill_n(values.begin() + layer.running_variance, shape(layer.output).c, 1.0f);
   }
   return values;
 }
@@ -103,10 +102,6 @@ NetworkBuilder::NetworkBuilder(std::string name, const Shape& input, int classes
 }
 
 void NetworkBuilder::begin_block(const std::string& name) { network_.blocks.push_back(name); }
-
-const Shape& NetworkBuilder::shape(ActivationId x) const {
-  return network_.activations.at(static_cast<std::size_t>(x));
-}
 
 Layer& NetworkBuilder::append(LayerKind kind, const std::string& name,
                               std::vector<ActivationId> inputs, const Shape& output) {

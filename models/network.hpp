@@ -47,11 +47,9 @@ struct Layer {
   ActivationId output = 0;
   int block = 0;
   int kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
-  int weight = -1;  ///< parameter index; for BatchNorm gamma
-  int bias = -1;    ///< parameter index or -1; for BatchNorm beta
-  int running_mean =
-      -1;  ///< BatchNorm: offset of the mean in the running statistics; the variance follows it
-  int running_variance = -1;
+  int weight = -1;                               ///< parameter index; for BatchNorm gamma
+  int bias = -1;                                 ///< parameter index or -1; for BatchNorm beta
+  int running_mean = -1, running_variance = -1;  ///< BatchNorm: offsets in the running statistics
 };
 
 /// Neighbouring blocks share a parameter bucket until it has so many elements (512 KiB). Each
@@ -75,6 +73,12 @@ struct Network {
   ActivationId logits = 0;
 
   [[nodiscard]] Shape input() const { return activations.front(); }
+  [[nodiscard]] const Shape& shape(ActivationId id) const {
+    return activations.at(static_cast<std::size_t>(id));
+  }
+  [[nodiscard]] const Parameter& parameter(int index) const {
+    return parameters[static_cast<std::size_t>(index)];
+  }
   /// Trainable numbers, padding not counted.
   [[nodiscard]] std::int64_t parameter_count() const;
   /// Floating-point operations of a forward pass for one image: 2 per multiply-add of convolutions
@@ -127,7 +131,7 @@ class NetworkBuilder {
   /// height and width and the two are equal. Smaller images stay as they are.
   ActivationId average_pool_to(ActivationId x, int size);
   ActivationId fully_connected(const std::string& name, ActivationId x, int outputs);
-  [[nodiscard]] const Shape& shape(ActivationId x) const;
+  [[nodiscard]] const Shape& shape(ActivationId x) const { return network_.shape(x); }
   [[nodiscard]] int classes() const { return network_.classes; }
 
   /// `logits` must be a vector of one element per class, and all other outputs be used.

@@ -38,27 +38,22 @@ std::span<float> StateEntry::in(ModelValues& values, std::size_t worker) const {
 std::vector<StateEntry> state_dict(const Network& network) {
   std::vector<StateEntry> entries;
   const auto add_parameter = [&](int index, std::vector<std::int64_t> dimensions) {
-    const Parameter& parameter = network.parameters[static_cast<std::size_t>(index)];
+    const Parameter& parameter = network.parameter(index);
     entries.push_back({parameter.name, std::move(dimensions), false,
                        static_cast<std::size_t>(parameter.bucket), parameter.offset});
   };
   for (const Layer& layer : network.layers) {
     if (layer.weight < 0) continue;
-    const auto& weight = network.parameters[static_cast<std::size_t>(layer.weight)];
-    const std::int64_t channels = network.activations[static_cast<std::size_t>(layer.output)].c;
+    const auto& weight = network.parameter(layer.weight);
+    const std::int64_t channels = network.shape(layer.output).c;
     add_parameter(layer.weight, weight_dimensions(layer.kind, weight.shape));
     if (layer.bias >= 0) add_parameter(layer.bias, {channels});
     if (layer.kind != LayerKind::batch_norm) continue;
-    entries.push_back({layer.name + ".running_mean",
-                       {channels},
-                       true,
-                       0,
-                       static_cast<std::size_t>(layer.running_mean)});
-    entries.push_back({layer.name + ".running_var",
-                       {channels},
-                       true,
-                       0,
-                       static_cast<std::size_t>(layer.running_variance)});
+    const auto add_running = [&](const char* name, int offset) {
+      entries.push_back({layer.name + name, {channels}, true, 0, static_cast<std::size_t>(offset)});
+    };
+    add_running(".running_mean", layer.running_mean);
+    add_running(".running_var", layer.running_variance);
   }
   return entries;
 }

@@ -98,8 +98,7 @@ const std::vector<Entry>& entries() {
 bool has_zero_gamma(const Network& network) {
   return std::ranges::any_of(network.layers, [&](const Layer& layer) {
     return layer.kind == LayerKind::batch_norm &&
-           network.parameters[static_cast<std::size_t>(layer.weight)].initialisation ==
-               Initialisation::zero;
+           network.parameter(layer.weight).initialisation == Initialisation::zero;
   });
 }
 
