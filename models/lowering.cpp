@@ -33,16 +33,13 @@ codelets::BatchNormMode batch_norm_mode(Mode mode) {
   return codelets::BatchNormMode::training;
 }
 
-}  // namespace
-
 /// Goes through the layers forward and backward and emits their ops.
 class Lowering {
  public:
-  Lowering(const Network& network, Mode mode, Program& program);
+  explicit Lowering(const LoweringRequest& request);
 
-  void emit_operations();
-  /// Once the operations are emitted.
-  void cut() { Segmentation(network_, ops_, buffers_, program_).cut(); }
+  /// To be called once.
+  [[nodiscard]] Lowered run();
 
  private:
   using Argument = Segmentation::Argument;
@@ -83,6 +80,7 @@ class Lowering {
     int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;  ///< buffers
   };
 
+  void emit_operations();
   void merge_layers();
   void emit_forward(std::size_t index);
   void forward_convolution(const Node& node, Kept& kept);
@@ -91,6 +89,8 @@ class Lowering {
   void forward_add(const Node& node);
   void forward_pool(const Node& node, Kept& kept);
   void forward_fully_connected(const Node& node, Kept& kept);
+  /// The logits as the loss takes them.
+  [[nodiscard]] TensorSpec loss_spec();
   void emit_loss();
   void emit_loss_backward();
   void emit_backward(std::size_t index);
@@ -132,7 +132,6 @@ class Lowering {
   Gradient pre_activation_gradient(const Node& node);
   [[nodiscard]] Shape batched(const Shape& shape) const;
 
-  [[nodiscard]] const Parameter& weight_of(const Layer& layer) const;
   [[nodiscard]] Argument parameter(int index) const;
   /// The layer's weights, and where to put their gradient, as its ops want them.
   [[nodiscard]] TensorSpec weights_spec(const Layer& layer) const;
@@ -147,7 +146,12 @@ class Lowering {
   [[nodiscard]] Argument gradient_bucket(int bucket);
   /// Whether a bucket has room that belongs to no parameter.
   [[nodiscard]] bool has_padding(int bucket) const;
-  [[nodiscard]] bool on_gpu() const { return codelets::on_gpu(program_.options_.device); }
+  [[nodiscard]] bool on_gpu() const { return codelets::on_gpu(request_.options.device); }
+  /// ask(Cpu{}) or ask(Cuda{}).
+  template <class Ask>
+  auto of_device(Ask ask) const {
+    return std::visit(ask, request_.options.device);
+  }
   [[nodiscard]] Argument running(int offset, Access access) const;
   [[nodiscard]] static Argument read(Argument argument);
   [[nodiscard]] static Argument read(int buffer);
@@ -157,9 +161,9 @@ class Lowering {
   template <class Op>
   void emit(const Op& op, const std::string& name, std::vector<Argument> arguments);
 
+  const LoweringRequest& request_;
   const Network& network_;
   Mode mode_;
-  Program& program_;
   std::vector<Node> nodes_;
   std::vector<Value> values_;
   std::vector<Kept> kept_;
@@ -173,8 +177,16 @@ class Lowering {
   std::map<int, ConvertedWeights> converted_;
 };
 
-Lowering::Lowering(const Network& network, Mode mode, Program& program)
-    : network_(network), mode_(mode), program_(program), values_(network.activations.size()) {}
+Lowering::Lowering(const LoweringRequest& request)
+    : request_(request),
+      network_(request.network),
+      mode_(request.mode),
+      values_(network_.activations.size()) {}
+
+Lowered Lowering::run() {
+  emit_operations();
+  return Segmentation(request_, std::move(ops_), buffers_).cut();
+}
 
 void Lowering::merge_layers() {
   std::vector<int> readers(network_.activations.size(), 0);
@@ -224,7 +236,7 @@ void Lowering::merge_layers() {
 }
 
 Shape Lowering::batched(const Shape& shape) const {
-  return {program_.batch(), shape.c, shape.h, shape.w};
+  return {request_.batch, shape.c, shape.h, shape.w};
 }
 
 int Lowering::new_buffer(std::size_t bytes) {
@@ -240,7 +252,7 @@ Lowering::Value& Lowering::define(ActivationId id, const TensorSpec& spec) {
 }
 
 Lowering::Argument Lowering::parameter(int index) const {
-  const Parameter& parameter = network_.parameters[static_cast<std::size_t>(index)];
+  const Parameter& parameter = network_.parameter(index);
   return {Resource::parameters, parameter.bucket, parameter.offset * sizeof(float), Access::read};
 }
 
@@ -266,15 +278,11 @@ Lowering::Argument Lowering::gradient_bucket(int bucket) {
 }
 
 Lowering::Argument Lowering::gradient_of(int index) {
-  const Parameter& parameter = network_.parameters[static_cast<std::size_t>(index)];
+  const Parameter& parameter = network_.parameter(index);
   Argument argument = gradient_bucket(parameter.bucket);
   argument.offset = parameter.offset * sizeof(float);
   given_.insert(index);
   return argument;
-}
-
-const Parameter& Lowering::weight_of(const Layer& layer) const {
-  return network_.parameters[static_cast<std::size_t>(layer.weight)];
 }
 
 std::int64_t Lowering::image_channels() const {
@@ -284,25 +292,22 @@ std::int64_t Lowering::image_channels() const {
            std::ranges::find(layer.inputs, 0) == layer.inputs.end();
   });
   if (!convolved) return channels;
-  return std::visit(
-      [&](auto device) { return codelets::conv2d_channels(channels, network_.data_type, device); },
-      program_.options_.device);
+  return of_device(
+      [&](auto device) { return codelets::conv2d_channels(channels, network_.data_type, device); });
 }
 
 TensorSpec Lowering::weights_spec(const Layer& layer) const {
-  Shape shape = weight_of(layer).shape;
+  Shape shape = network_.parameter(layer.weight).shape;
   if (layer.kind == LayerKind::convolution && layer.inputs[0] == 0) shape.c = image_channels();
-  return std::visit(
-      [&](auto device) {
-        return layer.kind == LayerKind::convolution
-                   ? codelets::conv2d_weights(shape, network_.data_type, device)
-                   : codelets::fully_connected_weights(shape, network_.data_type, device);
-      },
-      program_.options_.device);
+  return of_device([&](auto device) {
+    return layer.kind == LayerKind::convolution
+               ? codelets::conv2d_weights(shape, network_.data_type, device)
+               : codelets::fully_connected_weights(shape, network_.data_type, device);
+  });
 }
 
 int Lowering::conversion_of(const Layer& layer) const {
-  return program_.options_.grain == Grain::step ? 0 : layer.block;
+  return request_.options.grain == Grain::step ? 0 : layer.block;
 }
 
 Lowering::ConvertedWeights& Lowering::converted_weights(int conversion) {
@@ -313,7 +318,7 @@ Lowering::ConvertedWeights& Lowering::converted_weights(int conversion) {
   std::vector<Argument> arguments;
   for (const Layer& layer : network_.layers) {
     if (layer.kind != LayerKind::convolution && layer.kind != LayerKind::fully_connected) continue;
-    const Parameter& weight = weight_of(layer);
+    const Parameter& weight = network_.parameter(layer.weight);
     const TensorSpec kept{weight.shape, runtime::DataType::float32, Layout::nchw};
     const TensorSpec wanted = weights_spec(layer);
     if (conversion_of(layer) != conversion || runtime::same_memory(kept, wanted)) continue;
@@ -394,8 +399,8 @@ void Lowering::emit(const Op& op, const std::string& name, std::vector<Argument>
     if (buffer.first < 0) buffer.first = index;
     buffer.last = index;
   }
-  ops_.push_back({name, block_, backward_, std::move(arguments)});
-  program_.operations_.push_back({codelets::plan(op, program_.options_.device), {}});
+  ops_.push_back(
+      {name, block_, backward_, codelets::plan(op, request_.options.device), std::move(arguments)});
 }
 
 Lowering::Argument Lowering::as(ActivationId id, const TensorSpec& spec) {
@@ -413,7 +418,7 @@ Lowering::Argument Lowering::in_layout(ActivationId id, Layout layout) {
 }
 
 void Lowering::emit_input() {
-  const int parts = program_.image_parts();
+  const int parts = request_.image_parts;
   Value& images = value(0);
   images.spec = {batched(network_.input()), runtime::DataType::float32, Layout::nchw};
   images.location = {Resource::images, 0, 0, Access::read};
@@ -421,7 +426,7 @@ void Lowering::emit_input() {
     if (parts != 1) throw std::logic_error("Program: cores take a batch in one part");
     return;
   }
-  if (program_.batch() % parts != 0)
+  if (request_.batch % parts != 0)
     throw std::logic_error("Program: the parts of a batch must be of equal size");
   TensorSpec part = images.spec, converted = images.spec;
   part.shape.n /= parts;
@@ -444,8 +449,8 @@ void Lowering::emit_operations() {
     throw std::invalid_argument(std::string("model.data_type: CPUs compute in float32 only, not ") +
                                 runtime::to_string(network_.data_type));
   }
-  if (program_.batch() < 1) {
-    throw std::invalid_argument(network_.name + ": a batch of " + std::to_string(program_.batch()) +
+  if (request_.batch < 1) {
+    throw std::invalid_argument(network_.name + ": a batch of " + std::to_string(request_.batch) +
                                 " images; at least 1 is needed");
   }
   merge_layers();
@@ -494,8 +499,7 @@ void Lowering::emit_forward(std::size_t index) {
 }
 
 TensorSpec Lowering::output_spec(const Node& node) const {
-  return {batched(network_.activations[static_cast<std::size_t>(node.output)]), network_.data_type,
-          Layout::any};
+  return {batched(network_.shape(node.output)), network_.data_type, Layout::any};
 }
 
 Lowering::Argument Lowering::keep(int& buffer, std::size_t bytes) {
@@ -509,8 +513,7 @@ void Lowering::forward_convolution(const Node& node, Kept& kept) {
   auto& conv = kept.conv;
   conv = {input(node).spec, output_spec(node), layer.kernel_h, layer.kernel_w,
           layer.stride,     layer.padding,     layer.bias >= 0};
-  std::visit([&conv](auto device) { codelets::choose_layout(conv, device); },
-             program_.options_.device);
+  of_device([&conv](auto device) { codelets::choose_layout(conv, device); });
   std::vector<Argument> arguments{read(input(node).location), weights(layer)};
   if (conv.bias) arguments.push_back(parameter(layer.bias));
   arguments.push_back(define(node.output, conv.dst).location);
@@ -549,8 +552,7 @@ void Lowering::forward_batch_norm(const Node& node, Kept& kept) {
     arguments.insert(arguments.end(), 2, Argument{});
   }
   const std::size_t mask_bytes =
-      std::visit([&norm](auto device) { return codelets::batch_norm_mask_bytes(norm, device); },
-                 program_.options_.device);
+      of_device([&norm](auto device) { return codelets::batch_norm_mask_bytes(norm, device); });
   arguments.push_back(keep(kept.mask, mask_bytes));
   emit(codelets::BatchNormForward{norm, mode}, layer.name, std::move(arguments));
 }
@@ -581,8 +583,7 @@ void Lowering::forward_pool(const Node& node, Kept& kept) {
   pool.stride = layer.stride;
   pool.padding = layer.padding;
   const std::size_t indices_bytes =
-      std::visit([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); },
-                 program_.options_.device);
+      of_device([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); });
   const Argument indices = keep(kept.indices, indices_bytes);
   emit(codelets::Pool2dForward{pool, mode_ == Mode::train}, layer.name,
        {read(input(node).location), define(node.output, pool.dst).location, indices});
@@ -603,18 +604,20 @@ void Lowering::forward_fully_connected(const Node& node, Kept& kept) {
         define(node.output, stored).location});
 }
 
+TensorSpec Lowering::loss_spec() {
+  return {value(network_.logits).spec.shape, runtime::DataType::float32, Layout::nchw};
+}
+
 void Lowering::emit_loss() {
-  TensorSpec spec = value(network_.logits).spec;
-  spec.layout = Layout::nchw;
-  spec.type = runtime::DataType::float32;
+  const TensorSpec spec = loss_spec();
   const Argument logits = as(network_.logits, spec);
   Argument d_logits;
   if (mode_ == Mode::train) {
     logits_gradient_ = new_buffer(spec.bytes());
     d_logits = write(logits_gradient_);
   }
-  codelets::SoftmaxCrossEntropy loss{spec, mode_ == Mode::train, program_.loss_scale()};
-  if (mode_ == Mode::train) loss.label_smoothing = program_.options_.label_smoothing;
+  codelets::SoftmaxCrossEntropy loss{spec, mode_ == Mode::train, request_.options.loss_scale};
+  if (mode_ == Mode::train) loss.label_smoothing = request_.options.label_smoothing;
   emit(loss, "loss",
        {logits,
         {Resource::labels, 0, 0, Access::read},
@@ -624,9 +627,7 @@ void Lowering::emit_loss() {
 
 void Lowering::emit_loss_backward() {
   Value& logits = value(network_.logits);
-  TensorSpec spec = logits.spec;
-  spec.layout = Layout::nchw;
-  spec.type = runtime::DataType::float32;
+  const TensorSpec spec = loss_spec();
   if (runtime::same_memory(spec, logits.spec)) {
     logits.gradients.push_back({logits_gradient_, false});
   } else {
@@ -787,10 +788,8 @@ void Lowering::backward_fully_connected(const Node& node, const Kept& kept) {
   }
 }
 
-void lower(const Network& network, Mode mode, Program& program) {
-  Lowering lowering(network, mode, program);
-  lowering.emit_operations();
-  lowering.cut();
-}
+}  // namespace
+
+Lowered lower(const LoweringRequest& request) { return Lowering(request).run(); }
 
 }  // namespace stpt::models

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "codelets/cuda_graph.hpp"
-#include "models/lowering.hpp"
 
 namespace stpt::models {
 
@@ -16,10 +15,13 @@ using runtime::WorkerKind;
 
 Program::Program(const Network& network, int batch, Mode mode, const LoweringOptions& options,
                  int image_parts)
-    : batch_(batch), mode_(mode), options_(options), image_parts_(image_parts) {
-  lower(network, mode, *this);
-  if (scratch_bytes_ > 0)
-    scratch_ = Tensor(runtime::bytes_spec(scratch_bytes_), network.name + ".scratch");
+    : batch_(batch),
+      mode_(mode),
+      options_(options),
+      image_parts_(image_parts),
+      lowered_(lower({network, batch, mode, options, image_parts})) {
+  if (scratch_bytes() > 0)
+    scratch_ = Tensor(runtime::bytes_spec(scratch_bytes()), network.name + ".scratch");
 #ifdef STPT_HAS_CUDA
   if (on_gpu()) graphs_ = std::make_shared<codelets::cuda::GraphCache>();
 #endif
@@ -27,19 +29,19 @@ Program::Program(const Network& network, int batch, Mode mode, const LoweringOpt
 
 std::size_t Program::lane_bytes() const {
   std::size_t bytes = 0;
-  for (const std::size_t group : group_bytes_) bytes += group;
+  for (const std::size_t group : lowered_.group_bytes) bytes += group;
   return bytes;
 }
 
 Lane Program::make_lane() const {
   Lane lane;
-  for (const std::size_t bytes : group_bytes_) {
+  for (const std::size_t bytes : lowered_.group_bytes) {
     lane.emplace_back(runtime::bytes_spec(bytes), "activations." + std::to_string(lane.size()));
   }
   return lane;
 }
 
-const Tensor& Program::resolve(const Binding& binding, const ProgramInputs& inputs) const {
+const Tensor& Program::resolve(const Lowered::Binding& binding, const ProgramInputs& inputs) const {
   const auto index = static_cast<std::size_t>(binding.index);
   switch (binding.resource) {
     case Resource::images:
@@ -64,7 +66,7 @@ const Tensor& Program::resolve(const Binding& binding, const ProgramInputs& inpu
   throw std::logic_error("Program: unbound resource");
 }
 
-void Program::run_segment(const Segment& segment, std::span<void* const> buffers,
+void Program::run_segment(const Lowered::Segment& segment, std::span<void* const> buffers,
                           codelets::Stream stream) const {
   std::vector<void*> pointers;
   std::byte* workspace = nullptr;
@@ -74,9 +76,9 @@ void Program::run_segment(const Segment& segment, std::span<void* const> buffers
         segment.workspace_offset;
   }
   for (std::size_t op = segment.first; op < segment.last; ++op) {
-    const Operation& operation = operations_[op];
+    const Lowered::Operation& operation = lowered_.operations[op];
     pointers.clear();
-    for (const Operand& operand : operation.operands) {
+    for (const Lowered::Operand& operand : operation.operands) {
       pointers.push_back(
           operand.binding < 0
               ? nullptr
@@ -87,7 +89,7 @@ void Program::run_segment(const Segment& segment, std::span<void* const> buffers
   }
 }
 
-void Program::run_task(const Segment& segment, const runtime::TaskContext& task) const {
+void Program::run_task(const Lowered::Segment& segment, const runtime::TaskContext& task) const {
 #ifdef STPT_HAS_CUDA
   // A graph of one op would cost more than it saves.
   if (graphs_ && segment.last - segment.first > 1) {
@@ -99,7 +101,7 @@ void Program::run_task(const Segment& segment, const runtime::TaskContext& task)
   run_segment(segment, task.buffers, task.stream);
 }
 
-std::vector<codelets::SgdBucket> Program::updated_buckets(const Segment& segment,
+std::vector<codelets::SgdBucket> Program::updated_buckets(const Lowered::Segment& segment,
                                                           const Optimizer& optimizer,
                                                           std::span<void* const> buffers) const {
   std::map<int, codelets::SgdBucket> buckets;
@@ -125,12 +127,12 @@ void Program::submit(const ProgramInputs& inputs, int worker, int priority,
   static const runtime::Codelet train_on_gpu("train on GPU", {WorkerKind::cuda});
   static const runtime::Codelet score_on_gpu("score on GPU", {WorkerKind::cuda});
   const bool trains = mode_ == Mode::train;
-  if (update != nullptr && (!trains || segments_.size() != 1))
+  if (update != nullptr && (!trains || segments() != 1))
     throw std::logic_error("Program: no single task that could update the parameters");
   const runtime::Codelet& codelet =
       on_gpu() ? (trains ? train_on_gpu : score_on_gpu) : (trains ? train : score);
   std::vector<runtime::Use> uses;
-  for (const Segment& segment : segments_) {
+  for (const Lowered::Segment& segment : lowered_.segments) {
     uses.clear();
     std::set<int> buckets;
     for (const auto& [resource, index, access] : segment.bindings) {
@@ -176,9 +178,9 @@ void Program::run_here(const ProgramInputs& inputs, std::span<std::byte> scratch
 
 void Program::run_here(const Memory& memory, void* scratch, codelets::Stream stream) const {
   std::vector<void*> pointers;
-  for (const Segment& segment : segments_) {
+  for (const Lowered::Segment& segment : lowered_.segments) {
     pointers.clear();
-    for (const Binding& binding : segment.bindings) {
+    for (const Lowered::Binding& binding : segment.bindings) {
       pointers.push_back(binding.resource == Resource::scratch
                              ? scratch
                              : memory(binding.resource, binding.index));

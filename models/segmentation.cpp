@@ -9,51 +9,54 @@
 namespace stpt::models {
 using runtime::Access;
 
-Segmentation::Segmentation(const Network& network, const std::vector<Op>& ops,
-                           const std::vector<Buffer>& buffers, Program& program)
-    : network_(network), ops_(ops), buffers_(buffers), program_(program) {}
+Segmentation::Segmentation(const LoweringRequest& request, std::vector<Op> ops,
+                           const std::vector<Buffer>& buffers)
+    : request_(request), ops_(std::move(ops)), buffers_(buffers) {}
 
-void Segmentation::cut() {
-  cut_segments(program_.options_.grain);
+Lowered Segmentation::cut() {
+  cut_segments();
   const std::vector<Home> homes = place_buffers();
-  for (std::size_t segment = 0; segment < program_.segments_.size(); ++segment) {
+  for (std::size_t segment = 0; segment < result_.segments.size(); ++segment) {
     bind(segment, homes);
   }
+  return std::move(result_);
 }
 
-void Segmentation::cut_segments(Grain grain) {
-  auto& segments = program_.segments_;
+void Segmentation::cut_segments() {
+  auto& segments = result_.segments;
   for (std::size_t op = 0; op < ops_.size(); ++op) {
-    if (starts_segment(op, grain)) {
-      Program::Segment segment;
-      segment.name = segment_name(ops_[op], grain);
+    if (starts_segment(op)) {
+      Lowered::Segment segment;
+      segment.name = segment_name(ops_[op]);
       segment.first = op;
-      segment.footprint = static_cast<std::uint32_t>(
-          std::hash<std::string>{}(network_.name + segment.name + std::to_string(program_.batch_) +
-                                   std::to_string(segments.size())));
+      segment.footprint = static_cast<std::uint32_t>(std::hash<std::string>{}(
+          request_.network.name + segment.name + std::to_string(request_.batch) +
+          std::to_string(segments.size())));
       segments.push_back(std::move(segment));
     }
     segments.back().last = op + 1;
   }
 }
 
-bool Segmentation::starts_segment(std::size_t op, Grain grain) const {
+bool Segmentation::starts_segment(std::size_t op) const {
+  const Grain grain = request_.options.grain;
   if (op == 0 || grain == Grain::op) return true;
   if (grain == Grain::step) return false;
   return ops_[op].block != ops_[op - 1].block || ops_[op].backward != ops_[op - 1].backward;
 }
 
-std::string Segmentation::segment_name(const Op& op, Grain grain) const {
+std::string Segmentation::segment_name(const Op& op) const {
+  const Grain grain = request_.options.grain;
   if (grain == Grain::op) return op.name;
-  if (grain == Grain::step) return program_.mode_ == Mode::train ? "step" : "score";
-  return network_.blocks[static_cast<std::size_t>(op.block)] +
+  if (grain == Grain::step) return request_.mode == Mode::train ? "step" : "score";
+  return request_.network.blocks[static_cast<std::size_t>(op.block)] +
          (op.backward ? " backward" : " forward");
 }
 
 std::map<std::set<int>, std::vector<std::size_t>> Segmentation::groups() const {
   std::vector<std::set<int>> used_by(buffers_.size());
-  for (std::size_t number = 0; number < program_.segments_.size(); ++number) {
-    const Program::Segment& segment = program_.segments_[number];
+  for (std::size_t number = 0; number < result_.segments.size(); ++number) {
+    const Lowered::Segment& segment = result_.segments[number];
     for (std::size_t op = segment.first; op < segment.last; ++op) {
       for (const Argument& argument : ops_[op].arguments) {
         if (argument.resource == Resource::activations)
@@ -81,12 +84,12 @@ std::vector<Segmentation::Home> Segmentation::place_buffers() {
     const Packing packing = pack(lifetimes);
     Home home{Resource::scratch, 0, 0, *used_by.begin()};
     if (used_by.size() == 1) {
-      program_.segments_[static_cast<std::size_t>(home.first_segment)].workspace_offset =
+      result_.segments[static_cast<std::size_t>(home.first_segment)].workspace_offset =
           runtime::align_up(packing.bytes, workspace_alignment);
     } else {
       home.resource = Resource::activations;
-      home.index = static_cast<int>(program_.group_bytes_.size());
-      program_.group_bytes_.push_back(packing.bytes);
+      home.index = static_cast<int>(result_.group_bytes.size());
+      result_.group_bytes.push_back(packing.bytes);
     }
     for (std::size_t i = 0; i < members.size(); ++i) {
       home.offset = packing.offsets[i];
@@ -96,9 +99,9 @@ std::vector<Segmentation::Home> Segmentation::place_buffers() {
   return homes;
 }
 
-int Segmentation::binding(Program::Segment& segment, Resource resource, int index, Access access) {
+int Segmentation::binding(Lowered::Segment& segment, Resource resource, int index, Access access) {
   auto& bindings = segment.bindings;
-  const auto known = std::ranges::find_if(bindings, [&](const Program::Binding& binding) {
+  const auto known = std::ranges::find_if(bindings, [&](const Lowered::Binding& binding) {
     return binding.resource == resource && binding.index == index;
   });
   const auto number = static_cast<int>(known - bindings.begin());
@@ -112,9 +115,9 @@ int Segmentation::binding(Program::Segment& segment, Resource resource, int inde
   return number;
 }
 
-Program::Operand Segmentation::operand(std::size_t segment, const Argument& argument,
+Lowered::Operand Segmentation::operand(std::size_t segment, const Argument& argument,
                                        const std::vector<Home>& homes) {
-  Program::Segment& task = program_.segments_[segment];
+  Lowered::Segment& task = result_.segments[segment];
   if (argument.resource == Resource::none) return {};
   if (argument.resource != Resource::activations)
     return {binding(task, argument.resource, argument.index, argument.access), argument.offset};
@@ -131,10 +134,11 @@ Program::Operand Segmentation::operand(std::size_t segment, const Argument& argu
 }
 
 void Segmentation::bind(std::size_t number, const std::vector<Home>& homes) {
-  Program::Segment& segment = program_.segments_[number];
+  Lowered::Segment& segment = result_.segments[number];
   std::size_t workspace = 0;
   for (std::size_t op = segment.first; op < segment.last; ++op) {
-    Program::Operation& operation = program_.operations_[op];
+    Lowered::Operation& operation = result_.operations.emplace_back(
+        std::move(ops_[op].kernel), std::vector<Lowered::Operand>());
     workspace = std::max(workspace, operation.kernel->workspace_bytes());
     for (const Argument& argument : ops_[op].arguments) {
       operation.operands.push_back(operand(number, argument, homes));
@@ -143,7 +147,7 @@ void Segmentation::bind(std::size_t number, const std::vector<Home>& homes) {
   const std::size_t scratch = segment.workspace_offset + workspace;
   if (scratch == 0) return;
   segment.scratch_binding = binding(segment, Resource::scratch, 0, Access::scratch);
-  program_.scratch_bytes_ = std::max(program_.scratch_bytes_, scratch);
+  result_.scratch_bytes = std::max(result_.scratch_bytes, scratch);
 }
 
 }  // namespace stpt::models

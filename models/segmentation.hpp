@@ -1,4 +1,4 @@
-// The end of lowering: cuts a program's ops into segments and gives what they work on a place in
+// The end of lowering: cuts the list of ops into segments and gives what they work on a place in
 // the memory of the segments' tasks. Used by lowering.cpp alone.
 #pragma once
 
@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "models/program.hpp"
+#include "models/lowering.hpp"
 
 namespace stpt::models {
 
@@ -30,14 +30,16 @@ class Segmentation {
     std::string name;
     int block;
     bool backward;
+    codelets::KernelPtr kernel;
     std::vector<Argument> arguments;
   };
 
-  /// `ops` are the program's operations, in their order. All are to outlive this.
-  Segmentation(const Network& network, const std::vector<Op>& ops,
-               const std::vector<Buffer>& buffers, Program& program);
+  /// The request and the buffers are to outlive this.
+  Segmentation(const LoweringRequest& request, std::vector<Op> ops,
+               const std::vector<Buffer>& buffers);
 
-  void cut();
+  /// To be called once.
+  [[nodiscard]] Lowered cut();
 
  private:
   /// Where a buffer lies.
@@ -48,25 +50,25 @@ class Segmentation {
     int first_segment = 0;  ///< of those that use the memory
   };
 
-  void cut_segments(Grain grain);
-  [[nodiscard]] bool starts_segment(std::size_t op, Grain grain) const;
-  [[nodiscard]] std::string segment_name(const Op& op, Grain grain) const;
+  void cut_segments();
+  [[nodiscard]] bool starts_segment(std::size_t op) const;
+  [[nodiscard]] std::string segment_name(const Op& op) const;
   /// Packs the buffers into the segments' scratch memory and into groups; one home per buffer.
   [[nodiscard]] std::vector<Home> place_buffers();
   /// The buffers by the segments that use them.
   [[nodiscard]] std::map<std::set<int>, std::vector<std::size_t>> groups() const;
   /// Gives the segment's ops their operands and its task their handles.
   void bind(std::size_t number, const std::vector<Home>& homes);
-  [[nodiscard]] Program::Operand operand(std::size_t segment, const Argument& argument,
+  [[nodiscard]] Lowered::Operand operand(std::size_t segment, const Argument& argument,
                                          const std::vector<Home>& homes);
   /// The number of the segment's handle for the resource.
-  static int binding(Program::Segment& segment, Resource resource, int index,
+  static int binding(Lowered::Segment& segment, Resource resource, int index,
                      runtime::Access access);
 
-  const Network& network_;
-  const std::vector<Op>& ops_;
+  const LoweringRequest& request_;
+  std::vector<Op> ops_;
   const std::vector<Buffer>& buffers_;
-  Program& program_;
+  Lowered result_;
 };
 
 }  // namespace stpt::models
