@@ -509,7 +509,6 @@ class Forward final : public Kernel {
 
     const Workspace parts(*this, workspace);
     const auto epsilon = static_cast<double>(op_.norm.epsilon);
-    const dim3 blocks(static_cast<unsigned>(slices_.count()), groups_.count);
     if (op_.mode == BatchNormMode::inference) {
       constexpr unsigned threads = 128;
       cuda::launch(what_, running_moments, cuda::blocks_for(slices_.channels, threads), threads,
@@ -520,16 +519,15 @@ class Forward final : public Kernel {
       if (op_.mode == BatchNormMode::training)
         kept = {running_mean, running_variance, saved_mean, saved_inverse,
                 static_cast<double>(op_.norm.momentum)};
-      cuda::launch(what_, slice_moments<T, width>, blocks, groups_.threads, stream, x, slices_,
-                   parts.partials);
-      cuda::launch(what_, finish_moments, cuda::finish_blocks(slices_.channels),
-                   cuda::finish_threads(slices_), stream, parts.partials, slices_, epsilon,
-                   parts.mean, parts.inverse_stddev, kept);
+      cuda::launch_on_slices(what_, slice_moments<T, width>, slices_, groups_, stream, x, slices_,
+                             parts.partials);
+      cuda::launch_finish(what_, finish_moments, slices_, stream, parts.partials, slices_, epsilon,
+                          parts.mean, parts.inverse_stddev, kept);
     }
-    cuda::launch(what_, residual ? normalise<T, width, true> : normalise<T, width, false>, blocks,
-                 groups_.threads, stream, x, residual,
-                 Parameters{parts.mean, parts.inverse_stddev, gamma, beta}, op_.norm.relu, slices_,
-                 y, mask);
+    cuda::launch_on_slices(what_, residual ? normalise<T, width, true> : normalise<T, width, false>,
+                           slices_, groups_, stream, x, residual,
+                           Parameters{parts.mean, parts.inverse_stddev, gamma, beta}, op_.norm.relu,
+                           slices_, y, mask);
   }
 
  private:
@@ -616,14 +614,16 @@ class Backward final : public Kernel {
     const bool write =
         d_residual && !(mask == Mask::none && !op_.two_parts && d_residual == from.d_y);
     const Workspace parts(slices_, workspace);
-    launch_on_rows(
+    cuda::launch_on_slices(
+        what_,
         from.d_y2 ? slice_gradients<T, width, mask, true> : slice_gradients<T, width, mask, false>,
-        stream, from, parameters, slices_, write ? d_residual : nullptr, parts.partials);
-    cuda::launch(what_, finish_gradients, cuda::finish_blocks(slices_.channels),
-                 cuda::finish_threads(slices_), stream, parts.partials, slices_, parameters,
-                 parts.combination, d_gamma, d_beta);
+        slices_, groups_, stream, from, parameters, slices_, write ? d_residual : nullptr,
+        parts.partials);
+    cuda::launch_finish(what_, finish_gradients, slices_, stream, parts.partials, slices_,
+                        parameters, parts.combination, d_gamma, d_beta);
     const auto combine = [&](auto kernel, const Gradients<T>& gradients) {
-      launch_on_rows(kernel, stream, gradients, parameters, parts.combination, slices_, d_x);
+      cuda::launch_on_slices(what_, kernel, slices_, groups_, stream, gradients, parameters,
+                             parts.combination, slices_, d_x);
     };
     if (write) {
       combine(combine_gradients<T, width, Mask::none, false>,
@@ -633,13 +633,6 @@ class Backward final : public Kernel {
                         : combine_gradients<T, width, mask, false>,
               from);
     }
-  }
-
-  template <class... Parameters>
-  void launch_on_rows(void (*kernel)(Parameters...), Stream stream,
-                      std::type_identity_t<Parameters>... arguments) const {
-    cuda::launch(what_, kernel, dim3(static_cast<unsigned>(slices_.count()), groups_.count),
-                 groups_.threads, stream, arguments...);
   }
 
   std::string what_;

@@ -12,7 +12,6 @@ namespace stpt::codelets {
 namespace {
 
 using cuda::ChannelGroups;
-using cuda::launch;
 using cuda::load;
 using cuda::Slices;
 using cuda::Sum;
@@ -52,9 +51,9 @@ class AddBiasKernel final : public Kernel {
         slices_(op.x.shape, groups_) {}
 
   void run(std::span<void* const> args, void*, Stream stream) const override {
-    launch(what_, add_bias<T, width>, dim3(static_cast<unsigned>(slices_.count()), groups_.count),
-           groups_.threads, stream, static_cast<const float*>(args[0]), relu_, slices_,
-           static_cast<T*>(args[1]));
+    cuda::launch_on_slices(what_, add_bias<T, width>, slices_, groups_, stream,
+                           static_cast<const float*>(args[0]), relu_, slices_,
+                           static_cast<T*>(args[1]));
   }
 
  private:
@@ -124,10 +123,10 @@ class ChannelSumsKernel final : public Kernel {
 
   void run(std::span<void* const> args, void* workspace, Stream stream) const override {
     auto* partials = static_cast<float*>(workspace);
-    launch(what_, sum_slices<T, width>, dim3(static_cast<unsigned>(slices_.count()), groups_.count),
-           groups_.threads, stream, static_cast<const T*>(args[0]), slices_, partials);
-    launch(what_, sum_partials, cuda::finish_blocks(slices_.channels),
-           cuda::finish_threads(slices_), stream, partials, slices_, static_cast<float*>(args[1]));
+    cuda::launch_on_slices(what_, sum_slices<T, width>, slices_, groups_, stream,
+                           static_cast<const T*>(args[0]), slices_, partials);
+    cuda::launch_finish(what_, sum_partials, slices_, stream, partials, slices_,
+                        static_cast<float*>(args[1]));
   }
 
  private:

@@ -120,19 +120,29 @@ struct Slices {
   __device__ std::int64_t end(int slice) const { return min(begin(slice) + rows_a_slice, rows); }
 };
 
+/// Enqueues a kernel with a block for each slice of each group.
+template <class... Parameters>
+void launch_on_slices(const std::string& what, void (*kernel)(Parameters...), const Slices& slices,
+                      const ChannelGroups& groups, Stream stream,
+                      std::type_identity_t<Parameters>... arguments) {
+  launch(what, kernel, dim3(static_cast<unsigned>(slices.count()), groups.count), groups.threads,
+         stream, arguments...);
+}
+
 // Kernels that add up what blocks have left for each slice: a block has 8 channels, and for each up
 // to 128 threads, so that none waits for memory more than a few times.
 inline constexpr unsigned finish_channels = 8, most_finish_rows = 128;
 inline constexpr unsigned finish_block_threads = finish_channels * most_finish_rows;
 
-inline dim3 finish_blocks(int channels) {
-  return (static_cast<unsigned>(channels) + finish_channels - 1) / finish_channels;
-}
-inline dim3 finish_threads(const Slices& slices) {
+/// Enqueues one of them, for all channels.
+template <class... Parameters>
+void launch_finish(const std::string& what, void (*kernel)(Parameters...), const Slices& slices,
+                   Stream stream, std::type_identity_t<Parameters>... arguments) {
   constexpr int at_once = 4;  // slices that a thread has under way
   unsigned rows = 1;          // a power of two
   while (rows < most_finish_rows && static_cast<int>(rows) * at_once < slices.count()) rows *= 2;
-  return {finish_channels, rows};
+  launch(what, kernel, blocks_for_all(static_cast<std::size_t>(slices.channels), finish_channels),
+         {finish_channels, rows}, stream, arguments...);
 }
 
 /// The thread's channel; it may be beyond the last.
@@ -197,18 +207,6 @@ __device__ inline void load_channels(const float* from, float (&to)[width]) {
     const auto some = load<at_once>(from + v);
 #pragma unroll
     for (int k = 0; k < at_once; ++k) to[v + k] = some.values[k];
-  }
-}
-
-template <int width>
-__device__ inline void store_channels(float* to, const float (&from)[width]) {
-  constexpr int at_once = width < 4 ? width : 4;
-#pragma unroll
-  for (int v = 0; v < width; v += at_once) {
-    Vector<float, at_once> some;
-#pragma unroll
-    for (int k = 0; k < at_once; ++k) some.values[k] = from[v + k];
-    store(to + v, some);
   }
 }
 
