@@ -2,7 +2,6 @@
 
 #include <cudnn_frontend.h>
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -260,30 +259,6 @@ class SharedGraphs {
   cuda::PerDevice<std::unique_ptr<OfDevice>> of_devices_;
 };
 
-/// All that lies in a Convolution.
-using Key = std::array<std::int64_t, 17>;
-
-Key key_of(const Convolution& convolution) {
-  const auto& [pass, type, src, weights, dst, stride, padding, tf32] = convolution;
-  return {static_cast<std::int64_t>(pass),
-          static_cast<std::int64_t>(type),
-          src.n,
-          src.c,
-          src.h,
-          src.w,
-          weights.n,
-          weights.c,
-          weights.h,
-          weights.w,
-          dst.n,
-          dst.c,
-          dst.h,
-          dst.w,
-          stride,
-          padding,
-          tf32};
-}
-
 /// The graphs of all convolutions that there are kernels of. They live as long as those: what
 /// cuDNN makes must be gone before the process ends, when CUDA may no longer be used.
 class Registry {
@@ -291,7 +266,7 @@ class Registry {
   std::shared_ptr<SharedGraphs> get(const Convolution& convolution, const std::string& what) {
     const std::scoped_lock lock(mutex_);
     std::erase_if(graphs_, [](const auto& entry) { return entry.second.expired(); });
-    std::weak_ptr<SharedGraphs>& known = graphs_[key_of(convolution)];
+    std::weak_ptr<SharedGraphs>& known = graphs_[convolution];
     std::shared_ptr<SharedGraphs> graphs = known.lock();
     if (!graphs) known = graphs = std::make_shared<SharedGraphs>(convolution, what);
     return graphs;
@@ -305,7 +280,7 @@ class Registry {
 
  private:
   std::mutex mutex_;
-  std::map<Key, std::weak_ptr<SharedGraphs>> graphs_;
+  std::map<Convolution, std::weak_ptr<SharedGraphs>> graphs_;
 };
 
 Registry& registry() {

@@ -2,6 +2,7 @@
 // them.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <string>
 
@@ -23,6 +24,7 @@ struct Convolution {
   runtime::Shape src, weights, dst;
   int stride = 1, padding = 0;
   bool tf32 = false;  ///< matters for float32 only
+  friend auto operator<=>(const Convolution&, const Convolution&) = default;
 };
 
 /// A kernel for the current device that gives the same bits at each run. Kernels of the same

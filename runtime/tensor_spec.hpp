@@ -1,6 +1,7 @@
 // What a tensor is, apart from where it lives: shape, data type and memory layout.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -18,7 +19,8 @@ struct Shape {
   [[nodiscard]] std::int64_t elements() const { return n * c * h * w; }
   [[nodiscard]] std::int64_t spatial() const { return h * w; }
   [[nodiscard]] std::string to_string() const;  ///< "64x16x32x32"
-  friend bool operator==(const Shape&, const Shape&) = default;
+  friend auto operator<=>(const Shape&, const Shape&) = default;
+  friend bool operator==(const Shape&, const Shape&) = default;  // nvcc 13 wants it said
 };
 
 enum class DataType : std::uint8_t { float32, bfloat16, float16, int32, uint8 };
