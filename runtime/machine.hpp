@@ -14,8 +14,8 @@ struct Machine {
   /// its control groups give time for.
   int cores = 1;
   std::uint64_t memory_bytes = 0;  ///< installed
-  std::uint64_t available_bytes =
-      0;  ///< free for new allocations now, limits of control groups included
+  /// Free for new allocations now, limits of control groups included.
+  std::uint64_t available_bytes = 0;
 
   [[nodiscard]] static Machine detect();
   [[nodiscard]] std::string to_string() const;  ///< "2 cores, Intel Xeon, 23.4 GiB"

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numbers>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -87,14 +88,10 @@ class Random {
 
   /// Normal with mean 0 and standard deviation 1 (Box-Muller; two uniforms yield two values).
   [[nodiscard]] double normal() {
-    if (has_spare_) {
-      has_spare_ = false;
-      return spare_;
-    }
+    if (spare_) return *std::exchange(spare_, std::nullopt);
     const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));  // 1 - u is never 0
     const double angle = 2.0 * std::numbers::pi * uniform();
     spare_ = radius * std::sin(angle);
-    has_spare_ = true;
     return radius * std::cos(angle);
   }
 
@@ -103,8 +100,7 @@ class Random {
   PhiloxCounter counter_;
   std::array<std::uint32_t, 4> words_{};
   std::size_t used_ = 4;
-  double spare_ = 0;
-  bool has_spare_ = false;
+  std::optional<double> spare_;  ///< of normal()
 };
 
 /// Shuffles in place (Fisher-Yates).

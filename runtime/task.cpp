@@ -115,11 +115,6 @@ Codelet::~Codelet() {
   if (Runtime::alive()) starpu_perfmodel_deinit(&impl_->model);
 }
 
-class Submission {
- public:
-  static starpu_codelet* codelet(const Codelet& codelet) { return &codelet.impl_->codelet; }
-};
-
 /// Of one that is not submitted.
 struct DestroyTask {
   void operator()(starpu_task* task) const {
@@ -139,7 +134,7 @@ void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
     if (!use.tensor) throw std::logic_error(codelet.name() + ": a tensor without memory");
   }
   std::unique_ptr<starpu_task, DestroyTask> task(starpu_task_create());
-  task->cl = Submission::codelet(codelet);
+  task->cl = &codelet.impl_->codelet;
   task->nbuffers = static_cast<int>(uses.size());
   starpu_data_handle_t* handles = task->handles;
   starpu_data_access_mode* modes = task->modes;

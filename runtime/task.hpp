@@ -32,6 +32,9 @@ struct TaskContext {
 /// May throw: the exception becomes the run's failure.
 using TaskBody = std::function<void(const TaskContext&)>;
 
+struct Use;
+struct TaskOptions;
+
 /// Kind of work with its name (in traces), performance model and the workers that can do it; where
 /// there are GPUs and they can, GPUs alone do. Must outlive its tasks; one static object per kind.
 class Codelet {
@@ -45,7 +48,7 @@ class Codelet {
   [[nodiscard]] bool runs_on_gpu() const { return runs_on_gpu_; }
 
  private:
-  friend class Submission;
+  friend void submit(const Codelet&, std::span<const Use>, TaskBody, const TaskOptions&);
   struct Impl;
   std::string name_;
   bool runs_on_gpu_ = false;
