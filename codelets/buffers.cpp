@@ -34,10 +34,6 @@ void update_mean(std::span<const MeanBuffer> buffers, float weight, Cpu, Stream)
   }
 }
 
-void scale(std::size_t count, float* x, float factor, Cpu, Stream) {
-  for (std::size_t i = 0; i < count; ++i) x[i] *= factor;
-}
-
 void copy(std::size_t bytes, void* destination, const void* source, Cpu, Stream) {
   std::memcpy(destination, source, bytes);
 }

@@ -11,11 +11,6 @@ struct Sum {
   __device__ float operator()(float a, float b) const { return a + b; }
 };
 
-struct Scale {
-  float factor;
-  __device__ float operator()(float x) const { return x * factor; }
-};
-
 constexpr unsigned threads_a_block = 256;
 constexpr std::size_t elements_a_block = 4096;
 
@@ -63,11 +58,6 @@ void update_mean(std::span<const MeanBuffer> buffers, float weight, Cuda, Stream
     if (batch.full()) launch_batch();
   }
   launch_batch();
-}
-
-void scale(std::size_t count, float* x, float factor, Cuda, Stream stream) {
-  cuda::map("scaling of " + std::to_string(count) + " values", stream,
-            static_cast<std::int64_t>(count), Scale{factor}, x, x);
 }
 
 void copy(std::size_t bytes, void* destination, const void* source, Cuda, Stream stream) {

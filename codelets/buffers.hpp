@@ -1,4 +1,4 @@
-// Plain operations on flat buffers: sums, means, scaling, copies, zeros. Functions, not planned
+// Plain operations on flat buffers: sums, means, copies, zeros. Functions, not planned
 // kernels; clear() is also an op, for lists of kernels.
 #pragma once
 
@@ -24,10 +24,6 @@ struct MeanBuffer {
 /// weight 1/n. With weight 1 mean = value, whatever it held.
 void update_mean(std::span<const MeanBuffer> buffers, float weight, Cpu, Stream);
 void update_mean(std::span<const MeanBuffer> buffers, float weight, Cuda, Stream);
-
-/// x *= factor
-void scale(std::size_t count, float* x, float factor, Cpu, Stream);
-void scale(std::size_t count, float* x, float factor, Cuda, Stream);
 
 /// destination = source, byte by byte
 void copy(std::size_t bytes, void* destination, const void* source, Cpu, Stream);

@@ -22,8 +22,8 @@ void average(std::span<const float* const> addends, std::span<float> mean) {
   for (const float* addend : addends.subspan(1)) {
     codelets::accumulate(mean.size(), mean.data(), addend, codelets::Cpu{}, nullptr);
   }
-  codelets::scale(mean.size(), mean.data(), 1.0f / static_cast<float>(addends.size()),
-                  codelets::Cpu{}, nullptr);
+  const float share = 1.0f / static_cast<float>(addends.size());
+  for (float& value : mean) value *= share;
 }
 
 void average(std::span<const Tensor* const> parts, const Tensor& destination) {
