@@ -9,6 +9,7 @@
 
 #include "codelets/batch_norm.hpp"
 #include "codelets/nhwc.cuh"
+#include "runtime/tensor.hpp"
 
 // The CUDA implementation, in nhwc. Batch norm is bound by memory traffic: each direction reads its
 // tensors once for sums and once for the results, in reverse order, so that the end of the first
@@ -471,7 +472,8 @@ class Parts {
   template <class T>
   T* take(std::int64_t count) {
     std::byte* part = memory_ ? memory_ + bytes_ : nullptr;
-    bytes_ += cuda::align_workspace(static_cast<std::size_t>(count) * sizeof(T));
+    bytes_ +=
+        runtime::align_up(static_cast<std::size_t>(count) * sizeof(T), cuda::workspace_alignment);
     return reinterpret_cast<T*>(part);
   }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <string>
 
 #include "codelets/kernel.hpp"
@@ -28,9 +29,7 @@ void require_type(runtime::DataType type, const std::string& what);
 /// The number of the calling thread's current device.
 [[nodiscard]] int current_device();
 
-/// Bytes up to the next place for a part of a workspace: every part is aligned to 256 bytes.
-[[nodiscard]] constexpr std::size_t align_workspace(std::size_t bytes) {
-  return (bytes + 255) / 256 * 256;
-}
+/// Of the parts of a workspace: what cuBLASLt asks for.
+inline constexpr std::size_t workspace_alignment = 256;
 
 }  // namespace stpt::codelets::cuda

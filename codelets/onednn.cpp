@@ -6,11 +6,12 @@
 #include <cstddef>
 #include <utility>
 
+#include "runtime/tensor.hpp"
+
 namespace stpt::codelets::onednn {
 
 namespace {
 
-constexpr std::size_t alignment = 64;
 constexpr std::size_t most_operands = 8;
 
 /// What each thread needs before it may use oneDNN.
@@ -118,7 +119,7 @@ Program::Program(std::string name, std::size_t arguments)
 
 Program::Place Program::reserve(std::size_t bytes) {
   const std::size_t offset = workspace_bytes_;
-  workspace_bytes_ += (bytes + alignment - 1) / alignment * alignment;
+  workspace_bytes_ += runtime::align_up(bytes);
   return {true, offset};
 }
 

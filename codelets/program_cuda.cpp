@@ -7,26 +7,26 @@
 
 #include "codelets/cuda.hpp"
 #include "codelets/reorder.hpp"
+#include "runtime/tensor.hpp"
 
 namespace stpt::codelets::cuda {
 namespace {
 
 using runtime::TensorSpec;
 
-/// What cuBLASLt asks of a workspace. A workspace itself begins at a multiple of 64 bytes only.
-constexpr std::size_t alignment = 256;
-constexpr std::size_t most_lost_to_alignment = alignment - 64;
+/// A workspace itself begins at a multiple of a tensor's alignment only.
+constexpr std::size_t most_lost_to_alignment = workspace_alignment - runtime::tensor_alignment;
 
 std::byte* aligned(void* workspace) {
   const auto address = reinterpret_cast<std::uintptr_t>(workspace);
-  return static_cast<std::byte*>(workspace) + (alignment - address % alignment) % alignment;
+  return reinterpret_cast<std::byte*>(runtime::align_up(address, workspace_alignment));
 }
 
 }  // namespace
 
 Program::Place Program::temporary(std::size_t bytes) {
   const Place place{true, temporaries_};
-  temporaries_ += align_workspace(bytes);
+  temporaries_ += runtime::align_up(bytes, workspace_alignment);
   grow_workspace();
   return place;
 }
