@@ -45,10 +45,9 @@ using Device = std::variant<Cpu>;
 /// run(Cpu{}) or run(Cuda{}), for the kind of worker that a task runs on.
 template <class Run>
 void on_device(runtime::WorkerKind kind, Run run) {
-#ifdef STPT_HAS_CUDA
-  if (kind == runtime::WorkerKind::cuda) return run(Cuda{});
-#endif
-  (void)kind;
+  if constexpr (has_cuda) {
+    if (kind == runtime::WorkerKind::cuda) return run(Cuda{});
+  }
   run(Cpu{});
 }
 

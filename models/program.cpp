@@ -22,9 +22,9 @@ Program::Program(const Network& network, int batch, Mode mode, const LoweringOpt
       lowered_(lower({network, batch, mode, options, image_parts})) {
   if (scratch_bytes() > 0)
     scratch_ = Tensor(runtime::bytes_spec(scratch_bytes()), network.name + ".scratch");
-#ifdef STPT_HAS_CUDA
-  if (on_gpu()) graphs_ = std::make_shared<codelets::cuda::GraphCache>();
-#endif
+  if constexpr (codelets::has_cuda) {
+    if (on_gpu()) graphs_ = std::make_shared<codelets::cuda::GraphCache>();
+  }
 }
 
 std::size_t Program::lane_bytes() const {
@@ -90,15 +90,13 @@ void Program::run_segment(const Lowered::Segment& segment, std::span<void* const
 }
 
 void Program::run_task(const Lowered::Segment& segment, const runtime::TaskContext& task) const {
-#ifdef STPT_HAS_CUDA
-  // A graph of one op would cost more than it saves.
-  if (graphs_ && segment.last - segment.first > 1) {
-    graphs_->run(task.worker, segment.first, task.buffers, task.stream,
-                 [&] { run_segment(segment, task.buffers, task.stream); });
-    return;
+  const auto run = [&] { run_segment(segment, task.buffers, task.stream); };
+  if constexpr (codelets::has_cuda) {
+    // A graph of one op would cost more than it saves.
+    if (graphs_ && segment.last - segment.first > 1)
+      return graphs_->run(task.worker, segment.first, task.buffers, task.stream, run);
   }
-#endif
-  run_segment(segment, task.buffers, task.stream);
+  run();
 }
 
 std::vector<codelets::SgdBucket> Program::updated_buckets(const Lowered::Segment& segment,
