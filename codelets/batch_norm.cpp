@@ -13,6 +13,8 @@
 #include <immintrin.h>
 #endif
 
+#include "codelets/cpu.hpp"
+
 // The CPU implementation. Batch norm is bound by memory traffic, so all work is done one block of
 // channels at a time: what the first pass (sums) has read is still in the cache when the second
 // (results) reads it again, in reverse order where the block is larger than the cache.
@@ -375,24 +377,6 @@ void for_each_lane(const Geometry& geometry, Index block, Set set) {
   }
 }
 
-void check(const std::string& op, const BatchNorm& norm) {
-  const auto fail = [&](const std::string& what) {
-    throw std::invalid_argument(op + " " + norm.x.to_string() + ": " + what);
-  };
-  if (norm.x.type != runtime::DataType::float32) fail("the CPU computes in float32 only");
-  if (norm.x.layout == Layout::any)
-    fail("the layout has not been chosen; nchw, nhwc, nchw8c or nchw16c is needed");
-  if (norm.x.shape.n < 1 || norm.x.shape.c < 1 || norm.x.shape.h < 1 || norm.x.shape.w < 1)
-    fail("every dimension must be at least 1");
-  if (!(norm.epsilon >= 0)) fail("epsilon must not be negative");
-}
-
-void check_batch(const std::string& op, const BatchNorm& norm) {
-  if (norm.x.shape.n * norm.x.shape.spatial() < 2)
-    throw std::invalid_argument(op + " " + norm.x.to_string() +
-                                ": batch statistics need more than one value for each channel");
-}
-
 // ---- Forward ----------------------------------------------------------------------------------
 
 template <int W, bool Partial, bool Relu, bool Residual>
@@ -703,17 +687,24 @@ class Backward final : public Kernel {
 
 }  // namespace
 
+void require_valid(const std::string& what, const BatchNorm& norm, BatchNormMode mode) {
+  if (!(norm.epsilon >= 0)) throw std::invalid_argument(what + ": epsilon must not be negative");
+  if (mode != BatchNormMode::inference && norm.x.shape.n * norm.x.shape.spatial() < 2)
+    throw std::invalid_argument(what +
+                                ": batch statistics need more than one value for each channel");
+}
+
 std::size_t batch_norm_mask_bytes(const BatchNorm&, Cpu) { return 0; }
 
 KernelPtr plan(const BatchNormForward& op, Cpu) {
-  check("BatchNormForward", op.norm);
-  if (op.mode != BatchNormMode::inference) check_batch("BatchNormForward", op.norm);
+  cpu::require_plain("BatchNormForward", op.norm.x);
+  require_valid("BatchNormForward " + op.norm.x.to_string(), op.norm, op.mode);
   return std::make_unique<Forward>(op);
 }
 
 KernelPtr plan(const BatchNormBackward& op, Cpu) {
-  check("BatchNormBackward", op.norm);
-  check_batch("BatchNormBackward", op.norm);
+  cpu::require_plain("BatchNormBackward", op.norm.x);
+  require_valid("BatchNormBackward " + op.norm.x.to_string(), op.norm, BatchNormMode::training);
   return std::make_unique<Backward>(op);
 }
 

@@ -453,17 +453,6 @@ __global__ void __launch_bounds__(cuda::block_threads, blocks_for_results(two_pa
 
 // ---- Planning -----------------------------------------------------------------------------------
 
-void check(const std::string& what, const BatchNorm& norm) {
-  cuda::require_nhwc(what, norm.x);
-  if (!(norm.epsilon >= 0)) throw std::invalid_argument(what + ": epsilon must not be negative");
-}
-
-void check_batch(const std::string& what, const BatchNorm& norm) {
-  if (norm.x.shape.n * norm.x.shape.spatial() < 2)
-    throw std::invalid_argument(what +
-                                ": batch statistics need more than one value for each channel");
-}
-
 /// Cuts a workspace into parts; without memory it only adds up their sizes.
 class Parts {
  public:
@@ -654,8 +643,8 @@ std::size_t batch_norm_mask_bytes(const BatchNorm& norm, Cuda) {
 
 KernelPtr plan(const BatchNormForward& op, Cuda) {
   const std::string what = "BatchNormForward " + op.norm.x.to_string();
-  check(what, op.norm);
-  if (op.mode != BatchNormMode::inference) check_batch(what, op.norm);
+  cuda::require_nhwc(what, op.norm.x);
+  require_valid(what, op.norm, op.mode);
   return cuda::with_vectors(op.norm.x, what, [&](auto element, auto width) -> KernelPtr {
     return std::make_unique<Forward<decltype(element), width()>>(what, op);
   });
@@ -663,8 +652,8 @@ KernelPtr plan(const BatchNormForward& op, Cuda) {
 
 KernelPtr plan(const BatchNormBackward& op, Cuda) {
   const std::string what = "BatchNormBackward " + op.norm.x.to_string();
-  check(what, op.norm);
-  check_batch(what, op.norm);
+  cuda::require_nhwc(what, op.norm.x);
+  require_valid(what, op.norm, BatchNormMode::training);
   return cuda::with_vectors(op.norm.x, what, [&](auto element, auto width) -> KernelPtr {
     return std::make_unique<Backward<decltype(element), width()>>(what, op);
   });

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
@@ -27,6 +28,11 @@ struct BatchNorm {
   /// with 1 it is not read
   float momentum = 0.1f;
 };
+
+/// What all implementations ask of the settings: throws std::invalid_argument, which begins with
+/// `what`, for an epsilon that is no number of at least 0, and for fewer values of a channel than
+/// batch statistics need.
+void require_valid(const std::string& what, const BatchNorm& norm, BatchNormMode mode);
 
 /// Bytes of what forward leaves to tell backward which values the ReLU has cut. 0 where backward
 /// sees it in x or y.

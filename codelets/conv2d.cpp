@@ -1,11 +1,15 @@
 #include "codelets/conv2d.hpp"
 
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "codelets/cpu.hpp"
 #include "codelets/onednn.hpp"
 
 namespace stpt::codelets {
@@ -24,14 +28,9 @@ using runtime::Shape;
 // sizes on one core.
 constexpr dnnl::algorithm algorithm = dnnl::algorithm::convolution_direct;
 
-std::string describe_op(const char* op, const Conv2d& conv) {
-  return std::string(op) + " " + conv.src.to_string() + " -> " + conv.dst.to_string() + ", " +
-         onednn::describe_window(conv.kernel_h, conv.kernel_w, conv.stride, conv.padding);
-}
-
 void require_consistent(const char* op, const Conv2d& conv) {
-  onednn::require_layout(op, "src", conv.src);
-  onednn::require_float32(op, "dst", conv.dst);
+  cpu::require_plain(std::string(op) + ": src", conv.src);
+  cpu::require_float32(std::string(op) + ": dst", conv.dst);
   const Shape expected = conv2d_output(conv.src.shape, conv.dst.shape.c, conv.kernel_h,
                                        conv.kernel_w, conv.stride, conv.padding);
   if (conv.dst.shape != expected)
@@ -103,18 +102,32 @@ std::vector<Layouts> candidates(const Conv2d& conv, const Problem& problem) {
   return result;
 }
 
+/// The cheapest descriptor that make(layouts) gives, and those layouts; of equals the first. `make`
+/// gives an empty one where oneDNN has none.
 template <typename Make>
 auto cheapest(const Conv2d& conv, const Problem& problem, Make make) {
-  const std::vector<Layouts> list = candidates(conv, problem);
+  std::pair<std::invoke_result_t<Make, const Layouts&>, Layouts> best;
+  int least = std::numeric_limits<int>::max();
   const bool dst_is_free = conv.dst.layout == Layout::any;
-  auto best = onednn::cheapest(std::span<const Layouts>(list), make, [&](const Layouts& in) {
-    return (in.src != conv.src.layout) + (!dst_is_free && in.dst != conv.dst.layout);
-  });
-  if (!best.pd) onednn::fail(describe_op("conv2d", conv), "oneDNN has no implementation");
+  for (const Layouts& in : candidates(conv, problem)) {
+    const int reorders = (in.src != conv.src.layout) + (!dst_is_free && in.dst != conv.dst.layout);
+    // No implementation can make up for the reorders: spare the search.
+    if (onednn::cost("jit", reorders) >= least) continue;
+    const auto pd = make(in);
+    if (!pd) continue;
+    const int price = onednn::cost(pd.impl_info_str(), reorders);
+    if (price < least) least = price, best = {pd, in};
+  }
+  if (!best.first) onednn::fail(describe_op("conv2d", conv), "oneDNN has no implementation");
   return best;
 }
 
 }  // namespace
+
+std::string describe_op(const char* op, const Conv2d& conv) {
+  return std::string(op) + " " + conv.src.to_string() + " -> " + conv.dst.to_string() + ", " +
+         onednn::describe_window(conv.kernel_h, conv.kernel_w, conv.stride, conv.padding);
+}
 
 Shape conv2d_output(const Shape& src, std::int64_t filters, int kernel_h, int kernel_w, int stride,
                     int padding) {
@@ -137,9 +150,8 @@ void choose_layout(Conv2d& conv, Cpu) {
   conv.dst.layout = Layout::any;
   onednn::explained(describe_op("conv2d", conv), [&] {
     const Problem problem(conv);
-    conv.dst.layout = cheapest(conv, problem, [&](const Layouts& in) {
-                        return problem.forward(in);
-                      }).candidate.dst;
+    conv.dst.layout =
+        cheapest(conv, problem, [&](const Layouts& in) { return problem.forward(in); }).second.dst;
   });
 }
 
@@ -152,7 +164,7 @@ TensorSpec conv2d_weights(const Shape& weights, runtime::DataType, Cpu) {
 KernelPtr plan(const Conv2dForward& op, Cpu) {
   const Conv2d& conv = op.conv;
   require_consistent("conv2d forward", conv);
-  onednn::require_layout("conv2d forward", "dst", conv.dst);
+  cpu::require_plain("conv2d forward: dst", conv.dst);
   const std::string name = describe_op("conv2d forward", conv);
   return onednn::explained(name, [&]() -> KernelPtr {
     const Problem problem(conv);
@@ -185,7 +197,7 @@ KernelPtr plan(const Conv2dForward& op, Cpu) {
 KernelPtr plan(const Conv2dBackwardData& op, Cpu) {
   const Conv2d& conv = op.conv;
   require_consistent("conv2d backward data", conv);
-  onednn::require_layout("conv2d backward data", "d_dst", conv.dst);
+  cpu::require_plain("conv2d backward data: d_dst", conv.dst);
   const std::string name = describe_op("conv2d backward data", conv);
   return onednn::explained(name, [&]() -> KernelPtr {
     const Problem problem(conv);
@@ -211,7 +223,7 @@ KernelPtr plan(const Conv2dBackwardData& op, Cpu) {
 KernelPtr plan(const Conv2dBackwardWeights& op, Cpu) {
   const Conv2d& conv = op.conv;
   require_consistent("conv2d backward weights", conv);
-  onednn::require_layout("conv2d backward weights", "d_dst", conv.dst);
+  cpu::require_plain("conv2d backward weights: d_dst", conv.dst);
   const std::string name = describe_op("conv2d backward weights", conv);
   return onednn::explained(name, [&]() -> KernelPtr {
     const Problem problem(conv);

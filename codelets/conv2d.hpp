@@ -3,6 +3,9 @@
 //   where sy = y*stride - padding + i and sx = x*stride - padding + j; outside the source is zero.
 #pragma once
 
+#include <cstdint>
+#include <string>
+
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -19,6 +22,9 @@ struct Conv2d {
   int padding = 0;
   bool bias = false;
 };
+
+/// "conv2d forward 8x3x32x32 float32 nchw -> ..., kernel 3x3, stride 1, padding 1".
+[[nodiscard]] std::string describe_op(const char* op, const Conv2d& conv);
 
 /// Output shape for a source of shape `src`; throws std::invalid_argument if the kernel does not
 /// fit.

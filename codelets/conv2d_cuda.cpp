@@ -20,12 +20,6 @@ using cudnn::Pass;
 using runtime::Layout;
 using runtime::Shape;
 
-std::string describe(const char* op, const Conv2d& conv) {
-  return std::string(op) + " " + conv.src.to_string() + ", " + std::to_string(conv.dst.shape.c) +
-         " filters " + std::to_string(conv.kernel_h) + "x" + std::to_string(conv.kernel_w) + "/" +
-         std::to_string(conv.stride) + "+" + std::to_string(conv.padding);
-}
-
 void require_consistent(const std::string& what, const Conv2d& conv) {
   const auto fail = [&](const std::string& reason) {
     throw std::invalid_argument(what + ": " + reason);
@@ -48,7 +42,7 @@ void require_nhwc(const std::string& what, const char* name, const TensorSpec& s
 
 /// What the three ops share.
 struct Problem {
-  Problem(const char* op, const Conv2d& conv, Pass pass, bool tf32) : what(describe(op, conv)) {
+  Problem(const char* op, const Conv2d& conv, Pass pass, bool tf32) : what(describe_op(op, conv)) {
     require_consistent(what, conv);
     require_nhwc(what, "src", conv.src);
     require_nhwc(what, "dst", conv.dst);
@@ -66,7 +60,7 @@ struct Problem {
 }  // namespace
 
 void choose_layout(Conv2d& conv, Cuda) {
-  require_consistent(describe("conv2d", conv), conv);
+  require_consistent(describe_op("conv2d", conv), conv);
   conv.dst.layout = Layout::nhwc;
 }
 

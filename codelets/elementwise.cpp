@@ -2,8 +2,9 @@
 
 #include <cstddef>
 #include <memory>
-#include <stdexcept>
 #include <string>
+
+#include "codelets/cpu.hpp"
 
 // The CPU implementation. Padding needs no care: all ops here map zeros to zero.
 
@@ -12,14 +13,7 @@ namespace {
 
 /// Elements in memory; throws if the op cannot be computed on the CPU.
 std::size_t checked_count(const std::string& op, const TensorSpec& spec) {
-  const auto fail = [&](const std::string& what) {
-    throw std::invalid_argument(op + " " + spec.to_string() + ": " + what);
-  };
-  if (spec.type != runtime::DataType::float32) fail("the CPU computes in float32 only");
-  if (spec.layout == runtime::Layout::any)
-    fail("the layout has not been chosen; nchw, nhwc, nchw8c or nchw16c is needed");
-  if (spec.shape.n < 0 || spec.shape.c < 0 || spec.shape.h < 0 || spec.shape.w < 0)
-    fail("no dimension may be negative");
+  cpu::require_plain(op, spec, 0);
   return static_cast<std::size_t>(spec.stored_elements());
 }
 

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "codelets/cpu.hpp"
 #include "codelets/onednn.hpp"
 
 namespace stpt::codelets {
@@ -19,13 +20,9 @@ using onednn::Program;
 using runtime::Layout;
 using runtime::Shape;
 
-std::string describe_op(const char* op, const FullyConnected& fc) {
-  return std::string(op) + " " + fc.src.to_string() + " -> " + fc.dst.to_string();
-}
-
 void require_consistent(const char* op, const FullyConnected& fc) {
-  onednn::require_layout(op, "src", fc.src);
-  onednn::require_layout(op, "dst", fc.dst);
+  cpu::require_plain(std::string(op) + ": src", fc.src);
+  cpu::require_plain(std::string(op) + ": dst", fc.dst);
   const Shape expected{fc.src.shape.n, fc.dst.shape.c, 1, 1};
   if (fc.dst.shape != expected || fc.dst.layout != Layout::nchw)
     onednn::fail(describe_op(op, fc), "dst must be " + expected.to_string() + " nchw");
@@ -65,6 +62,10 @@ struct Problem {
 };
 
 }  // namespace
+
+std::string describe_op(const char* op, const FullyConnected& fc) {
+  return std::string(op) + " " + fc.src.to_string() + " -> " + fc.dst.to_string();
+}
 
 TensorSpec fully_connected_weights(const Shape& weights, runtime::DataType, Cpu) {
   return {weights, runtime::DataType::float32, Layout::nchw};

@@ -2,6 +2,8 @@
 // the source's c, h, w in row-major order whatever its layout in memory. The ReLU keeps NaN.
 #pragma once
 
+#include <string>
+
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -14,6 +16,9 @@ struct FullyConnected {
   TensorSpec src;  ///< n x c x h x w, any layout
   TensorSpec dst;  ///< n x k x 1 x 1, nchw
 };
+
+/// "fully connected forward 8x64x1x1 float32 nchw -> ...".
+[[nodiscard]] std::string describe_op(const char* op, const FullyConnected& fc);
 
 /// What forward and backward take the weights as, for a source of `type`: float32, in which
 /// parameters are kept, on cores; the source's type on CUDA. Their gradient is float32 on both.

@@ -23,7 +23,7 @@ using runtime::Shape;
 /// What the three ops share.
 struct Problem {
   Problem(const char* op, const FullyConnected& fc)
-      : what(std::string(op) + " " + fc.src.to_string() + " -> " + fc.dst.to_string()),
+      : what(describe_op(op, fc)),
         n(fc.src.shape.n),
         inputs(fc.src.shape.c * fc.src.shape.spatial()),
         outputs(fc.dst.shape.c),

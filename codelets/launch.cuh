@@ -78,8 +78,7 @@ inline void require_plain(const std::string& what, const runtime::TensorSpec& sp
   };
   if (spec.layout != runtime::Layout::nchw && spec.layout != runtime::Layout::nhwc)
     fail(std::string(runtime::to_string(spec.layout)) + "; on CUDA the layout is nchw or nhwc");
-  if (spec.shape.n < 0 || spec.shape.c < 0 || spec.shape.h < 0 || spec.shape.w < 0)
-    fail("no dimension may be negative");
+  if (spec.shape.smallest() < 0) fail("no dimension may be negative");
 }
 
 /// Calls visit(T{}) with the element type float, __nv_bfloat16 or __half; throws

@@ -22,7 +22,7 @@ inline void require_nhwc(const std::string& what, const runtime::TensorSpec& spe
   if (!runtime::same_memory(spec, {shape, spec.type, runtime::Layout::nhwc}))
     throw std::invalid_argument(what + ": " + runtime::to_string(spec.layout) +
                                 "; on CUDA the layout must be nhwc");
-  if (shape.n < 1 || shape.c < 1 || shape.h < 1 || shape.w < 1)
+  if (shape.smallest() < 1)
     throw std::invalid_argument(what + ": every dimension must be at least 1");
   if (shape.n * shape.spatial() > 0x7fffffff || shape.c > 0xffff)
     throw std::invalid_argument(what + ": n*h*w must be below 2^31 and c below 2^16 on CUDA");

@@ -90,21 +90,6 @@ void fail(std::string_view op, const std::string& reason) {
   throw std::invalid_argument(std::string(op) + ": " + reason);
 }
 
-void require_float32(std::string_view op, std::string_view tensor, const TensorSpec& spec) {
-  const Shape& s = spec.shape;
-  const std::string what =
-      std::string(tensor) + " " + s.to_string() + " " + runtime::to_string(spec.type);
-  if (s.n < 1 || s.c < 1 || s.h < 1 || s.w < 1)
-    fail(op, what + ": every dimension must be at least 1");
-  if (spec.type != DataType::float32) fail(op, what + ": the CPU computes in float32 only");
-}
-
-void require_layout(std::string_view op, std::string_view tensor, const TensorSpec& spec) {
-  require_float32(op, tensor, spec);
-  if (spec.layout == Layout::any)
-    fail(op, std::string(tensor) + " " + spec.to_string() + ": the layout must be chosen first");
-}
-
 int cost(std::string_view implementation, int reorders) {
   const auto has = [&](std::string_view part) {
     return implementation.find(part) != std::string_view::npos;

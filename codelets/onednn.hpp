@@ -10,13 +10,11 @@
 #include <cstddef>
 #include <functional>
 #include <initializer_list>
-#include <limits>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -52,11 +50,6 @@ void rectify(std::span<float> x);
 /// Layouts a primitive may be asked to compute in.
 inline constexpr std::initializer_list<Layout> layouts = {Layout::nchw16c, Layout::nchw8c,
                                                           Layout::nchw, Layout::nhwc};
-
-/// Throws std::invalid_argument unless the spec is complete, float32 and has a layout.
-/// `op` and `tensor` begin the message: "conv2d forward: src 8x3x32x32 bfloat16 nchw: ...".
-void require_float32(std::string_view op, std::string_view tensor, const TensorSpec& spec);
-void require_layout(std::string_view op, std::string_view tensor, const TensorSpec& spec);
 
 /// "kernel 3x3, stride 1, padding 1", for messages.
 [[nodiscard]] std::string describe_window(int kernel_h, int kernel_w, int stride, int padding);
@@ -131,27 +124,6 @@ class Program final : public Kernel {
 /// The unit is a reorder: one pass over a tensor is cheaper than giving up a blocked convolution
 /// for one by matrix multiplication, and anything is cheaper than the reference loops.
 [[nodiscard]] int cost(std::string_view implementation, int reorders);
-
-/// Tries `make(layouts...)` for each candidate and keeps the cheapest descriptor. `make` returns a
-/// primitive descriptor, empty (null) where oneDNN has none; `reorders` counts the tensors whose
-/// layout would have to change. The first of equals wins.
-template <typename Candidate, typename Make, typename Reorders>
-[[nodiscard]] auto cheapest(std::span<const Candidate> candidates, Make make, Reorders reorders) {
-  struct {
-    std::invoke_result_t<Make, const Candidate&> pd;
-    Candidate candidate{};
-  } best;
-  int least = std::numeric_limits<int>::max();
-  for (const Candidate& candidate : candidates) {
-    // No implementation can make up for the reorders: spare the search.
-    if (cost("jit", reorders(candidate)) >= least) continue;
-    auto pd = make(candidate);
-    if (!pd) continue;
-    const int price = cost(pd.impl_info_str(), reorders(candidate));
-    if (price < least) least = price, best.pd = pd, best.candidate = candidate;
-  }
-  return best;
-}
 
 /// Runs `build`, turning oneDNN's errors into std::runtime_error with the op's name in front.
 template <std::invocable Build>

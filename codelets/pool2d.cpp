@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "codelets/cpu.hpp"
 #include "codelets/onednn.hpp"
 
 namespace stpt::codelets {
@@ -24,8 +25,8 @@ using runtime::Layout;
 using runtime::Shape;
 
 void require_consistent(const char* op, const Pool2d& pool) {
-  onednn::require_layout(op, "src", pool.src);
-  onednn::require_layout(op, "dst", pool.dst);
+  cpu::require_plain(std::string(op) + ": src", pool.src);
+  cpu::require_plain(std::string(op) + ": dst", pool.dst);
   const Shape expected =
       pool2d_output(pool.src.shape, pool.kernel_h, pool.kernel_w, pool.stride, pool.padding);
   if (pool.dst.shape != expected || pool.dst.layout != pool.src.layout) {

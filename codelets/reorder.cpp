@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "codelets/cpu.hpp"
 #include "codelets/onednn.hpp"
 
 namespace stpt::codelets {
@@ -43,8 +44,8 @@ class OneByOne final : public Kernel {
 
 KernelPtr plan(const Reorder& op, Cpu) {
   const std::string name = "reorder " + op.src.to_string() + " to " + op.dst.to_string();
-  onednn::require_layout("reorder", "src", op.src);
-  onednn::require_layout("reorder", "dst", op.dst);
+  cpu::require_plain("reorder: src", op.src);
+  cpu::require_plain("reorder: dst", op.dst);
   if (op.src.shape != op.dst.shape) onednn::fail(name, "both shapes must be the same");
   return onednn::explained(name, [&]() -> KernelPtr {
     auto program = std::make_unique<onednn::Program>(name, 2);

@@ -18,15 +18,7 @@ class Loss final : public Kernel {
         gradient_(op.gradient),
         gradient_scale_(static_cast<double>(op.gradient_scale)),
         label_smoothing_(static_cast<double>(op.label_smoothing)) {
-    const auto fail = [&](const std::string& what) {
-      throw std::invalid_argument("SoftmaxCrossEntropy " + op.logits.to_string() + ": " + what);
-    };
-    if (op.logits.type != runtime::DataType::float32) fail("the CPU computes in float32 only");
-    if (op.logits.layout != runtime::Layout::nchw) fail("the layout must be nchw");
-    if (op.logits.shape.spatial() != 1) fail("the shape must be n x classes x 1 x 1");
-    if (samples_ < 1 || classes_ < 1) fail("at least one sample and one class are needed");
-    if (!(op.label_smoothing >= 0 && op.label_smoothing < 1))
-      fail("label_smoothing must be at least 0 and below 1");
+    require_valid(op);
   }
 
   void run(std::span<void* const> args, void*, Stream) const override {
@@ -87,6 +79,19 @@ class Loss final : public Kernel {
 };
 
 }  // namespace
+
+void require_valid(const SoftmaxCrossEntropy& op) {
+  const auto fail = [&](const std::string& what) {
+    throw std::invalid_argument("SoftmaxCrossEntropy " + op.logits.to_string() + ": " + what);
+  };
+  const runtime::Shape& shape = op.logits.shape;
+  if (op.logits.type != runtime::DataType::float32) fail("the logits must be float32");
+  if (op.logits.layout != runtime::Layout::nchw) fail("the layout must be nchw");
+  if (shape.spatial() != 1) fail("the shape must be n x classes x 1 x 1");
+  if (shape.n < 1 || shape.c < 1) fail("at least one sample and one class are needed");
+  if (!(op.label_smoothing >= 0 && op.label_smoothing < 1))
+    fail("label_smoothing must be at least 0 and below 1");
+}
 
 KernelPtr plan(const SoftmaxCrossEntropy& op, Cpu) { return std::make_unique<Loss>(op); }
 

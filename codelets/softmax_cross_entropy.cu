@@ -94,17 +94,9 @@ class Loss final : public Kernel {
  public:
   explicit Loss(const SoftmaxCrossEntropy& op)
       : what_("SoftmaxCrossEntropy " + op.logits.to_string()), op_(op) {
-    const auto fail = [&](const std::string& what) {
-      throw std::invalid_argument(what_ + ": " + what);
-    };
-    const runtime::Shape& shape = op.logits.shape;
-    if (op.logits.type != runtime::DataType::float32) fail("the logits must be float32");
-    if (op.logits.layout != runtime::Layout::nchw) fail("the layout must be nchw");
-    if (shape.spatial() != 1) fail("the shape must be n x classes x 1 x 1");
-    if (shape.n < 1 || shape.c < 1) fail("at least one sample and one class are needed");
-    if (!(op.label_smoothing >= 0 && op.label_smoothing < 1))
-      fail("label_smoothing must be at least 0 and below 1");
-    if (shape.n > 0x7fffffff || shape.c > 0x7fffffff) fail("n and classes must be below 2^31");
+    require_valid(op);
+    if (op.logits.shape.n > 0x7fffffff || op.logits.shape.c > 0x7fffffff)
+      throw std::invalid_argument(what_ + ": n and classes must be below 2^31");
   }
 
   void run(std::span<void* const> args, void*, Stream stream) const override {

@@ -33,6 +33,9 @@ struct SoftmaxCrossEntropy {
   float label_smoothing = 0;  ///< in [0, 1); of the loss and of its gradient
 };
 
+/// Throws std::invalid_argument unless the op is as described, on any device.
+void require_valid(const SoftmaxCrossEntropy& op);
+
 [[nodiscard]] KernelPtr plan(const SoftmaxCrossEntropy& op, Cpu);
 [[nodiscard]] KernelPtr plan(const SoftmaxCrossEntropy& op, Cuda);
 

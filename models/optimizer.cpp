@@ -39,8 +39,7 @@ void Optimizer::step(ModelState& state, std::size_t bucket, const Tensor& gradie
                   },
                   {.worker = worker,
                    .priority = priority,
-                   .footprint = static_cast<std::uint32_t>(gradient.bytes()),
-                   .name = nullptr});
+                   .footprint = static_cast<std::uint32_t>(gradient.bytes())});
 }
 
 void Optimizer::step_here(std::span<const codelets::SgdBucket> buckets, float gradient_scale,

@@ -1,6 +1,7 @@
 // What a tensor is, apart from where it lives: shape, data type and memory layout.
 #pragma once
 
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +19,7 @@ struct Shape {
 
   [[nodiscard]] std::int64_t elements() const { return n * c * h * w; }
   [[nodiscard]] std::int64_t spatial() const { return h * w; }
+  [[nodiscard]] std::int64_t smallest() const { return std::min({n, c, h, w}); }
   [[nodiscard]] std::string to_string() const;  ///< "64x16x32x32"
   friend auto operator<=>(const Shape&, const Shape&) = default;
   friend bool operator==(const Shape&, const Shape&) = default;  // nvcc 13 wants it said

@@ -256,8 +256,9 @@ TEST_CASE("conv2d on a GPU says what is wrong with a description", "[cuda][conv2
   Conv2d conv = good;
   conv.src.layout = Layout::nchw;
   require_complaint([&] { (void)plan(Conv2dForward{conv}, Cuda{}); },
-                    {"conv2d forward 2x3x5x7 float32 nchw, 16 filters 3x3/1+1", "src is in nchw",
-                     "take nhwc: reorder it before"});
+                    {"conv2d forward 2x3x5x7 float32 nchw -> 2x16x5x7 float32 nhwc, kernel 3x3, "
+                     "stride 1, padding 1",
+                     "src is in nchw", "take nhwc: reorder it before"});
   conv = good;
   conv.dst.layout = Layout::any;
   require_complaint([&] { (void)plan(Conv2dBackwardWeights{conv}, Cuda{}); },
@@ -272,8 +273,8 @@ TEST_CASE("conv2d on a GPU says what is wrong with a description", "[cuda][conv2
   conv = good;
   conv.src.type = conv.dst.type = DataType::int32;
   require_complaint([&] { (void)plan(Conv2dForward{conv}, Cuda{}); },
-                    {"conv2d forward 2x3x5x7 int32 nhwc, 16 filters 3x3/1+1: int32",
-                     "float32, bfloat16 or float16"});
+                    {"conv2d forward 2x3x5x7 int32 nhwc -> 2x16x5x7 int32 nhwc, kernel 3x3",
+                     ": int32", "float32, bfloat16 or float16"});
 }
 
 TEST_CASE("conv2d can be planned only where there is a GPU", "[cuda][conv2d]") {
