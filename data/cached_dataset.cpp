@@ -10,17 +10,13 @@ namespace {
 constexpr std::uint32_t missing = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint32_t pending = missing - 1;
 
-std::size_t bytes_per_image(const Dataset& dataset) {
-  return static_cast<std::size_t>(dataset.image_shape().elements());
-}
-
-std::size_t bytes_of(const Dataset& dataset) { return dataset.size() * bytes_per_image(dataset); }
+std::size_t bytes_of(const Dataset& dataset) { return dataset.size() * dataset.image_bytes(); }
 
 }  // namespace
 
 CachedDataset::CachedDataset(std::shared_ptr<const Dataset> source, std::size_t bytes)
     : source_(std::move(source)),
-      image_bytes_(bytes_per_image(*source_)),
+      image_bytes_(source_->image_bytes()),
       slots_(std::min(bytes / image_bytes_, source_->size())),
       // Not set to zero: the system then gives memory page by page, as it is written.
       pixels_(std::make_unique_for_overwrite<std::uint8_t[]>(slots_ * image_bytes_)),

@@ -27,31 +27,28 @@ struct Format {
   std::size_t label_bytes;
 };
 
-[[noreturn]] void fail(const fs::path& file, const std::string& what) {
-  throw DataError(file.string() + ": " + what);
-}
-
 void append_records(const fs::path& path, const Format& format, std::vector<std::uint8_t>& pixels,
                     std::vector<std::uint8_t>& labels) {
   const std::size_t record_bytes = format.label_bytes + image_bytes;
   std::error_code error;
   const std::uintmax_t size = fs::file_size(path, error);
-  if (error) fail(path, "cannot be read: " + error.message());
+  if (error) throw DataError(path, "cannot be read: " + error.message());
   if (size == 0 || size % record_bytes != 0) {
-    fail(path, std::to_string(size) + " bytes; must be a whole number of records of " +
-                   std::to_string(record_bytes) + " bytes each");
+    throw DataError(path, std::to_string(size) + " bytes; must be a whole number of records of " +
+                              std::to_string(record_bytes) + " bytes each");
   }
   std::ifstream in(path, std::ios::binary);
   std::vector<std::uint8_t> record(record_bytes);
   for (std::uintmax_t number = 0; number < size / record_bytes; ++number) {
     if (!in.read(reinterpret_cast<char*>(record.data()),
                  static_cast<std::streamsize>(record_bytes))) {
-      fail(path, "cannot be read beyond record " + std::to_string(number));
+      throw DataError(path, "cannot be read beyond record " + std::to_string(number));
     }
     const std::uint8_t label = record[format.label_bytes - 1];
     if (label >= format.classes) {
-      fail(path, "label " + std::to_string(label) + " in record " + std::to_string(number) + "; " +
-                     format.name + "'s are 0 to " + std::to_string(format.classes - 1));
+      throw DataError(path, "label " + std::to_string(label) + " in record " +
+                                std::to_string(number) + "; " + format.name + "'s are 0 to " +
+                                std::to_string(format.classes - 1));
     }
     labels.push_back(label);
     pixels.insert(pixels.end(), record.begin() + static_cast<std::ptrdiff_t>(format.label_bytes),
@@ -81,7 +78,8 @@ DatasetPair load(const fs::path& given, const Format& format) {
     std::vector<std::uint8_t> labels;
     for (const std::string& file : files) {
       if (!fs::is_regular_file(folder / file, error)) {
-        fail(folder / file, "no such file; " + format.name + " in its binary version has it");
+        throw DataError(folder / file,
+                        "no such file; " + format.name + " in its binary version has it");
       }
     }
     for (const std::string& file : files) append_records(folder / file, format, pixels, labels);

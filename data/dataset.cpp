@@ -8,18 +8,15 @@ void Dataset::read_window(std::size_t index, const ChooseWindow& choose, Size si
                           std::span<std::uint8_t> chw) const {
   const runtime::Shape shape = image_shape();
   const Size stored{static_cast<int>(shape.w), static_cast<int>(shape.h)};
-  const auto area = static_cast<std::size_t>(shape.spatial());
-  const std::size_t out_area =
-      static_cast<std::size_t>(size.width) * static_cast<std::size_t>(size.height);
   thread_local std::vector<std::uint8_t> image;
-  image.resize(static_cast<std::size_t>(shape.elements()));
+  image.resize(image_bytes());
   read(index, image);
   const Window window = choose(stored);
   for (std::size_t c = 0; c < static_cast<std::size_t>(shape.c); ++c) {
-    resize({image.data() + c * area, stored, static_cast<std::size_t>(stored.width)},
+    resize({image.data() + c * stored.area(), stored, static_cast<std::size_t>(stored.width)},
            {static_cast<double>(window.x), static_cast<double>(window.y),
             static_cast<double>(window.width), static_cast<double>(window.height)},
-           size, chw.data() + c * out_area);
+           size, chw.data() + c * size.area());
   }
 }
 

@@ -2,6 +2,7 @@
 // interface.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -17,13 +18,19 @@ namespace stpt::data {
 
 /// Bad data: one line that says which file, what is wrong and what would be right.
 class DataError : public InputError {
+ public:
   using InputError::InputError;
+  DataError(const std::filesystem::path& file, const std::string& problem)
+      : InputError(file.string() + ": " + problem) {}
 };
 
 /// In pixels.
 struct Size {
   int width = 0;
   int height = 0;
+  [[nodiscard]] std::size_t area() const {
+    return static_cast<std::size_t>(width) * static_cast<std::size_t>(height);
+  }
   friend bool operator==(const Size&, const Size&) = default;
 };
 
@@ -47,6 +54,9 @@ class Dataset {
   [[nodiscard]] virtual int classes() const = 0;
   /// {1, channels, height, width}
   [[nodiscard]] virtual runtime::Shape image_shape() const = 0;
+  [[nodiscard]] std::size_t image_bytes() const {
+    return static_cast<std::size_t>(image_shape().elements());
+  }
   [[nodiscard]] virtual int label(std::size_t index) const = 0;
   /// Writes the image as channels x height x width bytes; may be called from several threads.
   virtual void read(std::size_t index, std::span<std::uint8_t> chw) const = 0;

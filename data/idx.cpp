@@ -22,19 +22,15 @@ constexpr std::uint64_t max_side = 4096;
 constexpr std::uint64_t max_payload = std::uint64_t{16} << 30U;
 constexpr std::uint64_t first_chunk_bytes = std::uint64_t{1} << 20U;
 
-[[noreturn]] void fail(const fs::path& file, const std::string& what) {
-  throw DataError(file.string() + ": " + what);
-}
-
 /// The bytes of a file, unpacked if it starts like a gzip file. What follows its gzip data but is
 /// none is ignored, as gzip does.
 class ByteReader {
  public:
   explicit ByteReader(fs::path path) : path_(std::move(path)) {
     std::error_code error;
-    if (!fs::is_regular_file(path_, error)) fail(path_, "not a regular file");
+    if (!fs::is_regular_file(path_, error)) throw DataError(path_, "not a regular file");
     file_.reset(gzopen(path_.c_str(), "rb"));
-    if (!file_) fail(path_, "cannot be opened for reading");
+    if (!file_) throw DataError(path_, "cannot be opened for reading");
     gzbuffer(file_.get(), 1U << 17U);  // with zlib's own 8 KiB unpacking takes 5 % longer
   }
 
@@ -48,9 +44,9 @@ class ByteReader {
     if (status == Z_DATA_ERROR || status == Z_BUF_ERROR) {
       // zlib says "<path>: <reason>"; a file that is cut off is a buffer error to it.
       const std::string reason = text.substr(text.rfind(": ") + 2);
-      fail(path_, "corrupt gzip file (" + reason + "); get the file again");
+      throw DataError(path_, "corrupt gzip file (" + reason + "); get the file again");
     }
-    if (status != Z_OK) fail(path_, "read error");
+    if (status != Z_OK) throw DataError(path_, "read error");
     return got;
   }
 
@@ -100,17 +96,17 @@ void check_magic(const fs::path& path, std::uint32_t magic, const std::string& w
   const std::string expected = hex(0x0800U + static_cast<std::uint32_t>(dimension_count), 8);
   const std::uint32_t type = (magic >> 8U) & 0xffU;
   if ((magic >> 16U) != 0 || element_type_name(type) == "unknown") {
-    fail(path, "magic number " + hex(magic, 8) + " is not that of an IDX file; " + what +
-                   " start with " + expected);
+    throw DataError(path, "magic number " + hex(magic, 8) + " is not that of an IDX file; " + what +
+                              " start with " + expected);
   }
   if (type != 0x08) {
-    fail(path, "element type " + hex(type, 2) + " (" + element_type_name(type) +
-                   "); only 0x08 (unsigned byte) can be read");
+    throw DataError(path, "element type " + hex(type, 2) + " (" + element_type_name(type) +
+                              "); only 0x08 (unsigned byte) can be read");
   }
   if ((magic & 0xffU) != dimension_count) {
-    fail(path, "magic number " + hex(magic, 8) + " tells of " + std::to_string(magic & 0xffU) +
-                   " dimensions; " + what + " have " + std::to_string(dimension_count) +
-                   " and start with " + expected);
+    throw DataError(path, "magic number " + hex(magic, 8) + " tells of " +
+                              std::to_string(magic & 0xffU) + " dimensions; " + what + " have " +
+                              std::to_string(dimension_count) + " and start with " + expected);
   }
 }
 
@@ -124,8 +120,8 @@ std::vector<std::uint32_t> read_dimensions(ByteReader& reader, const std::string
   };
   if (found >= 4) check_magic(reader.path(), number(0), what, dimension_count);
   if (found < header.size()) {
-    fail(reader.path(), "truncated header: expected " + std::to_string(header.size()) +
-                            " bytes, found " + std::to_string(found));
+    throw DataError(reader.path(), "truncated header: expected " + std::to_string(header.size()) +
+                                       " bytes, found " + std::to_string(found));
   }
   std::vector<std::uint32_t> dimensions;
   for (std::size_t i = 1; i <= dimension_count; ++i) dimensions.push_back(number(i));
@@ -136,19 +132,20 @@ std::vector<std::uint32_t> read_dimensions(ByteReader& reader, const std::string
 std::uint64_t payload_size(const fs::path& path, const std::string& what,
                            const std::vector<std::uint32_t>& dimensions) {
   std::uint64_t bytes = dimensions[0];
-  if (bytes == 0) fail(path, "holds no " + what);
+  if (bytes == 0) throw DataError(path, "holds no " + what);
   if (dimensions.size() == 3) {
     const std::uint64_t height = dimensions[1];
     const std::uint64_t width = dimensions[2];
     if (height == 0 || width == 0 || height > max_side || width > max_side) {
-      fail(path, "images of " + std::to_string(height) + "x" + std::to_string(width) +
-                     " pixels; each side must lie between 1 and " + std::to_string(max_side));
+      throw DataError(path, "images of " + std::to_string(height) + "x" + std::to_string(width) +
+                                " pixels; each side must lie between 1 and " +
+                                std::to_string(max_side));
     }
     bytes *= height * width;  // < 2^32 * 2^24
   }
   if (bytes > max_payload) {
-    fail(path, "the header announces " + std::to_string(bytes) + " bytes of " + what +
-                   "; at most " + std::to_string(max_payload) + " can be read");
+    throw DataError(path, "the header announces " + std::to_string(bytes) + " bytes of " + what +
+                              "; at most " + std::to_string(max_payload) + " can be read");
   }
   return bytes;
 }
@@ -164,14 +161,14 @@ std::vector<std::uint8_t> read_payload(ByteReader& reader, std::uint64_t header_
     payload.resize(std::min(payload_bytes, std::max(first_chunk_bytes, 2 * before)));
     const std::size_t now = before + reader.read(std::span(payload).subspan(before));
     if (now < payload.size()) {
-      fail(reader.path(),
-           "truncated" + announced + "the file has " + std::to_string(header_bytes + now));
+      throw DataError(reader.path(), "truncated" + announced + "the file has " +
+                                         std::to_string(header_bytes + now));
     }
   }
   payload.shrink_to_fit();
   std::array<std::uint8_t, 1> more{};
   if (reader.read(more) != 0) {  // reading to the end also checks the CRC
-    fail(reader.path(), "trailing bytes" + announced + "the file has more");
+    throw DataError(reader.path(), "trailing bytes" + announced + "the file has more");
   }
   return payload;
 }
@@ -202,9 +199,10 @@ fs::path find_file(const fs::path& folder, const std::string& base, const std::s
       }
     }
   }
-  fail(folder / (base + "-" + ending),
-       "no such file, neither plain nor .gz; the folder must hold train-images-idx3-ubyte, "
-       "train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte");
+  throw DataError(
+      folder / (base + "-" + ending),
+      "no such file, neither plain nor .gz; the folder must hold train-images-idx3-ubyte, "
+      "train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte");
 }
 
 struct ImageSet {
@@ -219,9 +217,10 @@ ImageSet read_set(const fs::path& folder, const std::string& base) {
   ImageSet set{{}, read_idx(labels_path, "labels", 1)};
   set.images = read_idx(images_path, "images", 3);
   if (set.images.dimensions[0] != set.labels.dimensions[0]) {
-    fail(labels_path, std::to_string(set.labels.dimensions[0]) + " labels for the " +
-                          std::to_string(set.images.dimensions[0]) + " images in " +
-                          images_path.filename().string() + "; the numbers must be equal");
+    throw DataError(labels_path, std::to_string(set.labels.dimensions[0]) + " labels for the " +
+                                     std::to_string(set.images.dimensions[0]) + " images in " +
+                                     images_path.filename().string() +
+                                     "; the numbers must be equal");
   }
   return set;
 }
@@ -240,9 +239,10 @@ DatasetPair load_idx(const fs::path& folder) {
   const fs::path path = folder.empty() ? default_idx_folder() : folder;
   std::error_code error;
   if (!fs::is_directory(path, error)) {
-    fail(path,
-         "no such folder; set data.path to a folder with IDX files, or leave it empty and "
-         "run `apt-get install dataset-fashion-mnist`");
+    throw DataError(
+        path,
+        "no such folder; set data.path to a folder with IDX files, or leave it empty and "
+        "run `apt-get install dataset-fashion-mnist`");
   }
   ImageSet train = read_set(path, "train");
   ImageSet test = read_set(path, "t10k");
@@ -251,20 +251,22 @@ DatasetPair load_idx(const fs::path& folder) {
     return std::to_string(images.dimensions[1]) + "x" + std::to_string(images.dimensions[2]);
   };
   if (size_text(train.images) != size_text(test.images)) {
-    fail(test.images.path, "images of " + size_text(test.images) + " pixels, but those in " +
-                               train.images.path.filename().string() + " have " +
-                               size_text(train.images) + "; they must agree");
+    throw DataError(test.images.path, "images of " + size_text(test.images) +
+                                          " pixels, but those in " +
+                                          train.images.path.filename().string() + " have " +
+                                          size_text(train.images) + "; they must agree");
   }
   const int largest = *std::max_element(train.labels.payload.begin(), train.labels.payload.end());
   if (largest == 0) {
-    fail(train.labels.path, "all labels are 0; at least 2 classes are needed");
+    throw DataError(train.labels.path, "all labels are 0; at least 2 classes are needed");
   }
   const auto stray = std::find_if(test.labels.payload.begin(), test.labels.payload.end(),
                                   [largest](std::uint8_t label) { return label > largest; });
   if (stray != test.labels.payload.end()) {
-    fail(test.labels.path, "label " + std::to_string(*stray) + " of image " +
-                               std::to_string(stray - test.labels.payload.begin()) +
-                               "; the training labels end at " + std::to_string(largest));
+    throw DataError(test.labels.path, "label " + std::to_string(*stray) + " of image " +
+                                          std::to_string(stray - test.labels.payload.begin()) +
+                                          "; the training labels end at " +
+                                          std::to_string(largest));
   }
 
   const std::string name = name_of(path);

@@ -68,7 +68,7 @@ void decode_rgb(std::span<const std::uint8_t> file, const ChooseWindow& choose, 
   thread_local std::vector<std::uint8_t> black;
   ImageDecoder& decoder = decoder_of(file);
   const Size stored = decoder.open(file);
-  if (std::int64_t{stored.width} * stored.height > most_pixels) {
+  if (stored.area() > most_pixels) {
     throw ImageError("claims " + std::to_string(stored.width) + "x" +
                      std::to_string(stored.height) + " pixels; at most " +
                      std::to_string(most_pixels) + " can be read");
@@ -76,8 +76,7 @@ void decode_rgb(std::span<const std::uint8_t> file, const ChooseWindow& choose, 
   const Window window = choose(stored);
   decoder.decode(reduction_for(window, size), picture);
 
-  const std::size_t area =
-      static_cast<std::size_t>(size.width) * static_cast<std::size_t>(size.height);
+  const std::size_t area = size.area();
   if (picture.planes.size() > 3) black.resize(area);
   const auto channel = [&](std::size_t number) {
     return number < 3 ? chw.data() + number * area : black.data();

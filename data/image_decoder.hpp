@@ -18,7 +18,7 @@ class ImageError : public std::runtime_error {
 };
 
 /// Pixels that an image may have: 100 million. A file of a few bytes can claim four billion.
-inline constexpr std::int64_t most_pixels = 100'000'000;
+inline constexpr std::size_t most_pixels = 100'000'000;
 
 /// What the planes of a picture hold. YCbCr is that of JFIF (full range, BT.601).
 enum class ColorModel : std::uint8_t {

@@ -21,10 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void fail(const fs::path& path, const std::string& what) {
-  throw DataError(path.string() + ": " + what);
-}
-
 std::string error_text(int number) { return std::generic_category().message(number); }
 
 void read_file(const std::string& path, std::vector<std::uint8_t>& bytes) {
@@ -102,9 +98,7 @@ class ImageFolder final : public Dataset {
 
   void read_window(std::size_t index, const ChooseWindow& choose, Size size,
                    std::span<std::uint8_t> chw) const override {
-    const std::size_t bytes =
-        3 * static_cast<std::size_t>(size.width) * static_cast<std::size_t>(size.height);
-    if (index >= files_.size() || chw.size() < bytes) {
+    if (index >= files_.size() || chw.size() < 3 * size.area()) {
       throw std::out_of_range("ImageFolder: image " + std::to_string(index) + " of " +
                               std::to_string(files_.size()) + " into " +
                               std::to_string(chw.size()) + " bytes");
@@ -114,7 +108,7 @@ class ImageFolder final : public Dataset {
       if (try_read(candidate, choose, size, chw)) return;
       candidate = next_in_class_[candidate];
     } while (candidate != index);
-    fail(root_ + files_[index], "no image of its class can be read");
+    throw DataError(root_ + files_[index], "no image of its class can be read");
   }
 
   [[nodiscard]] std::vector<std::string> unreadable() const override {
@@ -146,11 +140,12 @@ class ImageFolder final : public Dataset {
     unreadable_.emplace(index, why);
     if (unreadable_.size() <= most_unreadable_) return;
     const std::string others = std::to_string(unreadable_.size() - 1);
-    fail(root_ + files_[index],
-         why + (unreadable_.size() == 1 ? "" : ", after " + others + " other unreadable images") +
-             "; data.bad_image_limit allows " + std::to_string(most_unreadable_) + " of the " +
-             std::to_string(files_.size()) + " in " + name_ +
-             ": mend or remove the file, or raise the limit");
+    throw DataError(
+        root_ + files_[index],
+        why + (unreadable_.size() == 1 ? "" : ", after " + others + " other unreadable images") +
+            "; data.bad_image_limit allows " + std::to_string(most_unreadable_) + " of the " +
+            std::to_string(files_.size()) + " in " + name_ +
+            ": mend or remove the file, or raise the limit");
   }
 
   std::string name_;
@@ -181,7 +176,7 @@ std::vector<std::string> class_names(const fs::path& half) {
     if (entry.is_directory() && !is_hidden(entry)) names.push_back(entry.path().filename());
   }
   if (names.empty()) {
-    fail(half, "has no folders; must have one for each class, with its images in it");
+    throw DataError(half, "has no folders; must have one for each class, with its images in it");
   }
   std::ranges::sort(names);
   return names;
@@ -195,7 +190,8 @@ void check_leads_elsewhere(const fs::path& link, const fs::path& half) {
     above = above.parent_path();
     const fs::path place = fs::canonical(above);
     if (std::ranges::mismatch(target, place).in1 != target.end()) continue;
-    fail(link, "links to " + target.string() + ", which it lies in; must lead elsewhere");
+    throw DataError(link,
+                    "links to " + target.string() + ", which it lies in; must lead elsewhere");
   }
 }
 
@@ -219,7 +215,7 @@ std::vector<std::vector<std::string>> image_files(const fs::path& half,
       }
     }
     if (members.empty()) {
-      fail(half / name, "has no images; must have files ending in .jpg, .jpeg or .png");
+      throw DataError(half / name, "has no images; must have files ending in .jpg, .jpeg or .png");
     }
     std::ranges::sort(members);
   }
@@ -235,27 +231,29 @@ void check_same_classes(const fs::path& train, const std::vector<std::string>& t
   const fs::path& has = only_in_test ? test : train;
   const fs::path& lacks = only_in_test ? train : test;
   const std::string& name = only_in_test ? *b : *a;
-  fail(lacks, "has no folder " + name + ", but " + has.filename().string() +
-                  " has; both must have the same classes");
+  throw DataError(lacks, "has no folder " + name + ", but " + has.filename().string() +
+                             " has; both must have the same classes");
 }
 
 fs::path find_test_half(const fs::path& folder) {
   for (const char* name : {"val", "valid", "validation", "test"}) {
     if (fs::is_directory(folder / name)) return folder / name;
   }
-  fail(folder / "val", "no such folder, nor valid, validation or test; must hold the test images");
+  throw DataError(folder / "val",
+                  "no such folder, nor valid, validation or test; must hold the test images");
 }
 
 DatasetPair scan(const fs::path& folder, const ImageFolderOptions& options) {
-  if (!fs::is_directory(folder)) fail(folder, "no such folder; set data.path to one with images");
+  if (!fs::is_directory(folder))
+    throw DataError(folder, "no such folder; set data.path to one with images");
   const fs::path train = folder / "train";
   if (!fs::is_directory(train)) {
-    fail(train, "no such folder; must hold a folder of training images for each class");
+    throw DataError(train, "no such folder; must hold a folder of training images for each class");
   }
   const fs::path test = find_test_half(folder);
   const std::vector<std::string> classes = class_names(train);
   if (classes.size() < 2) {
-    fail(train, "has one class, " + classes.front() + "; at least 2 are needed");
+    throw DataError(train, "has one class, " + classes.front() + "; at least 2 are needed");
   }
   check_same_classes(train, classes, test, class_names(test));
   const std::string name = name_of(folder);
@@ -272,8 +270,8 @@ DatasetPair load_image_folder(const fs::path& folder, const ImageFolderOptions& 
   try {
     return scan(folder, options);
   } catch (const fs::filesystem_error& error) {
-    fail(error.path1().empty() ? folder : error.path1(),
-         "cannot be listed: " + error.code().message());
+    throw DataError(error.path1().empty() ? folder : error.path1(),
+                    "cannot be listed: " + error.code().message());
   }
 }
 

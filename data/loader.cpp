@@ -34,7 +34,7 @@ Batch::Batch(int size, const runtime::Shape& image, const std::string& name, int
 }
 
 std::shared_ptr<const runtime::Tensor> gather_pixels(const Dataset& dataset) {
-  const auto image = static_cast<std::size_t>(dataset.image_shape().elements());
+  const std::size_t image = dataset.image_bytes();
   auto pixels = std::make_shared<runtime::Tensor>(runtime::bytes_spec(dataset.size() * image),
                                                   "pixels", runtime::Home::host);
   const runtime::HostView view(*pixels, runtime::Access::write);
@@ -46,8 +46,7 @@ std::shared_ptr<const runtime::Tensor> gather_pixels(const Dataset& dataset) {
 Loader::Loader(std::shared_ptr<const Dataset> dataset, Normalization normalization,
                std::optional<Augmentation> augmentation, std::uint64_t seed,
                codelets::Device device, std::shared_ptr<const runtime::Tensor> pixels)
-    : dataset_(dataset),
-      source_(std::make_shared<const Source>(
+    : source_(std::make_shared<const Source>(
           Source{std::move(dataset), std::move(normalization), augmentation, seed})),
       device_(device),
       pixels_(std::move(pixels)) {
@@ -55,6 +54,8 @@ Loader::Loader(std::shared_ptr<const Dataset> dataset, Normalization normalizati
       (!codelets::on_gpu(device_) || (augmentation && augmentation->random_resized_crop)))
     throw std::logic_error("Loader: a GPU cannot make these batches");
 }
+
+const Dataset& Loader::dataset() const { return *source_->dataset; }
 
 int Loader::parts(int batch) const {
   if (!codelets::on_gpu(device_) || pixels_) return 1;
@@ -74,7 +75,7 @@ void Loader::submit(const Batch& batch, std::span<const std::uint32_t> indices, 
   }
   std::vector<std::int32_t> labels(indices.size());
   std::ranges::transform(indices, labels.begin(),
-                         [this](std::uint32_t index) { return dataset_->label(index); });
+                         [this](std::uint32_t index) { return dataset().label(index); });
   if (pixels_) {
     submit_to_gpu(batch, indices, epoch, std::move(labels), worker);
   } else {
@@ -103,45 +104,37 @@ void Loader::submit_to_cores(const Batch& batch, std::span<const std::uint32_t> 
                       source->normalization, source->seed, epoch, task.buffer<float>(0));
           if (task.buffers.size() > 1) std::ranges::copy(labels, task.buffer<std::int32_t>(1));
         },
-        {.worker = -1,
-         .priority = load_priority,
+        {.priority = load_priority,
          .footprint = static_cast<std::uint32_t>(images.bytes()),
-         .name = nullptr,
          .prefetch_for = worker});
   }
 }
 
-void Loader::submit_to_gpu([[maybe_unused]] const Batch& batch,
-                           [[maybe_unused]] std::span<const std::uint32_t> indices,
-                           [[maybe_unused]] std::uint64_t epoch,
-                           [[maybe_unused]] std::vector<std::int32_t> labels,
-                           [[maybe_unused]] int worker) const {
-#ifdef STPT_HAS_CUDA
+void Loader::submit_to_gpu(const Batch& batch, std::span<const std::uint32_t> indices,
+                           std::uint64_t epoch, std::vector<std::int32_t> labels,
+                           int worker) const {
   static const runtime::Codelet codelet("load batch on GPU", {runtime::WorkerKind::cuda});
   static const runtime::Codelet labels_codelet("load labels", {runtime::WorkerKind::cpu});
-  const runtime::Shape stored = dataset_->image_shape(), shape = batch.images[0].spec().shape;
+  const runtime::Shape stored = dataset().image_shape(), shape = batch.images[0].spec().shape;
   const Augmentation* augmentation = source_->augmentation ? &*source_->augmentation : nullptr;
   std::vector<codelets::ImageCut> cuts;
   for (const std::uint32_t index : indices)
     cuts.push_back(image_cut(stored, shape, augmentation, source_->seed, epoch, index));
-  runtime::submit(codelet,
-                  {{*pixels_, runtime::Access::read}, {batch.images[0], runtime::Access::write}},
-                  [cuts = std::move(cuts), scales = pixel_scales(source_->normalization), stored,
-                   shape](const runtime::TaskContext& task) {
-                    codelets::load_images(cuts, scales, stored, shape, task.buffer<std::uint8_t>(0),
-                                          task.buffer<float>(1), codelets::Cuda{}, task.stream);
-                  },
-                  {.worker = worker, .priority = load_priority});
+  runtime::submit(
+      codelet, {{*pixels_, runtime::Access::read}, {batch.images[0], runtime::Access::write}},
+      [cuts = std::move(cuts), scales = pixel_scales(source_->normalization), stored,
+       shape](const runtime::TaskContext& task) {
+        if constexpr (codelets::has_cuda) {
+          codelets::load_images(cuts, scales, stored, shape, task.buffer<std::uint8_t>(0),
+                                task.buffer<float>(1), codelets::Cuda{}, task.stream);
+        }
+      },
+      {.worker = worker, .priority = load_priority});
   runtime::submit(labels_codelet, {{batch.labels, runtime::Access::write}},
                   [labels = std::move(labels)](const runtime::TaskContext& task) {
                     std::ranges::copy(labels, task.buffer<std::int32_t>(0));
                   },
-                  {.worker = -1,
-                   .priority = load_priority,
-                   .footprint = 0,
-                   .name = nullptr,
-                   .prefetch_for = worker});
-#endif
+                  {.priority = load_priority, .prefetch_for = worker});
 }
 
 }  // namespace stpt::data

@@ -37,7 +37,7 @@ class Loader {
          codelets::Device device = codelets::Cpu{},
          std::shared_ptr<const runtime::Tensor> pixels = nullptr);
 
-  [[nodiscard]] const Dataset& dataset() const { return *dataset_; }
+  [[nodiscard]] const Dataset& dataset() const;
 
   /// Into how many parts a batch is divided. A GPU takes images faster than one core loads them: as
   /// many parts of at least 16 images as divide the batch evenly.
@@ -56,7 +56,6 @@ class Loader {
   void submit_to_gpu(const Batch& batch, std::span<const std::uint32_t> indices,
                      std::uint64_t epoch, std::vector<std::int32_t> labels, int worker) const;
 
-  std::shared_ptr<const Dataset> dataset_;
   std::shared_ptr<const Source> source_;
   codelets::Device device_;
   std::shared_ptr<const runtime::Tensor> pixels_;
