@@ -20,7 +20,7 @@ enum class BatchNormMode {
 };
 
 struct BatchNorm {
-  TensorSpec x;  ///< also the spec of y and residual
+  TensorSpec x;  ///< also the spec of y and residual; on CUDA in nhwc
   bool relu = false;
   bool residual = false;
   float epsilon = 1e-5f;

@@ -13,7 +13,7 @@ namespace stpt::codelets {
 
 using runtime::TensorSpec;
 
-/// Geometry shared by the three convolution ops.
+/// Geometry shared by the three convolution ops. On CUDA src and dst are in nhwc.
 struct Conv2d {
   TensorSpec src;  ///< n x c x h x w
   TensorSpec dst;  ///< n x k x oh x ow; layout `any` until choose_layout()

@@ -13,8 +13,8 @@ using runtime::TensorSpec;
 
 /// Weights are k x (c*h*w), row-major; the bias has k elements (float32).
 struct FullyConnected {
-  TensorSpec src;  ///< n x c x h x w, any layout
-  TensorSpec dst;  ///< n x k x 1 x 1, nchw
+  TensorSpec src;  ///< n x c x h x w
+  TensorSpec dst;  ///< n x k x 1 x 1, nchw, of src's type or float32
 };
 
 /// "fully connected forward 8x64x1x1 float32 nchw -> ...".

@@ -1,6 +1,9 @@
 // A planned operation. An op is a plain value that says what is computed (shapes, layouts, flags);
-// plan() turns it into a Kernel for one kind of device. Kernels know no task graph: pointers in,
-// results out.
+// plan() turns it into a Kernel for one kind of device, and throws std::invalid_argument where that
+// has none. Kernels know no task graph: pointers in, results out.
+//
+// Where an op's header does not say otherwise, tensors are float32 in any layout on the CPU, and
+// float32, bfloat16 or float16 in nchw or nhwc on CUDA.
 #pragma once
 
 #include <cstddef>

@@ -16,8 +16,8 @@ enum class PoolKind { max, average };
 /// Global average pooling is `average` with the kernel as large as the source and no padding.
 struct Pool2d {
   PoolKind kind = PoolKind::max;
-  TensorSpec src;  ///< n x c x h x w
-  TensorSpec dst;  ///< n x c x oh x ow, same layout as src
+  TensorSpec src;  ///< n x c x h x w; on CUDA in nhwc
+  TensorSpec dst;  ///< n x c x oh x ow, of src's type and layout
   int kernel_h = 1, kernel_w = 1;
   int stride = 1;
   int padding = 0;

@@ -18,7 +18,8 @@ struct Reorder {
   TensorSpec dst;
 };
 
-/// Several reorders between some buffers: one launch on CUDA, where all have the same two types.
+/// Several reorders between some buffers: on CUDA, where all have the same two types, one launch
+/// for every 64.
 /// run(the sources..., the destinations...)
 struct Reorders {
   struct Place {

@@ -54,6 +54,7 @@ class Dataset {
   [[nodiscard]] virtual int classes() const = 0;
   /// {1, channels, height, width}
   [[nodiscard]] virtual runtime::Shape image_shape() const = 0;
+  /// That read() writes.
   [[nodiscard]] std::size_t image_bytes() const {
     return static_cast<std::size_t>(image_shape().elements());
   }

@@ -52,6 +52,7 @@ enum class Resource : std::uint8_t {
   none,         ///< a null pointer
 };
 
+/// What lower() makes of a network.
 struct Lowered {
   /// Where an op's argument lies: in the segment's handle number `binding`, `offset` bytes in.
   struct Operand {

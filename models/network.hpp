@@ -64,7 +64,8 @@ struct Network {
   std::vector<Shape> activations;  ///< shapes for batch 1; activations[0] is the input
   std::vector<Layer> layers;       ///< in an order that computes inputs first
   std::vector<Parameter> parameters;
-  /// Names of the stretches of layers that are lowered to one segment each, by Layer::block.
+  /// Names of the stretches of layers, by Layer::block. Grain::block makes a segment of the forward
+  /// and one of the backward part of each.
   std::vector<std::string> blocks;
   /// Elements, with padding, of the stretches of memory in which parameters lie, in the layers'
   /// order.

@@ -73,7 +73,9 @@ struct TaskOptions {
 };
 
 /// Adds a task; returns at once. Order with other tasks follows from the tensors alone, as if each
-/// task ran when it was submitted. After a failure the body is not called any more.
+/// task ran when it was submitted. After a failure the body is not called any more. Throws
+/// std::logic_error for a worker that is not there or an empty tensor, std::runtime_error where no
+/// worker, or not the chosen one, can run it.
 void submit(const Codelet& codelet, std::span<const Use> uses, TaskBody body,
             const TaskOptions& options = {});
 
