@@ -54,8 +54,7 @@ class JpegDecoder final : public ImageDecoder {
     };
     jpeg_.client_data = this;
     if (setjmp(escape_) != 0) fail();
-    jpeg_create_decompress(&jpeg_);
-    jpeg_.client_data = this;
+    jpeg_create_decompress(&jpeg_);  // keeps client_data
     jpeg_.progress = &progress_;
   }
   ~JpegDecoder() override { jpeg_destroy_decompress(&jpeg_); }

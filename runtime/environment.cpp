@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
@@ -14,6 +13,7 @@
 #include <system_error>
 #include <vector>
 
+#include "runtime/cluster.hpp"
 #include "runtime/file_descriptor.hpp"
 #include "runtime/runtime.hpp"
 
@@ -65,13 +65,10 @@ void require_writable(const std::filesystem::path& folder, const std::string& va
 
 /// Whether StarPU has measured this machine before, and so has nothing to write.
 bool measured(const std::filesystem::path& folder) {
-  std::array<char, 256> own{};
-  gethostname(own.data(), own.size() - 1);
   const char* const named = std::getenv("STARPU_HOSTNAME");
-  const std::string_view host = named != nullptr ? named : own.data();
+  const std::string host = named != nullptr ? named : Cluster::current().host();
   std::error_code error;
-  return std::filesystem::exists(folder / (std::string(host.substr(0, host.find('.'))) + ".config"),
-                                 error);
+  return std::filesystem::exists(folder / (host.substr(0, host.find('.')) + ".config"), error);
 }
 
 void check_folders() {
