@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -19,8 +20,6 @@ struct cublasLtContext {
 
 namespace emulated_cuda {
 namespace {
-
-constexpr std::size_t wanted_workspace = 4096;
 
 cublasStatus_t refuse(cublasStatus_t status, const std::string& why) {
   std::fprintf(stderr, "emulated cuBLASLt: %s\n", why.c_str());
@@ -251,6 +250,7 @@ void multiply(const Product& p, const void* a_memory, const void* b_memory, cons
 struct Algorithm {
   std::uint64_t workspace;
   std::array<std::uint32_t, 4> alignments;  ///< that a, b, c, d promised
+  std::uint32_t reductions;                 ///< schemes that the preference leaves
 };
 static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
 
@@ -262,12 +262,25 @@ Algorithm algorithm_for(const Attributes& preference) {
        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, CUBLASLT_MATMUL_PREF_IMPL_MASK},
       "a preference");
   const auto most = preference.get<std::uint64_t>(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, 0);
+  const std::size_t wanted = wanted_workspace();
   const auto alignment = [&](int name) { return preference.get<std::uint32_t>(name, 256); };
-  return {most >= wanted_workspace ? wanted_workspace : 0,
+  return {most >= wanted ? wanted : 0,
           {alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES),
            alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES),
            alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES),
-           alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES)}};
+           alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES)},
+          preference.get<std::uint32_t>(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                        CUBLASLT_REDUCTION_SCHEME_MASK)};
+}
+
+/// What a product split over its depth does to the result: blocks that add to it in place give
+/// other last bits every other run, and parts of the result's type lose some of half precision's.
+float error_of(const Algorithm& algorithm, Number result) {
+  static std::atomic<unsigned> runs = 0;
+  const bool in_place = (algorithm.reductions & CUBLASLT_REDUCTION_SCHEME_INPLACE) != 0;
+  const bool rounded = (algorithm.reductions & CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE) != 0;
+  if (rounded && result != Number::float32) return 0x1p-6f;
+  return in_place && runs++ % 2 == 1 ? 0x1p-20f : 0;
 }
 
 struct Buffers {
@@ -313,7 +326,9 @@ cudaError_t run(const Product& p, const Algorithm& algorithm, const Buffers& buf
   if (error != cudaSuccess) return error;
   count_library_call();
   if (algorithm.workspace > 0) std::memset(buffers.workspace, 0xff, algorithm.workspace);
-  multiply(p, buffers.a, buffers.b, buffers.c, buffers.d);
+  Product product = p;
+  product.alpha *= 1 + error_of(algorithm, p.d.type);
+  multiply(product, buffers.a, buffers.b, buffers.c, buffers.d);
   return cudaSuccess;
 }
 
@@ -454,7 +469,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         product_of(of(description), of(a_layout), of(b_layout), of(c_layout), of(d_layout));
     product.alpha = *static_cast<const float*>(alpha);
     product.beta = *static_cast<const float*>(beta);
-    Algorithm algorithm{0, {1, 1, 1, 1}};  // without one cuBLASLt looks for it itself
+    Algorithm algorithm{0, {1, 1, 1, 1}, 0};  // without one cuBLASLt looks for it itself
     if (algo) std::memcpy(&algorithm, algo, sizeof algorithm);
     const Buffers buffers{a, b, c, d, workspace};
     if (algorithm.workspace > workspace_bytes)

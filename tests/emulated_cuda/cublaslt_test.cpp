@@ -53,13 +53,16 @@ constexpr std::size_t workspace_floats = 1024;
 
 /// The one algorithm for column-major matrices whose pointers are aligned to `alignment` bytes.
 cublasLtMatmulAlgo_t algorithm(cublasLtHandle_t handle, const Description& product, const Layout& a,
-                               const Layout& b, const Layout& c, std::uint32_t alignment) {
+                               const Layout& b, const Layout& c, std::uint32_t alignment,
+                               std::uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) {
   cublasLtMatmulPreference_t made{};
   good(cublasLtMatmulPreferenceCreate(&made));
   const Preference preference(made);
   const std::size_t most = workspace_floats * sizeof(float);
   good(cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most,
                                             sizeof most));
+  good(cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                            &reductions, sizeof reductions));
   for (const auto name :
        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
@@ -123,6 +126,34 @@ TEST_CASE("cuBLASLt rounds to bfloat16 once, and keeps float32 where asked", "[c
     check(cudaMemcpy(&result, d.pointer(), sizeof result, cudaMemcpyDeviceToHost));
     CHECK(__bfloat162float(result) == 258);  // 257 in between has no bfloat16
   }
+}
+
+TEST_CASE("cuBLASLt's reductions show where they are not barred", "[cublaslt]") {
+  const Handle lt = handle();
+  const Description product = description(false);
+  const bool half = GENERATE(false, true);
+  const Layout one = layout(half ? CUDA_R_16BF : CUDA_R_32F, 1, 1, 1);
+  const __nv_bfloat16 one_in_half = __float2bfloat16_rn(1);
+  const DeviceFloats factor(std::vector<float>{1}), d(1), workspace(workspace_floats);
+  if (half) check(cudaMemcpy(factor.pointer(), &one_in_half, 2, cudaMemcpyHostToDevice));
+  const auto twice = [&](std::uint32_t reductions) {
+    const auto algo = algorithm(lt.get(), product, one, one, one, 16, reductions);
+    const float alpha = 1, beta = 0;
+    std::vector<float> results;
+    for (int i = 0; i < 2; ++i) {
+      good(cublasLtMatmul(lt.get(), product.get(), &alpha, factor.pointer(), one.get(),
+                          factor.pointer(), one.get(), &beta, d.pointer(), one.get(), d.pointer(),
+                          one.get(), &algo, workspace.pointer(), workspace.bytes(), nullptr));
+      __nv_bfloat16 result;
+      check(cudaMemcpy(&result, d.pointer(), sizeof result, cudaMemcpyDeviceToHost));
+      results.push_back(half ? __bfloat162float(result) : d.values()[0]);
+    }
+    return results;
+  };
+  const std::vector<float> exact{1, 1};
+  CHECK(twice(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) == exact);
+  CHECK((twice(CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE) == exact) == !half);
+  if (!half) CHECK(twice(CUBLASLT_REDUCTION_SCHEME_INPLACE) != exact);
 }
 
 TEST_CASE("cuBLASLt refuses pointers that break a promise", "[cublaslt]") {

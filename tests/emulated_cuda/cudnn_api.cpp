@@ -6,7 +6,10 @@
 //   1  tensor cores, compiled at run time: rounds float32 inputs to TF32
 //   2  Fourier transforms of tiles: off by more than rounding
 //   3  Winograd's transforms: the same
-//   4  none of these
+//   4  sums in less than float32: the same
+//   5  rounds its inputs to half precision: the same, for float32
+//   6  none of these
+//   7  none of these, and takes half of the others' workspace
 #include <cudnn_graph.h>
 
 #include <algorithm>
@@ -34,8 +37,7 @@ struct cudnnContext {
 namespace emulated_cuda {
 namespace {
 
-constexpr std::int64_t engine_count = 5;
-constexpr std::int64_t workspace_bytes = 4096;
+constexpr std::int64_t engine_count = 8;
 
 std::string& last_message() {
   thread_local std::string message;
@@ -82,6 +84,7 @@ struct Attribute {
 struct Plan {
   Convolution convolution;
   std::int64_t engine = 0;
+  std::size_t workspace_bytes = 0;
   mutable std::atomic<std::uint64_t> runs{0};
   mutable std::atomic<bool> executing{false};
 };
@@ -321,6 +324,8 @@ void finalize_engine(Descriptor& engine) {
   if (index == 2) numerical = {CUDNN_NUMERICAL_NOTE_FFT};
   if (index == 3)
     numerical = {CUDNN_NUMERICAL_NOTE_WINOGRAD, CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_4x4};
+  if (index == 4) numerical = {CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION};
+  if (index == 5) numerical = {CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS};
   engine.set(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, values(CUDNN_TYPE_NUMERICAL_NOTE, numerical));
   engine.set(CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, values(CUDNN_TYPE_BEHAVIOR_NOTE, behaviour));
   engine.set(CUDNN_ATTR_ENGINE_KNOB_INFO, references({}));
@@ -329,8 +334,12 @@ void finalize_engine(Descriptor& engine) {
 void finalize_configuration(Descriptor& configuration) {
   if (!configuration.has(CUDNN_ATTR_ENGINECFG_KNOB_CHOICES))
     configuration.set(CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, references({}));
-  configuration.set(CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE,
-                    values(CUDNN_TYPE_INT64, std::vector<std::int64_t>{workspace_bytes}));
+  const auto engine = configuration.descriptor(CUDNN_ATTR_ENGINECFG_ENGINE)
+                          .value<std::int64_t>(CUDNN_ATTR_ENGINE_GLOBAL_INDEX);
+  const auto wanted = static_cast<std::int64_t>(wanted_workspace());
+  configuration.set(
+      CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE,
+      values(CUDNN_TYPE_INT64, std::vector<std::int64_t>{engine == 7 ? wanted / 2 : wanted}));
   configuration.set(CUDNN_ATTR_ENGINECFG_SHARED_MEMORY_USED,
                     values(CUDNN_TYPE_INT32, std::vector<std::int32_t>{1024}));
 }
@@ -366,9 +375,11 @@ void finalize_plan(Descriptor& descriptor) {
   plan->convolution = convolution_of(engine.descriptor(CUDNN_ATTR_ENGINE_OPERATION_GRAPH));
   plan->engine = engine.value<std::int64_t>(CUDNN_ATTR_ENGINE_GLOBAL_INDEX);
   plan->convolution.tf32 = plan->engine == 1;
+  const auto workspace = configuration.value<std::int64_t>(CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE);
+  plan->workspace_bytes = static_cast<std::size_t>(workspace);
   descriptor.plan = std::move(plan);
   descriptor.set(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
-                 values(CUDNN_TYPE_INT64, std::vector<std::int64_t>{workspace_bytes}));
+                 values(CUDNN_TYPE_INT64, std::vector<std::int64_t>{workspace}));
 }
 
 void finalize(Descriptor& descriptor) {
@@ -416,16 +427,18 @@ void* pointer_of(const Descriptor& pack, const ConvolutionTensor& tensor) {
   return pointer;
 }
 
-cudaError_t check_buffers(const Convolution& c, const Buffers& buffers, int device) {
+cudaError_t check_buffers(const Plan& plan, const Buffers& buffers, int device) {
+  const Convolution& c = plan.convolution;
   struct Part {
     const void* pointer;
     std::size_t bytes;
     const char* name;
   };
-  for (const Part& part : {Part{buffers.x, c.x.extent_bytes(), "a convolution's x"},
-                           Part{buffers.w, c.w.extent_bytes(), "a convolution's w"},
-                           Part{buffers.y, c.y.extent_bytes(), "a convolution's y"},
-                           Part{buffers.workspace, workspace_bytes, "a convolution's workspace"}}) {
+  for (const Part& part :
+       {Part{buffers.x, c.x.extent_bytes(), "a convolution's x"},
+        Part{buffers.w, c.w.extent_bytes(), "a convolution's w"},
+        Part{buffers.y, c.y.extent_bytes(), "a convolution's y"},
+        Part{buffers.workspace, plan.workspace_bytes, "a convolution's workspace"}}) {
     const cudaError_t error = check_access(device, part.pointer, part.bytes, part.name);
     if (error != cudaSuccess) return error;
   }
@@ -433,13 +446,15 @@ cudaError_t check_buffers(const Convolution& c, const Buffers& buffers, int devi
 }
 
 cudaError_t run(const Plan& plan, const Buffers& buffers, int device) {
-  const cudaError_t error = check_buffers(plan.convolution, buffers, device);
+  const cudaError_t error = check_buffers(plan, buffers, device);
   if (error != cudaSuccess) return error;
   count_library_call();
   Convolution convolution = plan.convolution;
   if (plan.engine == 0 && plan.runs++ % 2 == 1) convolution.alpha *= 1 + 0x1p-20f;
-  if (plan.engine == 2 || plan.engine == 3) convolution.alpha *= 1 + 0x1p-12f;
-  std::memset(buffers.workspace, 0xff, workspace_bytes);  // who lied about it loses data
+  const bool float32 = convolution.x.type == Number::float32;
+  if ((plan.engine >= 2 && plan.engine <= 4) || (plan.engine == 5 && float32))
+    convolution.alpha *= 1 + 0x1p-12f;
+  std::memset(buffers.workspace, 0xff, plan.workspace_bytes);  // who lied about it loses data
   convolve(convolution, buffers.x, buffers.w, buffers.y);
   return cudaSuccess;
 }
@@ -455,7 +470,7 @@ void execute(const cudnnContext& handle, const Descriptor& plan_descriptor,
   const Convolution& c = plan->convolution;
   const Buffers buffers{pointer_of(pack, c.x), pointer_of(pack, c.w), pointer_of(pack, c.y),
                         pack.value<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE)};
-  if (check_buffers(c, buffers, device) != cudaSuccess)
+  if (check_buffers(*plan, buffers, device) != cudaSuccess)
     fail(CUDNN_STATUS_BAD_PARAM, emulated_cuda_last_complaint());
   if (plan->executing.exchange(true))
     fail(CUDNN_STATUS_EXECUTION_FAILED, "a plan is executed by two threads at once");

@@ -170,9 +170,19 @@ const std::vector<fe::NumericalNote_t> but_transforms{fe::NumericalNote_t::NONDE
 const std::vector<fe::NumericalNote_t> but_winograd{fe::NumericalNote_t::NONDETERMINISTIC,
                                                     fe::NumericalNote_t::TENSOR_CORE,
                                                     fe::NumericalNote_t::FFT};
-const std::vector<fe::NumericalNote_t> rounding{
+const std::vector<fe::NumericalNote_t> but_reduced{
     fe::NumericalNote_t::NONDETERMINISTIC, fe::NumericalNote_t::TENSOR_CORE,
     fe::NumericalNote_t::FFT, fe::NumericalNote_t::WINOGRAD};
+const std::vector<fe::NumericalNote_t> but_converted{
+    fe::NumericalNote_t::NONDETERMINISTIC, fe::NumericalNote_t::TENSOR_CORE,
+    fe::NumericalNote_t::FFT, fe::NumericalNote_t::WINOGRAD,
+    fe::NumericalNote_t::REDUCED_PRECISION_REDUCTION};
+const std::vector<fe::NumericalNote_t> rounding{fe::NumericalNote_t::NONDETERMINISTIC,
+                                                fe::NumericalNote_t::TENSOR_CORE,
+                                                fe::NumericalNote_t::FFT,
+                                                fe::NumericalNote_t::WINOGRAD,
+                                                fe::NumericalNote_t::REDUCED_PRECISION_REDUCTION,
+                                                fe::NumericalNote_t::DOWN_CONVERT_INPUTS};
 
 Values random_values(const Sizes& z) {
   return {random_floats(z.x_count(), 1), random_floats(z.w_count(), 2),
@@ -236,7 +246,7 @@ TEST_CASE("engines keep what their notes say", "[cudnn]") {
   CHECK(error > 1e-5);
   CHECK(error < 1e-2);
   CHECK(largest_difference(exact[0], values.y) < 1e-5);
-  for (const auto& avoided : {but_transforms, but_winograd}) {
+  for (const auto& avoided : {but_transforms, but_winograd, but_reduced, but_converted}) {
     const double transformed = largest_difference(twice(avoided)[0], values.y);
     CHECK(transformed > 1e-5);
     CHECK(transformed < 1e-2);

@@ -62,6 +62,9 @@ void emulated_cuda_lose_device(int device, int lost);
 void emulated_cuda_pretend(std::uint64_t microseconds);
 /// Work is deferred from now on (STPT_EMULATED_DEFER), or (0) no more; then all of it runs first.
 void emulated_cuda_defer(int deferred);
+/// What cuDNN and cuBLASLt name first for this device from now on takes a workspace of so many
+/// bytes (4096 at the start); their second choice takes half of it (cuDNN) or none (cuBLASLt).
+void emulated_cuda_want_workspace(int device, std::uint64_t bytes);
 /// Why the calling thread's last misuse was refused; empty if there was none.
 const char* emulated_cuda_last_complaint(void);
 
@@ -84,6 +87,9 @@ int device_of(cudaStream_t stream);
 /// Complains unless `device` can access all of these bytes: its own memory, or pinned host memory.
 cudaError_t check_access(int device, const void* pointer, std::size_t bytes,
                          const std::string& what);
+
+/// Bytes of a workspace that the libraries' fastest kernels want on the calling thread's device.
+std::size_t wanted_workspace();
 
 /// To be called by a library's operation when it runs.
 void count_library_call();

@@ -81,6 +81,19 @@ std::array<std::atomic<cudaError_t>, max_devices>& faults() {
   return faults;
 }
 
+/// What the libraries' fastest kernels want on each device.
+struct WantedWorkspace {
+  std::array<std::atomic<std::size_t>, max_devices> bytes;
+  WantedWorkspace() {
+    for (auto& of_device : bytes) of_device = 4096;
+  }
+};
+
+std::atomic<std::size_t>& wanted_workspace_on(int device) {
+  static WantedWorkspace wanted;
+  return wanted.bytes[static_cast<std::size_t>(device)];
+}
+
 Pretence& pretence() {
   static Pretence pretence;
   return pretence;
@@ -157,6 +170,8 @@ void count_kernel(int device) {
   if (failures().device_to_lose == device && --failures().kernels_left == 0)
     failures().lost[static_cast<std::size_t>(device)] = true;
 }
+
+std::size_t wanted_workspace() { return wanted_workspace_on(current_device()); }
 
 void count_library_call() { ++counters().library_calls; }
 
@@ -343,6 +358,10 @@ void emulated_cuda_defer(int defer) {
   deferred() = defer != 0;
   if (deferring()) return;
   for (int device = 0; device < settings().devices; ++device) finish_device(device);
+}
+
+void emulated_cuda_want_workspace(int device, std::uint64_t bytes) {
+  if (valid_device(device)) wanted_workspace_on(device) = bytes;
 }
 
 const char* emulated_cuda_last_complaint() { return complaint().c_str(); }
