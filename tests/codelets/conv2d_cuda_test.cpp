@@ -104,20 +104,6 @@ void check_against_definition(const Case& c, DataType type, bool tf32) {
   if (c.bias) require_close("d_bias", actual.d_bias, expected.d_bias, sums(false));
 }
 
-/// The device that is current again when the test ends.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device) : before_(codelets::cuda::current_device()) {
-    check_cuda(cudaSetDevice(device));
-  }
-  ~CurrentDevice() { cudaSetDevice(before_); }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
- private:
-  int before_;
-};
-
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 
 }  // namespace

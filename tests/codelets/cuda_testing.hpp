@@ -34,6 +34,20 @@ inline constexpr std::array<DataType, 3> cuda_types = {DataType::float32, DataTy
 
 inline void check_cuda(cudaError_t error) { codelets::cuda::check(error, "test"); }
 
+/// The current device for as long as it lives.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) : before_(codelets::cuda::current_device()) {
+    check_cuda(cudaSetDevice(device));
+  }
+  ~CurrentDevice() { cudaSetDevice(before_); }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  int before_;
+};
+
 // ---- Data types ---------------------------------------------------------------------------------
 
 /// The largest relative error of rounding a value to this type.
