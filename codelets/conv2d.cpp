@@ -32,7 +32,7 @@ void require_consistent(const char* op, const Conv2d& conv) {
   cpu::require_plain(std::string(op) + ": src", conv.src);
   cpu::require_float32(std::string(op) + ": dst", conv.dst);
   const Shape expected = conv2d_output(conv.src.shape, conv.dst.shape.c, conv.kernel_h,
-                                       conv.kernel_w, conv.stride, conv.padding);
+                                       conv.kernel_w, conv.stride, conv.padding, conv.groups);
   if (conv.dst.shape != expected)
     onednn::fail(describe_op(op, conv), "dst must be " + expected.to_string());
 }
@@ -43,6 +43,14 @@ struct Layouts {
   Layout dst = Layout::any;
 };
 
+/// oneDNN has the groups as a dimension of their own. Without it kernels are found for more
+/// layouts.
+dnnl::memory::dims weight_dimensions(const Conv2d& conv) {
+  const auto [k, c, h, w] = conv.weights();
+  if (conv.groups == 1) return {k, c, h, w};
+  return {conv.groups, k / conv.groups, c, h, w};
+}
+
 /// The shapes as oneDNN wants them. Weights are `any`: the kernel reorders the canonical ones.
 struct Problem {
   explicit Problem(const Conv2d& conv)
@@ -50,10 +58,11 @@ struct Problem {
         dst(conv.dst.shape),
         strides{conv.stride, conv.stride},
         padding{conv.padding, conv.padding},
-        weight_dims{dst.c, src.c, conv.kernel_h, conv.kernel_w},
+        weight_dims(weight_dimensions(conv)),
         weights(weight_dims, dnnl::memory::data_type::f32, dnnl::memory::format_tag::any),
-        canonical_weights(weight_dims, dnnl::memory::data_type::f32,
-                          dnnl::memory::format_tag::oihw) {
+        canonical_weights(
+            weight_dims, dnnl::memory::data_type::f32,
+            conv.groups == 1 ? dnnl::memory::format_tag::oihw : dnnl::memory::format_tag::goihw) {
     if (conv.bias) bias = {{dst.c}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::a};
   }
 
@@ -122,17 +131,23 @@ auto cheapest(const Conv2d& conv, const Problem& problem, Make make) {
   return best;
 }
 
+std::string describe_geometry(int kernel_h, int kernel_w, int stride, int padding, int groups) {
+  std::string text = onednn::describe_window(kernel_h, kernel_w, stride, padding);
+  if (groups != 1) text += ", " + std::to_string(groups) + " groups";
+  return text;
+}
+
 }  // namespace
 
 std::string describe_op(const char* op, const Conv2d& conv) {
   return std::string(op) + " " + conv.src.to_string() + " -> " + conv.dst.to_string() + ", " +
-         onednn::describe_window(conv.kernel_h, conv.kernel_w, conv.stride, conv.padding);
+         describe_geometry(conv.kernel_h, conv.kernel_w, conv.stride, conv.padding, conv.groups);
 }
 
 Shape conv2d_output(const Shape& src, std::int64_t filters, int kernel_h, int kernel_w, int stride,
-                    int padding) {
+                    int padding, int groups) {
   const std::string what = "conv2d of " + src.to_string() + ", " +
-                           onednn::describe_window(kernel_h, kernel_w, stride, padding);
+                           describe_geometry(kernel_h, kernel_w, stride, padding, groups);
   if (filters < 1 || kernel_h < 1 || kernel_w < 1 || stride < 1)
     onednn::fail(what, "filters, kernel and stride must be at least 1");
   if (padding < 0) onednn::fail(what, "the padding must not be negative");
@@ -141,6 +156,10 @@ Shape conv2d_output(const Shape& src, std::int64_t filters, int kernel_h, int ke
     onednn::fail(what, "the kernel must not be larger than the padded source, " +
                            std::to_string(src.h + 2 * padding) + "x" +
                            std::to_string(src.w + 2 * padding));
+  }
+  if (groups < 1 || src.c % groups != 0 || filters % groups != 0) {
+    onednn::fail(what, "the groups must divide the " + std::to_string(src.c) +
+                           " channels and the " + std::to_string(filters) + " filters");
   }
   return {src.n, filters, h / stride + 1, w / stride + 1};
 }

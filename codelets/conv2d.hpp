@@ -1,6 +1,8 @@
 // 2-D convolution (cross-correlation), optionally with bias and a fused ReLU, which keeps NaN.
-//   dst[n,k,y,x] = act(bias[k] + sum_{c,i,j} weights[k,c,i,j] * src[n,c,sy,sx])
+//   dst[n,k,y,x] = act(bias[k] + sum_{c,i,j} weights[k,c,i,j] * src[n,first(k)+c,sy,sx])
 //   where sy = y*stride - padding + i and sx = x*stride - padding + j; outside the source is zero.
+//   Filters and channels come in as many groups: a filter sees those channels, from first(k) on,
+//   whose group is its own.
 #pragma once
 
 #include <cstdint>
@@ -21,15 +23,23 @@ struct Conv2d {
   int stride = 1;
   int padding = 0;
   bool bias = false;
+  int groups = 1;  ///< as many as channels: depthwise
+
+  /// k x c / groups x kernel_h x kernel_w
+  [[nodiscard]] runtime::Shape weights() const {
+    return {dst.shape.c, src.shape.c / groups, kernel_h, kernel_w};
+  }
 };
 
-/// "conv2d forward 8x3x32x32 float32 nchw -> ..., kernel 3x3, stride 1, padding 1".
+/// "conv2d forward 8x3x32x32 float32 nchw -> ..., kernel 3x3, stride 1, padding 1", and ", 4
+/// groups" of more than one.
 [[nodiscard]] std::string describe_op(const char* op, const Conv2d& conv);
 
 /// Output shape for a source of shape `src`; throws std::invalid_argument if the kernel does not
-/// fit.
+/// fit or the groups are not equal.
 [[nodiscard]] runtime::Shape conv2d_output(const runtime::Shape& src, std::int64_t filters,
-                                           int kernel_h, int kernel_w, int stride, int padding);
+                                           int kernel_h, int kernel_w, int stride, int padding,
+                                           int groups = 1);
 
 /// Fills conv.dst.layout with the layout the implementation computes fastest.
 void choose_layout(Conv2d& conv, Cpu);
@@ -41,9 +51,9 @@ void choose_layout(Conv2d& conv, Cuda);
 [[nodiscard]] std::int64_t conv2d_channels(std::int64_t channels, runtime::DataType type, Cpu);
 [[nodiscard]] std::int64_t conv2d_channels(std::int64_t channels, runtime::DataType type, Cuda);
 
-/// What the three ops take the weights as, and give their gradient as, for weights of k x c x
-/// kernel_h x kernel_w and images of `type`. On cores row-major float32, in which parameters are
-/// kept; on CUDA of the images' type in nhwc, rounded once.
+/// What the three ops take the weights as, and give their gradient as, for weights of k x c /
+/// groups x kernel_h x kernel_w and images of `type`. On cores row-major float32, in which
+/// parameters are kept; on CUDA of the images' type in nhwc, rounded once.
 [[nodiscard]] TensorSpec conv2d_weights(const runtime::Shape& weights, runtime::DataType type, Cpu);
 [[nodiscard]] TensorSpec conv2d_weights(const runtime::Shape& weights, runtime::DataType type,
                                         Cuda);

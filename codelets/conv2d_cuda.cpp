@@ -27,7 +27,7 @@ void require_consistent(const std::string& what, const Conv2d& conv) {
   cuda::require_type(conv.src.type, what);
   if (conv.src.shape.elements() < 1) fail("every dimension must be at least 1");
   const Shape expected = conv2d_output(conv.src.shape, conv.dst.shape.c, conv.kernel_h,
-                                       conv.kernel_w, conv.stride, conv.padding);
+                                       conv.kernel_w, conv.stride, conv.padding, conv.groups);
   if (conv.dst.shape != expected) fail("dst must be " + expected.to_string());
   if (conv.dst.type != conv.src.type)
     fail(std::string("dst must be ") + runtime::to_string(conv.src.type) + ", too");
@@ -46,8 +46,7 @@ struct Problem {
     require_consistent(what, conv);
     require_nhwc(what, "src", conv.src);
     require_nhwc(what, "dst", conv.dst);
-    const Shape weights{conv.dst.shape.c, conv.src.shape.c, conv.kernel_h, conv.kernel_w};
-    convolution = {pass,           conv.src.type, conv.src.shape, weights,
+    convolution = {pass,           conv.src.type, conv.src.shape, conv.weights(),
                    conv.dst.shape, conv.stride,   conv.padding,   tf32};
   }
 

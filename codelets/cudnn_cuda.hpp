@@ -14,7 +14,7 @@ namespace stpt::codelets::cudnn {
 enum class Pass { forward, backward_data, backward_weights };
 
 /// All tensors, the weights too, are of one type and in nhwc (weights: filters, height, width,
-/// channels). Sums are float32.
+/// channels of a filter: as many as the source's, or of one of its groups). Sums are float32.
 ///   forward:          run(src, weights, dst)
 ///   backward_data:    run(weights, d_dst, d_src)
 ///   backward_weights: run(src, d_dst, d_weights)

@@ -28,10 +28,19 @@ enum class ResidualBlock {
   bottleneck,  ///< 1x1, 3x3, 1x1 with four times as many filters; the 3x3 has the stride ("v1.5")
 };
 
+/// How a bottleneck's 3x3 convolution differs from ResNet's: in groups, as of Xie et al. 2017,
+/// "Aggregated residual transformations", or wider, as of Zagoruyko and Komodakis 2016, "Wide
+/// residual networks".
+struct Bottleneck {
+  int groups = 1;
+  int width_per_group = 64;  ///< filters of a group in the first stage; twice that in each next
+};
+
 /// The same paper, table 1: a 7x7 convolution and max pooling, then four stages. Layers are called
 /// as torchvision calls them.
 [[nodiscard]] Network imagenet_resnet(const ModelRequest& request, ResidualBlock block,
-                                      std::array<int, 4> blocks_per_stage);
+                                      std::array<int, 4> blocks_per_stage,
+                                      const Bottleneck& bottleneck = {});
 
 /// Simonyan and Zisserman 2015, "Very deep convolutional networks", table 1: five stages of 3x3
 /// convolutions, each ending in max pooling, and three fully connected layers. Layers are called as

@@ -288,7 +288,7 @@ Lowering::Argument Lowering::gradient_of(int index) {
 std::int64_t Lowering::image_channels() const {
   const std::int64_t channels = network_.input().c;
   const bool convolved = std::ranges::all_of(network_.layers, [](const Layer& layer) {
-    return layer.kind == LayerKind::convolution ||
+    return (layer.kind == LayerKind::convolution && layer.groups == 1) ||
            std::ranges::find(layer.inputs, 0) == layer.inputs.end();
   });
   if (!convolved) return channels;
@@ -298,7 +298,8 @@ std::int64_t Lowering::image_channels() const {
 
 TensorSpec Lowering::weights_spec(const Layer& layer) const {
   Shape shape = network_.parameter(layer.weight).shape;
-  if (layer.kind == LayerKind::convolution && layer.inputs[0] == 0) shape.c = image_channels();
+  if (layer.kind == LayerKind::convolution && layer.inputs[0] == 0 && layer.groups == 1)
+    shape.c = image_channels();
   return of_device([&](auto device) {
     return layer.kind == LayerKind::convolution
                ? codelets::conv2d_weights(shape, network_.data_type, device)
@@ -511,8 +512,8 @@ Lowering::Argument Lowering::keep(int& buffer, std::size_t bytes) {
 void Lowering::forward_convolution(const Node& node, Kept& kept) {
   const Layer& layer = *node.layer;
   auto& conv = kept.conv;
-  conv = {input(node).spec, output_spec(node), layer.kernel_h, layer.kernel_w,
-          layer.stride,     layer.padding,     layer.bias >= 0};
+  conv = {input(node).spec, output_spec(node), layer.kernel_h,  layer.kernel_w,
+          layer.stride,     layer.padding,     layer.bias >= 0, layer.groups};
   of_device([&conv](auto device) { codelets::choose_layout(conv, device); });
   std::vector<Argument> arguments{read(input(node).location), weights(layer)};
   if (conv.bias) arguments.push_back(parameter(layer.bias));

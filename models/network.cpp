@@ -124,11 +124,12 @@ int NetworkBuilder::parameter(const std::string& name, const Shape& shape,
 }
 
 ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x, int filters,
-                                         int kernel, int stride, int padding, bool bias) {
+                                         int kernel, int stride, int padding,
+                                         const ConvolutionOptions& options) {
   const Shape in = shape(x);
   Shape out;
   try {
-    out = codelets::conv2d_output(in, filters, kernel, kernel, stride, padding);
+    out = codelets::conv2d_output(in, filters, kernel, kernel, stride, padding, options.groups);
   } catch (const std::invalid_argument& error) {
     throw LayerError(network_.name + ": layer " + name + ": ", error.what());
   }
@@ -136,10 +137,11 @@ ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x
   layer.kernel_h = layer.kernel_w = kernel;
   layer.stride = stride;
   layer.padding = padding;
-  const std::int64_t fan_in = in.c * kernel * kernel;
-  layer.weight = parameter(name + ".weight", {filters, in.c, kernel, kernel},
+  layer.groups = options.groups;
+  const std::int64_t channels = in.c / options.groups, fan_in = channels * kernel * kernel;
+  layer.weight = parameter(name + ".weight", {filters, channels, kernel, kernel},
                            Initialisation::he_normal, fan_in, true);
-  if (bias)
+  if (options.bias)
     layer.bias = parameter(name + ".bias", {1, filters, 1, 1}, Initialisation::zero, fan_in, false);
   return layer.output;
 }

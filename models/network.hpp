@@ -28,8 +28,8 @@ enum class LayerKind {
 
 enum class Initialisation { he_normal, one, zero };
 
-/// Shapes as the ops want them: convolution k x c x kh x kw, fully connected k x inputs, vectors 1
-/// x c.
+/// Shapes as the ops want them: convolution k x c / groups x kh x kw, fully connected k x inputs,
+/// vectors 1 x c.
 struct Parameter {
   std::string name;  ///< "<layer>.weight" or "<layer>.bias"
   Shape shape;
@@ -47,6 +47,7 @@ struct Layer {
   ActivationId output = 0;
   int block = 0;
   int kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
+  int groups = 1;                                ///< of a convolution's channels and filters
   int weight = -1;                               ///< parameter index; for BatchNorm gamma
   int bias = -1;                                 ///< parameter index or -1; for BatchNorm beta
   int running_mean = -1, running_variance = -1;  ///< BatchNorm: offsets in the running statistics
@@ -110,6 +111,11 @@ class LayerError : public std::invalid_argument {
   std::string problem_;
 };
 
+struct ConvolutionOptions {
+  bool bias = false;
+  int groups = 1;  ///< a filter sees the channels of its group alone
+};
+
 /// Adds layers one by one; each returns its output. Layers that do not fit throw LayerError.
 class NetworkBuilder {
  public:
@@ -119,7 +125,7 @@ class NetworkBuilder {
   void begin_block(const std::string& name);
   [[nodiscard]] ActivationId input() const { return 0; }
   ActivationId convolution(const std::string& name, ActivationId x, int filters, int kernel,
-                           int stride, int padding, bool bias = false);
+                           int stride, int padding, const ConvolutionOptions& options = {});
   ActivationId batch_norm(const std::string& name, ActivationId x,
                           Initialisation gamma = Initialisation::one);
   ActivationId relu(ActivationId x);

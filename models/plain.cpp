@@ -27,7 +27,8 @@ Network vgg(const ModelRequest& request, std::array<int, 5> convolutions_per_sta
   for (std::size_t stage = 0; stage < filters.size(); ++stage) {
     net.begin_block("stage" + std::to_string(stage + 1));
     for (int index = 0; index < convolutions_per_stage[stage]; ++index) {
-      x = net.convolution("features." + std::to_string(module++), x, filters[stage], 3, 1, 1, true);
+      x = net.convolution("features." + std::to_string(module++), x, filters[stage], 3, 1, 1,
+                          {.bias = true});
       if (batch_norm) x = net.batch_norm("features." + std::to_string(module++), x);
       x = net.relu(x);
       ++module;
@@ -52,7 +53,7 @@ Network plain_cnn(const ModelRequest& request) {
     const std::string block = "stage" + std::to_string(stage);
     net.begin_block(block);
     for (const char* layer : {".conv1", ".conv2"}) {
-      x = net.relu(net.convolution(block + layer, x, 16 << stage, 3, 1, 1, true));
+      x = net.relu(net.convolution(block + layer, x, 16 << stage, 3, 1, 1, {.bias = true}));
     }
     x = net.max_pool(x, 2, 2);
   }

@@ -36,7 +36,7 @@ Network cifar_resnet(const ModelRequest& request, int blocks_per_stage) {
 }
 
 Network imagenet_resnet(const ModelRequest& request, ResidualBlock kind,
-                        std::array<int, 4> blocks_per_stage) {
+                        std::array<int, 4> blocks_per_stage, const Bottleneck& inner) {
   NetworkBuilder net(request.name, request.input, request.classes);
   net.begin_block("stem");
   ActivationId x = net.convolution("conv1", net.input(), 64, 7, 2, 3);
@@ -45,15 +45,17 @@ Network imagenet_resnet(const ModelRequest& request, ResidualBlock kind,
   for (std::size_t stage = 0; stage < blocks_per_stage.size(); ++stage) {
     const int width = 64 << stage;
     const int filters = bottleneck ? 4 * width : width;
+    const int inner_width = inner.groups * inner.width_per_group << stage;
     for (int index = 0; index < blocks_per_stage[stage]; ++index) {
       const std::string block = "layer" + std::to_string(stage + 1) + "." + std::to_string(index);
       const int stride = stage > 0 && index == 0 ? 2 : 1;
       net.begin_block(block);
       ActivationId y = x;
       if (bottleneck) {
-        y = net.convolution(block + ".conv1", y, width, 1, 1, 0);
+        y = net.convolution(block + ".conv1", y, inner_width, 1, 1, 0);
         y = net.relu(net.batch_norm(block + ".bn1", y));
-        y = net.convolution(block + ".conv2", y, width, 3, stride, 1);
+        y = net.convolution(block + ".conv2", y, inner_width, 3, stride, 1,
+                            {.groups = inner.groups});
         y = net.relu(net.batch_norm(block + ".bn2", y));
         y = net.convolution(block + ".conv3", y, filters, 1, 1, 0);
       } else {

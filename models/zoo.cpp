@@ -27,10 +27,10 @@ Network lenet5(const ModelRequest& request) {
   // The original pads 28x28 digits to 32x32.
   const int padding = request.input.h < 32 ? 2 : 0;
   net.begin_block("conv1");
-  ActivationId x =
-      net.max_pool(net.relu(net.convolution("conv1", net.input(), 6, 5, 1, padding, true)), 2, 2);
+  ActivationId x = net.max_pool(
+      net.relu(net.convolution("conv1", net.input(), 6, 5, 1, padding, {.bias = true})), 2, 2);
   net.begin_block("conv2");
-  x = net.max_pool(net.relu(net.convolution("conv2", x, 16, 5, 1, 0, true)), 2, 2);
+  x = net.max_pool(net.relu(net.convolution("conv2", x, 16, 5, 1, 0, {.bias = true})), 2, 2);
   net.begin_block("classifier");
   x = net.relu(net.fully_connected("fc1", x, 120));
   x = net.relu(net.fully_connected("fc2", x, 84));
@@ -70,6 +70,22 @@ std::vector<Entry> make_entries() {
   add_resnet(50, ResidualBlock::bottleneck, {3, 4, 6, 3});
   add_resnet(101, ResidualBlock::bottleneck, {3, 4, 23, 3});
   add_resnet(152, ResidualBlock::bottleneck, {3, 8, 36, 3});
+  const auto add_other_bottleneck = [&](const std::string& name, const std::string& description,
+                                        std::array<int, 4> blocks, Bottleneck bottleneck) {
+    table.push_back(
+        {{name, description, photograph}, [blocks, bottleneck](const ModelRequest& request) {
+           return imagenet_resnet(request, ResidualBlock::bottleneck, blocks, bottleneck);
+         }});
+  };
+  add_other_bottleneck("resnext50_32x4d", "ResNeXt, 50 layers, 32 groups", {3, 4, 6, 3}, {32, 4});
+  add_other_bottleneck("resnext101_32x8d", "ResNeXt, 101 layers, 32 groups", {3, 4, 23, 3},
+                       {32, 8});
+  add_other_bottleneck("resnext101_64x4d", "ResNeXt, 101 layers, 64 groups", {3, 4, 23, 3},
+                       {64, 4});
+  add_other_bottleneck("wide_resnet50_2", "ResNet-50 with twice as wide 3x3 convolutions",
+                       {3, 4, 6, 3}, {1, 128});
+  add_other_bottleneck("wide_resnet101_2", "ResNet-101 with twice as wide 3x3 convolutions",
+                       {3, 4, 23, 3}, {1, 128});
   const auto add_vgg = [&](int depth, std::array<int, 5> convolutions) {
     for (const bool batch_norm : {false, true}) {
       const std::string number = std::to_string(depth);

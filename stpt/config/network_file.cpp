@@ -138,10 +138,11 @@ void check_weights(const LayerText& layer, std::int64_t count) {
 ActivationId add_convolution(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const int filters = layer.whole("filters", channel_range);
   const int kernel = layer.whole("kernel", window_range);
-  check_weights(layer, net.shape(inputs[0]).c * filters * kernel * kernel);
-  return net.convolution(layer.name(), inputs[0], filters, kernel,
-                         layer.whole("stride", window_range, 1),
-                         layer.whole("padding", padding_range, 0), layer.flag("bias", false));
+  const int groups = layer.whole("groups", channel_range, 1);
+  check_weights(layer, net.shape(inputs[0]).c / groups * filters * kernel * kernel);
+  return net.convolution(
+      layer.name(), inputs[0], filters, kernel, layer.whole("stride", window_range, 1),
+      layer.whole("padding", padding_range, 0), {layer.flag("bias", false), groups});
 }
 
 ActivationId add_batch_norm(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
@@ -167,7 +168,7 @@ const std::vector<LayerType>& layer_types() {
   static const std::vector<std::string> window = {"kernel", "stride", "padding"};
   static const std::vector<LayerType> table = {
       {"convolution",
-       {"filters", "kernel", "stride", "padding", "bias"},
+       {"filters", "kernel", "stride", "padding", "bias", "groups"},
        1,
        true,
        true,

@@ -190,14 +190,21 @@ void convolutions(Bench& bench, const Options& options, const models::Network& n
     int count = 0;
   };
   using Geometry =
-      std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, int, int, int, int>;
+      std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, int, int, int, int, int>;
   std::map<Geometry, Convolutions> distinct;
   for (const models::Layer& layer : network.layers) {
     if (layer.kind != models::LayerKind::convolution) continue;
-    codelets::Conv2d conv{spec_of(layer.inputs[0]), spec_of(layer.output), layer.kernel_h,
-                          layer.kernel_w,           layer.stride,          layer.padding};
-    const Geometry geometry{conv.src.shape.c, conv.src.shape.h, conv.src.shape.w, conv.dst.shape.c,
-                            conv.kernel_h,    conv.kernel_w,    conv.stride,      conv.padding};
+    codelets::Conv2d conv{spec_of(layer.inputs[0]),
+                          spec_of(layer.output),
+                          layer.kernel_h,
+                          layer.kernel_w,
+                          layer.stride,
+                          layer.padding,
+                          false,
+                          layer.groups};
+    const Geometry geometry{conv.src.shape.c, conv.src.shape.h, conv.src.shape.w,
+                            conv.dst.shape.c, conv.kernel_h,    conv.kernel_w,
+                            conv.stride,      conv.padding,     conv.groups};
     const std::int64_t channels = network.activations[static_cast<std::size_t>(layer.inputs[0])].c;
     ++distinct.try_emplace(geometry, Convolutions{conv, channels}).first->second.count;
   }
@@ -205,15 +212,15 @@ void convolutions(Bench& bench, const Options& options, const models::Network& n
     auto& [conv, channels, count] = found;
     conv.dst.layout = Layout::any;
     codelets::choose_layout(conv, Cuda{options.tf32});
-    const TensorSpec weights = codelets::conv2d_weights(
-        {conv.dst.shape.c, conv.src.shape.c, conv.kernel_h, conv.kernel_w}, options.type, Cuda{});
-    const std::string shape = std::to_string(channels) + "x" + std::to_string(conv.src.shape.h) +
-                              "x" + std::to_string(conv.src.shape.w) + " to " +
-                              std::to_string(conv.dst.shape.c) + ", " +
-                              std::to_string(conv.kernel_h) + "x" + std::to_string(conv.kernel_w) +
-                              "/" + std::to_string(conv.stride);
-    const Bench::Cost cost{2.0 * static_cast<double>(conv.dst.shape.elements() * channels *
-                                                     conv.kernel_h * conv.kernel_w),
+    const TensorSpec weights = codelets::conv2d_weights(conv.weights(), options.type, Cuda{});
+    const std::string shape =
+        std::to_string(channels) + "x" + std::to_string(conv.src.shape.h) + "x" +
+        std::to_string(conv.src.shape.w) + " to " + std::to_string(conv.dst.shape.c) + ", " +
+        std::to_string(conv.kernel_h) + "x" + std::to_string(conv.kernel_w) + "/" +
+        std::to_string(conv.stride) +
+        (conv.groups > 1 ? ", " + std::to_string(conv.groups) + " groups" : "");
+    const Bench::Cost cost{2.0 * static_cast<double>(conv.dst.shape.elements() * channels /
+                                                     conv.groups * conv.kernel_h * conv.kernel_w),
                            bytes(conv.src) + bytes(conv.dst) + bytes(weights), count};
     const codelets::Device device = options.device();
     bench.time("convolution forward", shape, cost,

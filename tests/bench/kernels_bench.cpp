@@ -76,8 +76,7 @@ struct Times {
 };
 
 Times measure(const Conv2d& conv) {
-  const auto weights =
-      static_cast<std::size_t>(conv.dst.shape.c * conv.src.shape.c * conv.kernel_h * conv.kernel_w);
+  const auto weights = static_cast<std::size_t>(conv.weights().elements());
   Buffer src(conv.src.bytes()), dst(conv.dst.bytes()), w(weights * sizeof(float));
   Times t;
   t.forward = seconds(*codelets::plan(codelets::Conv2dForward{conv}, Cpu{}),

@@ -39,8 +39,7 @@ std::vector<Case> gpu_cases() {
 
 /// The weights as CUDA's convolutions take them.
 TensorSpec weights_of(const Conv2d& conv) {
-  return codelets::conv2d_weights(
-      {conv.dst.shape.c, conv.src.shape.c, conv.kernel_h, conv.kernel_w}, conv.src.type, Cuda{});
+  return codelets::conv2d_weights(conv.weights(), conv.src.type, Cuda{});
 }
 
 struct Results {
@@ -145,7 +144,8 @@ TEST_CASE("conv2d on a GPU agrees with PyTorch", "[cuda][conv2d][golden]") {
                  number(1),
                  number(2),
                  number(3),
-                 file.contains(name + "/bias")};
+                 file.contains(name + "/bias"),
+                 number(4)};
     const auto bias =
         c.bias ? values("bias") : std::vector<float>(static_cast<std::size_t>(c.filters));
     const Results actual = run(on_gpu(c, DataType::float32), Cuda{}, values("src"),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/codelets/conv2d_testing.hpp"
@@ -48,8 +49,7 @@ class Runner {
 
   WeightGradients backward_weights(std::span<const float> src, std::span<const float> d_dst) const {
     Tensor x(conv_.src, src), d_y(conv_.dst, d_dst);
-    WeightGradients d{Flat(conv_.dst.shape.c * conv_.src.shape.c * conv_.kernel_h * conv_.kernel_w),
-                      Flat(conv_.dst.shape.c)};
+    WeightGradients d{Flat(conv_.weights().elements()), Flat(conv_.dst.shape.c)};
     if (conv_.bias) {
       run_kernel(*backward_weights_,
                  {x.pointer(), d_y.pointer(), d.weights.pointer(), d.bias.pointer()});
@@ -167,7 +167,8 @@ TEST_CASE("conv2d agrees with PyTorch", "[conv2d][golden]") {
                  static_cast<int>(geometry.at(1)),
                  static_cast<int>(geometry.at(2)),
                  static_cast<int>(geometry.at(3)),
-                 file.contains(name + "/bias")};
+                 file.contains(name + "/bias"),
+                 static_cast<int>(geometry.at(4))};
     for (const Layout layout : all_layouts) {
       Conv2d conv = make_conv(c, layout, Layout::any);
       codelets::choose_layout(conv, Cpu{});
@@ -298,6 +299,14 @@ TEST_CASE("conv2d says what is wrong with a description", "[conv2d]") {
         (void)codelets::conv2d_output({1, 1, 3, 3}, 4, 3, 3, 1, -1);
       },
       {"padding must not be negative"});
+  for (const auto& [groups, filters] : {std::pair{0, 4}, {2, 5}, {4, 8}}) {
+    require_complaint(
+        [groups = groups, filters = filters] {
+          (void)codelets::conv2d_output({1, 6, 3, 3}, filters, 3, 3, 1, 1, groups);
+        },
+        {std::to_string(groups) + " groups: the groups must divide the 6 channels and the " +
+         std::to_string(filters) + " filters"});
+  }
 
   const auto kernel = codelets::plan(codelets::Conv2dForward{make_conv(good)}, Cpu{});
   require_complaint([&] { run_kernel(*kernel, {nullptr}); }, {"1 arguments where 3 are needed"});

@@ -19,43 +19,48 @@ struct Case {
   std::int64_t filters;
   int kernel_h, kernel_w, stride, padding;
   bool bias;
+  int groups = 1;
 };
 
 inline std::string to_string(const Case& c) {
   return c.src.to_string() + ", " + std::to_string(c.filters) + " filters " +
          std::to_string(c.kernel_h) + "x" + std::to_string(c.kernel_w) + "/" +
-         std::to_string(c.stride) + "+" + std::to_string(c.padding) + (c.bias ? ", bias" : "");
+         std::to_string(c.stride) + "+" + std::to_string(c.padding) + (c.bias ? ", bias" : "") +
+         (c.groups > 1 ? ", " + std::to_string(c.groups) + " groups" : "");
 }
 
 inline Conv2d make_conv(const Case& c, Layout src = Layout::nchw, Layout dst = Layout::nchw) {
   Conv2d conv;
   conv.src = spec_of(c.src, src);
-  conv.dst = spec_of(
-      codelets::conv2d_output(c.src, c.filters, c.kernel_h, c.kernel_w, c.stride, c.padding), dst);
+  conv.dst = spec_of(codelets::conv2d_output(c.src, c.filters, c.kernel_h, c.kernel_w, c.stride,
+                                             c.padding, c.groups),
+                     dst);
   conv.kernel_h = c.kernel_h, conv.kernel_w = c.kernel_w;
-  conv.stride = c.stride, conv.padding = c.padding, conv.bias = c.bias;
+  conv.stride = c.stride, conv.padding = c.padding, conv.bias = c.bias, conv.groups = c.groups;
   return conv;
 }
 
 inline std::int64_t weight_count(const Case& c) {
-  return c.filters * c.src.c * c.kernel_h * c.kernel_w;
+  return c.filters * (c.src.c / c.groups) * c.kernel_h * c.kernel_w;
 }
 
 /// Calls visit(index in src, index in weights, index in dst) for every product in the definition.
 template <typename Visit>
 void for_each_product(const Case& c, const Shape& dst, Visit visit) {
+  const std::int64_t channels = c.src.c / c.groups, filters = c.filters / c.groups;
   for (std::int64_t n = 0; n < dst.n; ++n)
     for (std::int64_t k = 0; k < dst.c; ++k)
       for (std::int64_t y = 0; y < dst.h; ++y)
         for (std::int64_t x = 0; x < dst.w; ++x)
-          for (std::int64_t ch = 0; ch < c.src.c; ++ch)
+          for (std::int64_t ch = 0; ch < channels; ++ch)
             for (int i = 0; i < c.kernel_h; ++i)
               for (int j = 0; j < c.kernel_w; ++j) {
                 const std::int64_t sy = y * c.stride - c.padding + i;
                 const std::int64_t sx = x * c.stride - c.padding + j;
                 if (sy < 0 || sy >= c.src.h || sx < 0 || sx >= c.src.w) continue;
-                visit(static_cast<std::size_t>(((n * c.src.c + ch) * c.src.h + sy) * c.src.w + sx),
-                      static_cast<std::size_t>(((k * c.src.c + ch) * c.kernel_h + i) * c.kernel_w +
+                const std::int64_t plane = n * c.src.c + k / filters * channels + ch;
+                visit(static_cast<std::size_t>((plane * c.src.h + sy) * c.src.w + sx),
+                      static_cast<std::size_t>(((k * channels + ch) * c.kernel_h + i) * c.kernel_w +
                                                j),
                       static_cast<std::size_t>(((n * dst.c + k) * dst.h + y) * dst.w + x));
               }
@@ -110,9 +115,14 @@ inline const std::vector<Case> small_cases = {
     {{2, 16, 7, 6}, 32, 1, 1, 2, 0, false},  // its shortcut
     {{1, 17, 5, 4}, 18, 3, 3, 1, 1, true},   // a little more than a block
     {{1, 5, 4, 6}, 7, 2, 3, 2, 1, true},     // kernel not square, padding wider than needed
-    {{3, 8, 6, 5}, 24, 1, 1, 1, 0, true},   {{1, 2, 3, 3}, 3, 3, 3, 3, 2, false},
-    {{2, 4, 1, 1}, 5, 1, 1, 1, 1, true},  // outputs that see only padding
-    {{2, 9, 4, 3}, 1, 3, 3, 1, 1, true},  // one filter
+    {{3, 8, 6, 5}, 24, 1, 1, 1, 0, true},      {{1, 2, 3, 3}, 3, 3, 3, 3, 2, false},
+    {{2, 4, 1, 1}, 5, 1, 1, 1, 1, true},        // outputs that see only padding
+    {{2, 9, 4, 3}, 1, 3, 3, 1, 1, true},        // one filter
+    {{2, 16, 5, 6}, 32, 3, 3, 1, 1, false, 4},  // groups smaller than a block of channels
+    {{2, 32, 5, 4}, 32, 3, 3, 2, 1, true, 2},   // and as large as one
+    {{2, 16, 6, 5}, 16, 3, 3, 1, 1, true, 16},  // depthwise
+    {{1, 7, 5, 5}, 14, 3, 3, 2, 1, false, 7},   // with two filters a channel, no whole block
+    {{2, 6, 4, 4}, 9, 1, 1, 1, 0, true, 3},
 };
 
 }  // namespace stpt::testing::conv2d

@@ -53,7 +53,7 @@ class Random:
 
 def conv2d():
     cases = {
-        # name: n, c, h, w, filters, kernel_h, kernel_w, stride, padding, bias
+        # name: n, c, h, w, filters, kernel_h, kernel_w, stride, padding, bias[, groups]
         "k3s1p1": (2, 3, 7, 5, 4, 3, 3, 1, 1, False),
         "k3s2p1_bias": (2, 5, 9, 7, 7, 3, 3, 2, 1, True),
         "k1s2": (3, 6, 5, 5, 9, 1, 1, 2, 0, False),
@@ -62,17 +62,22 @@ def conv2d():
         "k7s2p3": (1, 3, 13, 11, 5, 7, 7, 2, 3, False),
         "c17_k18": (1, 17, 5, 4, 18, 3, 3, 1, 1, False),
         "c16_k32": (1, 16, 4, 4, 32, 1, 1, 1, 0, True),
+        "groups4": (2, 8, 5, 4, 12, 3, 3, 1, 1, True, 4),
+        "groups2_c32": (1, 32, 4, 4, 32, 3, 3, 2, 1, False, 2),
+        "depthwise": (2, 5, 6, 5, 10, 3, 3, 2, 1, True, 5),
     }
     out = {}
     random = Random(1)
-    for name, (n, c, h, w, k, kh, kw, stride, padding, bias) in cases.items():
+    for name, (n, c, h, w, k, kh, kw, stride, padding, bias, *rest) in cases.items():
+        groups = rest[0] if rest else 1
+        seen = c // groups
         src = random.normal(n, c, h, w).requires_grad_()
-        weights = random.normal(k, c, kh, kw, stddev=(c * kh * kw) ** -0.5).requires_grad_()
+        weights = random.normal(k, seen, kh, kw, stddev=(seen * kh * kw) ** -0.5).requires_grad_()
         b = random.normal(k).requires_grad_() if bias else None
-        dst = F.conv2d(src, weights, b, stride=stride, padding=padding)
+        dst = F.conv2d(src, weights, b, stride=stride, padding=padding, groups=groups)
         d_dst = random.normal(*dst.shape)
         dst.backward(d_dst)
-        out[f"{name}/geometry"] = np.array([kh, kw, stride, padding])
+        out[f"{name}/geometry"] = np.array([kh, kw, stride, padding, groups])
         out[f"{name}/src"] = src
         out[f"{name}/weights"] = weights
         if bias:

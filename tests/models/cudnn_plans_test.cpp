@@ -2,6 +2,7 @@
 #ifdef STPT_HAS_CUDA
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "codelets/conv2d.hpp"
 #include "codelets/cudnn_cuda.hpp"
@@ -9,10 +10,14 @@
 #include "tests/catch.hpp"
 
 using namespace stpt;
+using codelets::cudnn::Choice;
+using codelets::cudnn::Convolution;
 using codelets::cudnn::Pass;
 using runtime::DataType;
 
 namespace {
+
+constexpr models::ActivationId network_input = 0;
 
 constexpr const char* h200 =
     R"({"maxGridSize":[2147483647,65535,65535],"maxBlockSize":[1024,1024,64],)"
@@ -24,48 +29,78 @@ constexpr const char* h200 =
     R"("memClockRateKHz":3201000,"l2CacheSize":62914560,"cudaDeviceId":0,"deviceVer":900,)"
     R"("driverVer":13000,"deviceName":"NVIDIA H200"})";
 
-}  // namespace
+/// Depthwise convolutions as MobileNet has them, with the pointwise ones between them.
+models::Network depthwise() {
+  models::NetworkBuilder net("depthwise", {1, 3, 224, 224}, 10);
+  models::ActivationId x = net.convolution("conv", net.input(), 32, 3, 2, 1);
+  for (const auto& [filters, stride] :
+       {std::pair{64, 1}, {128, 2}, {256, 2}, {512, 2}, {512, 1}, {1024, 2}}) {
+    const std::string name = std::to_string(filters) + "/" + std::to_string(stride);
+    const auto channels = static_cast<int>(net.shape(x).c);
+    x = net.convolution("depthwise " + name, x, channels, 3, stride, 1, {.groups = channels});
+    x = net.convolution("pointwise " + name, x, filters, 1, 1, 0);
+  }
+  return net.build(net.fully_connected("fc", net.global_average_pool(x), 10));
+}
 
-TEST_CASE("cuDNN has fast plans for every convolution of known networks on an H200", "[cudnn]") {
-  const std::pair<const char*, int> networks[] = {
-      {"resnet50", 256}, {"resnet20", 128}, {"vgg16", 64}};
-  std::size_t plans = 0;
-  for (const auto& [name, batch] : networks) {
-    const bool imagenet = std::string(name) != "resnet20";
-    const models::Network network =
-        models::make_network(name, {1, 3, imagenet ? 224 : 32, imagenet ? 224 : 32}, 10);
-    for (const models::Layer& layer : network.layers) {
-      if (layer.kind != models::LayerKind::convolution) continue;
-      runtime::Shape src = network.activations[static_cast<std::size_t>(layer.inputs[0])];
-      runtime::Shape dst = network.activations[static_cast<std::size_t>(layer.output)];
-      src.n = dst.n = batch;
-      for (const auto& [type, tf32] : {std::pair{DataType::float32, false},
-                                       {DataType::float32, true},
-                                       {DataType::bfloat16, false},
-                                       {DataType::float16, false}}) {
-        if (layer.inputs[0] == 0) src.c = codelets::conv2d_channels(3, type, codelets::Cuda{});
-        const runtime::Shape weights{dst.c, src.c, layer.kernel_h, layer.kernel_w};
-        for (const Pass pass : {Pass::forward, Pass::backward_data, Pass::backward_weights}) {
-          const std::string what = std::string(name) + " " + layer.name + " " +
-                                   runtime::to_string(type) + (tf32 ? ", tf32" : "") + " pass " +
-                                   std::to_string(static_cast<int>(pass));
-          INFO(what);
-          codelets::cudnn::Choice choice;
-          REQUIRE_NOTHROW(choice = codelets::cudnn::choice_on(
-                              {pass, type, src, weights, dst, layer.stride, layer.padding, tf32},
-                              h200, 90, what));
-          INFO(choice.engine);
-          CHECK(choice.workspace_bytes <= std::size_t{type == DataType::float32 ? 3U : 1U} << 30);
-          // Of fewer channels cuDNN would make a copy of all images, 196 MiB.
-          if (layer.inputs[0] == 0 && pass != Pass::backward_data && type != DataType::float32)
-            CHECK(choice.workspace_bytes <= std::size_t{16} << 20);
-          // Engine 0 is the reference, which is left where the limit bars all others.
-          CHECK(choice.engine.substr(0, choice.engine.find("_k")) != "eng0");
-          ++plans;
-        }
+/// Calls visit(convolution, whether it is of the images, choice) for each convolution
+/// of the network, data type and pass.
+template <class Visit>
+void for_each_choice(const models::Network& network, int batch, Visit visit) {
+  for (const models::Layer& layer : network.layers) {
+    if (layer.kind != models::LayerKind::convolution) continue;
+    const bool of_images = layer.inputs[0] == network_input;
+    runtime::Shape src = network.activations[static_cast<std::size_t>(layer.inputs[0])];
+    runtime::Shape dst = network.activations[static_cast<std::size_t>(layer.output)];
+    src.n = dst.n = batch;
+    for (const auto& [type, tf32] : {std::pair{DataType::float32, false},
+                                     {DataType::float32, true},
+                                     {DataType::bfloat16, false},
+                                     {DataType::float16, false}}) {
+      if (of_images) src.c = codelets::conv2d_channels(3, type, codelets::Cuda{});
+      const runtime::Shape weights{dst.c, src.c / layer.groups, layer.kernel_h, layer.kernel_w};
+      for (const Pass pass : {Pass::forward, Pass::backward_data, Pass::backward_weights}) {
+        const std::string what = network.name + " " + layer.name + " " + runtime::to_string(type) +
+                                 (tf32 ? ", tf32" : "") + " pass " +
+                                 std::to_string(static_cast<int>(pass));
+        INFO(what);
+        const Convolution convolution{pass, type,         src,           weights,
+                                      dst,  layer.stride, layer.padding, tf32};
+        Choice choice;
+        REQUIRE_NOTHROW(choice = codelets::cudnn::choice_on(convolution, h200, 90, what));
+        INFO(choice.engine);
+        CHECK(choice.workspace_bytes <= std::size_t{type == DataType::float32 ? 3U : 1U} << 30);
+        visit(convolution, of_images, choice);
       }
     }
   }
-  CHECK(plans == (53 + 21 + 13) * 12);
+}
+
+}  // namespace
+
+TEST_CASE("cuDNN has fast plans for every convolution of known networks on an H200", "[cudnn]") {
+  std::size_t plans = 0;
+  for (const auto& [name, batch] :
+       {std::pair{"resnet20", 128}, {"resnet50", 256}, {"vgg16", 64}, {"resnext50_32x4d", 128}}) {
+    const int side = std::string(name) == "resnet20" ? 32 : 224;
+    const auto check = [&](const Convolution& convolution, bool of_images, const Choice& choice) {
+      // Of fewer channels cuDNN would make a copy of all images, 196 MiB.
+      if (of_images && convolution.pass != Pass::backward_data &&
+          convolution.type != DataType::float32)
+        CHECK(choice.workspace_bytes <= std::size_t{16} << 20);
+      // Engine 0 is the reference, which is left where the limit bars all others.
+      CHECK(choice.engine.substr(0, choice.engine.find("_k")) != "eng0");
+      ++plans;
+    };
+    for_each_choice(models::make_network(name, {1, 3, side, side}, 10), batch, check);
+  }
+  CHECK(plans == (21 + 53 + 13 + 53) * 12);
+}
+
+// Most of them by the reference: cuDNN has no other engine for them, or names none before it.
+TEST_CASE("cuDNN has a plan for every depthwise convolution on an H200", "[cudnn]") {
+  std::size_t plans = 0;
+  for_each_choice(depthwise(), 256, [&](auto&&...) { ++plans; });
+  CHECK(plans == 13 * 12);
 }
 #endif

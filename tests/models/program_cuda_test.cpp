@@ -59,13 +59,23 @@ std::vector<Problem> problems() {
   // Images that a convolution and another layer read, and such with channels for more than one
   // vector.
   models::NetworkBuilder mixed("mixed", {1, 3, 8, 8}, 10);
-  const models::ActivationId left = mixed.convolution("conv", mixed.input(), 3, 3, 1, 1, true);
+  const models::ActivationId left =
+      mixed.convolution("conv", mixed.input(), 3, 3, 1, 1, {.bias = true});
   result.emplace_back(mixed.build(mixed.fully_connected("fc", mixed.add(left, mixed.input()), 10)),
                       4, 5U);
   models::NetworkBuilder wide("wide", {1, 12, 7, 7}, 10);
-  const models::ActivationId first = wide.convolution("conv1", wide.input(), 8, 3, 2, 1, true);
-  const models::ActivationId second = wide.convolution("conv2", wide.input(), 8, 1, 2, 0, true);
+  const models::ActivationId first =
+      wide.convolution("conv1", wide.input(), 8, 3, 2, 1, {.bias = true});
+  const models::ActivationId second =
+      wide.convolution("conv2", wide.input(), 8, 1, 2, 0, {.bias = true});
   result.emplace_back(wide.build(wide.fully_connected("fc", wide.add(first, second), 10)), 4, 6U);
+  // Groups, of the images, too, which then get no channels more.
+  models::NetworkBuilder grouped("grouped", {1, 6, 8, 8}, 10);
+  models::ActivationId x =
+      grouped.convolution("conv1", grouped.input(), 12, 3, 1, 1, {.groups = 3});
+  x = grouped.relu(grouped.batch_norm("bn1", x));
+  x = grouped.convolution("conv2", x, 12, 3, 2, 1, {.bias = true, .groups = 12});
+  result.emplace_back(grouped.build(grouped.fully_connected("fc", x, 10)), 4, 7U);
   return result;
 }
 

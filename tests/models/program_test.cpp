@@ -47,16 +47,18 @@ const std::vector<Form>& forms() {
       {"windows that overlap differently in height and width",
        {1, 3, 9, 6},
        [](NetworkBuilder& net) {
-         const ActivationId x = net.relu(net.convolution("conv", net.input(), 8, 3, 1, 1, true));
+         const ActivationId x =
+             net.relu(net.convolution("conv", net.input(), 8, 3, 1, 1, {.bias = true}));
          return classifier(net, net.average_pool_to(x, 4));
        }},
       {"sum of two convolutions",
        {1, 3, 8, 8},
        [](NetworkBuilder& net) {
-         const ActivationId x = net.relu(net.convolution("conv1", net.input(), 8, 3, 1, 1, true));
+         const ActivationId x =
+             net.relu(net.convolution("conv1", net.input(), 8, 3, 1, 1, {.bias = true}));
          net.begin_block("second");
          const ActivationId a = net.convolution("conv2", x, 8, 3, 1, 1);
-         const ActivationId b = net.relu(net.convolution("conv3", x, 8, 1, 1, 0, true));
+         const ActivationId b = net.relu(net.convolution("conv3", x, 8, 1, 1, 0, {.bias = true}));
          return classifier(net, net.relu(net.add(a, b)));
        }},
       {"three readers",
@@ -157,7 +159,8 @@ const std::vector<Form>& forms() {
       {"no convolution after the last sum",
        {1, 3, 6, 6},
        [](NetworkBuilder& net) {
-         const ActivationId x = net.convolution("conv1", net.input(), classes, 3, 1, 1, true);
+         const ActivationId x =
+             net.convolution("conv1", net.input(), classes, 3, 1, 1, {.bias = true});
          const ActivationId y = net.batch_norm("bn", net.convolution("conv2", x, classes, 3, 1, 1));
          return net.global_average_pool(net.relu(net.add(x, y)));
        }},
@@ -166,7 +169,7 @@ const std::vector<Form>& forms() {
        [](NetworkBuilder& net) {
          const ActivationId x =
              net.global_average_pool(net.convolution("conv1", net.input(), 24, 3, 1, 1));
-         return net.convolution("conv2", net.relu(x), classes, 1, 1, 0, true);
+         return net.convolution("conv2", net.relu(x), classes, 1, 1, 0, {.bias = true});
        }},
       {"dense layers with a shortcut",
        {1, 2, 3, 4},
@@ -239,8 +242,10 @@ Network random_network(unsigned seed) {
     if (made != 0) {
     } else if (kind <= 2) {
       const int kernel = below(2) == 0 ? 3 : 1;
-      made = net.convolution("conv" + number, take(from), filters[below(4)], kernel, 1, kernel / 2,
-                             below(2) == 0);
+      const int to = filters[below(4)];
+      const int groups = below(3) == 0 ? std::gcd(static_cast<int>(shape.c), to) : 1;
+      made = net.convolution("conv" + number, take(from), to, kernel, 1, kernel / 2,
+                             {below(2) == 0, groups});
     } else if (kind == 3) {
       made = net.batch_norm("bn" + number, take(from));
     } else if (kind <= 5) {

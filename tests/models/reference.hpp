@@ -124,9 +124,11 @@ class Reference {
                 const std::int64_t column = w * layer.stride - layer.padding + j;
                 if (row < 0 || row >= in.h || column < 0 || column >= in.w) continue;
                 if (convolves) {
-                  for (std::int64_t c = 0; c < in.c; ++c) {
-                    const auto tap = ((k * in.c + c) * layer.kernel_h + i) * layer.kernel_w + j;
-                    sum += x[at(in, n, c, row, column)] * parameter(layer.weight)[tap];
+                  const std::int64_t seen = in.c / layer.groups;
+                  const std::int64_t first = k / (out.c / layer.groups) * seen;
+                  for (std::int64_t c = 0; c < seen; ++c) {
+                    const auto tap = ((k * seen + c) * layer.kernel_h + i) * layer.kernel_w + j;
+                    sum += x[at(in, n, first + c, row, column)] * parameter(layer.weight)[tap];
                   }
                 } else {
                   const double value = x[at(in, n, k, row, column)];

@@ -57,6 +57,7 @@ TEST_CASE("layers are what the file says", "[network_file]") {
      "bias": true},
     {"name": "b", "type": "batch_norm", "gamma": 0},
     {"type": "relu"},
+    {"name": "g", "type": "convolution", "filters": 6, "kernel": 1, "groups": 2},
     {"type": "max_pool", "kernel": 2},
     {"type": "average_pool", "kernel": 2, "stride": 1, "padding": 1},
     {"type": "global_average_pool"},
@@ -64,22 +65,27 @@ TEST_CASE("layers are what the file says", "[network_file]") {
     {"name": "last", "type": "fully_connected"})");
   CHECK(network.name == "net");
   CHECK(network.classes == 10);
-  REQUIRE(network.layers.size() == 8);
+  REQUIRE(network.layers.size() == 9);
   const auto shape_after = [&](std::size_t layer) {
     return network.activations[static_cast<std::size_t>(network.layers[layer].output)];
   };
   CHECK(shape_after(0) == runtime::Shape{1, 6, 4, 4});
   CHECK(network.layers[0].bias >= 0);
+  CHECK(network.layers[0].groups == 1);
   CHECK(network.parameters[2].name == "b.weight");
   CHECK(network.parameters[2].initialisation == models::Initialisation::zero);
   CHECK(network.layers[2].kind == LayerKind::relu);
-  CHECK(shape_after(3) == runtime::Shape{1, 6, 2, 2});
-  CHECK(network.layers[3].stride == 2);  // as the kernel, if nothing is said
-  CHECK(shape_after(4) == runtime::Shape{1, 6, 3, 3});
-  CHECK(shape_after(5) == runtime::Shape{1, 6, 1, 1});
-  CHECK(shape_after(6) == runtime::Shape{1, 5, 1, 1});
-  CHECK(shape_after(7) == runtime::Shape{1, 10, 1, 1});
-  CHECK(network.logits == network.layers[7].output);
+  CHECK(network.layers[3].groups == 2);
+  CHECK(network.layers[3].bias == -1);
+  CHECK(network.parameters[4].shape == runtime::Shape{6, 3, 1, 1});
+  CHECK(network.parameters[4].fan_in == 3);
+  CHECK(shape_after(4) == runtime::Shape{1, 6, 2, 2});
+  CHECK(network.layers[4].stride == 2);  // as the kernel, if nothing is said
+  CHECK(shape_after(5) == runtime::Shape{1, 6, 3, 3});
+  CHECK(shape_after(6) == runtime::Shape{1, 6, 1, 1});
+  CHECK(shape_after(7) == runtime::Shape{1, 5, 1, 1});
+  CHECK(shape_after(8) == runtime::Shape{1, 10, 1, 1});
+  CHECK(network.logits == network.layers[8].output);
 }
 
 TEST_CASE("the network in configs/ fits images and runs", "[network_file]") {
@@ -243,6 +249,12 @@ TEST_CASE("shapes that do not fit are errors of their layer", "[network_file]") 
   CHECK(
       error_of(conv + R"({"name": "c2", "type": "convolution", "filters": 1, "kernel": 7}, )" + fc)
           .starts_with("layers[1] \"c2\": conv2d of 1x4x6x6, kernel 7x7, stride 1, padding 0: "));
+  CHECK(
+      error_of(conv + R"({"name": "c2", "type": "convolution", "filters": 8, "kernel": 1,
+                            "groups": 3}, )" +
+               fc) ==
+      "layers[1] \"c2\": conv2d of 1x4x6x6, kernel 1x1, stride 1, padding 0, 3 groups: the groups "
+      "must divide the 4 channels and the 8 filters");
   CHECK(error_of(R"({"type": "max_pool", "kernel": 9}, )" + fc)
             .starts_with("layers[0]: pool2d of 1x3x8x8, kernel 9x9"));
   CHECK(error_of(conv + R"({"type": "add", "inputs": ["conv", "input"]}, )" + fc) ==
