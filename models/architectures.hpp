@@ -42,6 +42,12 @@ struct Bottleneck {
                                       std::array<int, 4> blocks_per_stage,
                                       const Bottleneck& bottleneck = {});
 
+/// Huang et al. 2017, "Densely connected convolutional networks", table 1: DenseNet-BC, whose
+/// layers add `growth` channels each to what all before them have made. Layers are called as
+/// torchvision calls them. Images have at least 32x32 pixels.
+[[nodiscard]] Network densenet(const ModelRequest& request, int first_filters, int growth,
+                               std::array<int, 4> layers_per_block);
+
 /// Simonyan and Zisserman 2015, "Very deep convolutional networks", table 1: five stages of 3x3
 /// convolutions, each ending in max pooling, and three fully connected layers. Layers are called as
 /// torchvision calls them, but there is no dropout in the classifier. Images have at least 32x32
@@ -54,5 +60,8 @@ struct Bottleneck {
 /// and two fully connected layers; no normalisation. Images have at least 8x8 pixels. Nobody has
 /// published a learning rate for it.
 [[nodiscard]] Network plain_cnn(const ModelRequest& request);
+
+/// Throws std::invalid_argument where an image has nothing left after it was halved so often.
+void require_image(const ModelRequest& request, int halvings);
 
 }  // namespace stpt::models

@@ -11,6 +11,7 @@
 
 #include "codelets/batch_norm.hpp"
 #include "codelets/buffers.hpp"
+#include "codelets/concat.hpp"
 #include "codelets/conv2d.hpp"
 #include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
@@ -77,6 +78,7 @@ class Lowering {
     codelets::BatchNorm norm;
     codelets::FullyConnected fc;
     codelets::Pool2d pool;
+    codelets::Concat concat;
     int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;  ///< buffers
   };
 
@@ -89,6 +91,7 @@ class Lowering {
   void forward_add(const Node& node);
   void forward_pool(const Node& node, Kept& kept);
   void forward_fully_connected(const Node& node, Kept& kept);
+  void forward_concat(const Node& node, Kept& kept);
   /// The logits as the loss takes them.
   [[nodiscard]] TensorSpec loss_spec();
   void emit_loss();
@@ -100,6 +103,7 @@ class Lowering {
   void backward_add(const Node& node);
   void backward_pool(const Node& node, const Kept& kept);
   void backward_fully_connected(const Node& node, const Kept& kept);
+  void backward_concat(const Node& node, const Kept& kept);
 
   int new_buffer(std::size_t bytes);
   [[nodiscard]] Value& value(ActivationId id) { return values_[static_cast<std::size_t>(id)]; }
@@ -496,6 +500,8 @@ void Lowering::emit_forward(std::size_t index) {
       return forward_pool(node, kept);
     case LayerKind::fully_connected:
       return forward_fully_connected(node, kept);
+    case LayerKind::concat:
+      return forward_concat(node, kept);
   }
 }
 
@@ -605,6 +611,18 @@ void Lowering::forward_fully_connected(const Node& node, Kept& kept) {
         define(node.output, stored).location});
 }
 
+void Lowering::forward_concat(const Node& node, Kept& kept) {
+  auto& concat = kept.concat;
+  concat.whole = output_spec(node);
+  for (const ActivationId part : node.layer->inputs) concat.parts.push_back(value(part).spec);
+  of_device([&concat](auto device) { codelets::choose_layout(concat, device); });
+  std::vector<Argument> arguments;
+  for (const ActivationId part : node.layer->inputs)
+    arguments.push_back(in_layout(part, concat.whole.layout));
+  arguments.push_back(define(node.output, concat.whole).location);
+  emit(codelets::ConcatForward{concat}, node.layer->name, std::move(arguments));
+}
+
 TensorSpec Lowering::loss_spec() {
   return {value(network_.logits).spec.shape, runtime::DataType::float32, Layout::nchw};
 }
@@ -697,6 +715,8 @@ void Lowering::emit_backward(std::size_t index) {
       return backward_pool(node, kept);
     case LayerKind::fully_connected:
       return backward_fully_connected(node, kept);
+    case LayerKind::concat:
+      return backward_concat(node, kept);
   }
 }
 
@@ -787,6 +807,26 @@ void Lowering::backward_fully_connected(const Node& node, const Kept& kept) {
     emit(codelets::FullyConnectedBackwardData{kept.fc}, layer.name + " backward data",
          {weights(layer), read(gradient.buffer), write(new_gradient(x))});
   }
+}
+
+void Lowering::backward_concat(const Node& node, const Kept& kept) {
+  const Gradient gradient = total_gradient(node.output, false);
+  std::vector<Argument> arguments{read(gradient.buffer)};
+  std::vector<std::pair<int, std::size_t>> reorders;  // of a buffer, for this part
+  for (std::size_t i = 0; i < kept.concat.parts.size(); ++i) {
+    const ActivationId part = node.layer->inputs[i];
+    if (!needs_gradient(part)) {
+      arguments.push_back({});
+    } else if (value(part).spec.layout == kept.concat.parts[i].layout) {
+      arguments.push_back(write(new_gradient(part)));
+    } else {
+      reorders.emplace_back(new_buffer(kept.concat.parts[i].bytes()), i);
+      arguments.push_back(write(reorders.back().first));
+    }
+  }
+  emit(codelets::ConcatBackward{kept.concat}, node.layer->name + " backward", std::move(arguments));
+  for (const auto& [buffer, i] : reorders)
+    reorder_gradient(buffer, kept.concat.parts[i], node.layer->inputs[i]);
 }
 
 }  // namespace

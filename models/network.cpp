@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "codelets/concat.hpp"
 #include "codelets/conv2d.hpp"
 #include "codelets/pool2d.hpp"
 #include "runtime/random.hpp"
@@ -169,6 +170,18 @@ ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {
                                                shape(b).to_string() + ": shapes must be equal");
   }
   return append(LayerKind::add, "add", {a, b}, shape(a)).output;
+}
+
+ActivationId NetworkBuilder::concat(const std::vector<ActivationId>& parts) {
+  std::vector<Shape> shapes;
+  for (const ActivationId part : parts) shapes.push_back(shape(part));
+  Shape whole;
+  try {
+    whole = codelets::concat_output(shapes);
+  } catch (const std::invalid_argument& error) {
+    throw LayerError(network_.name + ": ", error.what());
+  }
+  return append(LayerKind::concat, "concat", parts, whole).output;
 }
 
 ActivationId NetworkBuilder::pool(LayerKind kind, const std::string& name, ActivationId x,

@@ -24,6 +24,7 @@ enum class LayerKind {
   max_pool,
   average_pool,  ///< global pooling is this with the kernel as large as the input
   fully_connected,
+  concat,
 };
 
 enum class Initialisation { he_normal, one, zero };
@@ -130,6 +131,8 @@ class NetworkBuilder {
                           Initialisation gamma = Initialisation::one);
   ActivationId relu(ActivationId x);
   ActivationId add(ActivationId a, ActivationId b);
+  /// Joins the channels of images of one size.
+  ActivationId concat(const std::vector<ActivationId>& parts);
   ActivationId max_pool(ActivationId x, int kernel, int stride, int padding = 0);
   ActivationId average_pool(ActivationId x, int kernel, int stride, int padding = 0);
   ActivationId global_average_pool(ActivationId x);

@@ -3,19 +3,15 @@
 #include "models/architectures.hpp"
 
 namespace stpt::models {
-namespace {
 
-/// Every stage halves the image; the last one must have a pixel left.
-void require_image(const ModelRequest& request, int stages) {
-  const int least = 1 << stages;
+void require_image(const ModelRequest& request, int halvings) {
+  const int least = 1 << halvings;
   if (request.input.h >= least && request.input.w >= least) return;
   throw std::invalid_argument(request.name + ": images of " + std::to_string(request.input.h) +
                               "x" + std::to_string(request.input.w) +
                               " pixels are too small; at least " + std::to_string(least) + "x" +
                               std::to_string(least) + " are needed");
 }
-
-}  // namespace
 
 Network vgg(const ModelRequest& request, std::array<int, 5> convolutions_per_stage,
             bool batch_norm) {

@@ -86,6 +86,18 @@ std::vector<Entry> make_entries() {
                        {3, 4, 6, 3}, {1, 128});
   add_other_bottleneck("wide_resnet101_2", "ResNet-101 with twice as wide 3x3 convolutions",
                        {3, 4, 23, 3}, {1, 128});
+  const auto add_densenet = [&](int depth, int first_filters, int growth,
+                                std::array<int, 4> layers) {
+    const std::string number = std::to_string(depth);
+    table.push_back({{"densenet" + number, "DenseNet, " + number + " layers", photograph},
+                     [first_filters, growth, layers](const ModelRequest& request) {
+                       return densenet(request, first_filters, growth, layers);
+                     }});
+  };
+  add_densenet(121, 64, 32, {6, 12, 24, 16});
+  add_densenet(161, 96, 48, {6, 12, 36, 24});
+  add_densenet(169, 64, 32, {6, 12, 32, 32});
+  add_densenet(201, 64, 32, {6, 12, 48, 32});
   const auto add_vgg = [&](int depth, std::array<int, 5> convolutions) {
     for (const bool batch_norm : {false, true}) {
       const std::string number = std::to_string(depth);

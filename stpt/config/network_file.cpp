@@ -118,13 +118,15 @@ class LayerText {
 };
 
 using Inputs = std::span<const ActivationId>;
+constexpr std::size_t any_number = 0;  ///< of inputs, but at least 2
+constexpr std::size_t most_inputs = 64;
 
 /// A kind of layer: its keys, and how it is built of them.
 struct LayerType {
   std::string_view name;
   std::vector<std::string> keys;  ///< besides those that all have
-  std::size_t inputs = 1;
-  bool has_parameters = false;  ///< and therefore needs a name
+  std::size_t inputs = 1;         ///< or any_number
+  bool has_parameters = false;    ///< and therefore needs a name
   bool may_begin_block = false;
   ActivationId (*add)(NetworkBuilder&, const LayerText&, Inputs);
 };
@@ -187,6 +189,14 @@ const std::vector<LayerType>& layer_types() {
        false,
        [](NetworkBuilder& net, const LayerText&, Inputs inputs) {
          return net.add(inputs[0], inputs[1]);
+       }},
+      {"concat",
+       {},
+       any_number,
+       false,
+       false,
+       [](NetworkBuilder& net, const LayerText&, Inputs inputs) {
+         return net.concat({inputs.begin(), inputs.end()});
        }},
       {"max_pool", window, 1, false, false, add_pool<&NetworkBuilder::max_pool>},
       {"average_pool", window, 1, false, false, add_pool<&NetworkBuilder::average_pool>},
@@ -306,21 +316,27 @@ class NetworkReader {
     layers_.push_back(std::move(layer));
   }
 
+  [[nodiscard]] static bool is_count(std::size_t inputs, std::size_t wanted) {
+    return wanted == any_number ? inputs >= 2 && inputs <= most_inputs : inputs == wanted;
+  }
+  [[nodiscard]] static std::string count_text(std::size_t wanted) {
+    return wanted == any_number ? "2 to " + std::to_string(most_inputs) : std::to_string(wanted);
+  }
+
   void read_inputs(ParsedLayer& layer) const {
     const LayerText& text = layer.text;
     const std::size_t wanted = layer.type->inputs;
     const json::value* names = text.find("inputs");
     if (names == nullptr) {
       if (wanted != 1) {
-        text.fail("has no inputs; must name " + std::to_string(wanted) + " layers, [\"a\", \"b\"]");
+        text.fail("has no inputs; must name " + count_text(wanted) + " layers, [\"a\", \"b\"]");
       }
       layer.inputs = {layers_.empty() ? from_images : layers_.size() - 1};
       return;
     }
-    const std::string right = wanted == 1
-                                  ? "a list of one layer's name"
-                                  : "a list of " + std::to_string(wanted) + " layers' names";
-    if (!names->is_array() || names->get_array().size() != wanted) {
+    const std::string right = wanted == 1 ? "a list of one layer's name"
+                                          : "a list of " + count_text(wanted) + " layers' names";
+    if (!names->is_array() || !is_count(names->get_array().size(), wanted)) {
       refuse(text.at("inputs"), *names, right);
     }
     for (const json::value& name : names->get_array()) {

@@ -91,6 +91,28 @@ def conv2d():
     return out
 
 
+def concat():
+    cases = {
+        # name: n, h, w, channels of the parts
+        "two": (2, 3, 4, (5, 2)),
+        "blocks": (1, 2, 3, (16, 32, 17)),
+        "pixel": (3, 1, 1, (1, 8, 3)),
+    }
+    out = {}
+    random = Random(7)
+    for name, (n, h, w, channels) in cases.items():
+        parts = [random.normal(n, c, h, w).requires_grad_() for c in channels]
+        whole = torch.cat(parts, dim=1)
+        d_whole = random.normal(*whole.shape)
+        whole.backward(d_whole)
+        for i, part in enumerate(parts):
+            out[f"{name}/part{i}"] = part
+            out[f"{name}/d_part{i}"] = part.grad
+        out[f"{name}/whole"] = whole
+        out[f"{name}/d_whole"] = d_whole
+    return out
+
+
 def fully_connected():
     cases = {
         # name: n, c, h, w, outputs
@@ -469,7 +491,7 @@ def resnet50_step(dtype=torch.float64):
 def main():
     files = {
         f.__name__: f
-        for f in (conv2d, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd, resnet8_step,
+        for f in (conv2d, concat, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd, resnet8_step,
                   resnet50_step)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

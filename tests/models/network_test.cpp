@@ -58,6 +58,15 @@ TEST_CASE("the networks of ImageNet have the published numbers of parameters and
   for (const Published& published : {Published{"resnet18", 11'689'512, 1.81},
                                      {"resnet34", 21'797'672, 3.66},
                                      {"resnet50", 25'557'032, 4.09},
+                                     {"resnext50_32x4d", 25'028'904, 4.23},
+                                     {"resnext101_32x8d", 88'791'336, 16.41},
+                                     {"resnext101_64x4d", 83'455'272, 15.46},
+                                     {"wide_resnet50_2", 68'883'240, 11.40},
+                                     {"wide_resnet101_2", 126'886'696, 22.75},
+                                     {"densenet121", 7'978'856, 2.83},
+                                     {"densenet161", 28'681'000, 7.73},
+                                     {"densenet169", 14'149'480, 3.36},
+                                     {"densenet201", 20'013'928, 4.29},
                                      {"resnet101", 44'549'160, 7.80},
                                      {"resnet152", 60'192'808, 11.51},
                                      {"vgg11", 132'863'336, 7.61},
@@ -115,10 +124,10 @@ TEST_CASE("a VGG's classifier takes what the stages leave of the image", "[zoo]"
 TEST_CASE("every model fits its usual images and others", "[zoo]") {
   for (const ModelInfo& info : available_models()) {
     INFO(info.name);
-    const bool is_vgg = info.name.starts_with("vgg");
+    const bool halves_all = info.name.starts_with("vgg") || info.name.starts_with("densenet");
     for (const Shape& input : {info.usual_input, Shape{1, 3, 32, 32}, Shape{1, 1, 28, 28},
                                Shape{1, 3, 40, 24}, Shape{1, 3, 256, 256}}) {
-      if (is_vgg && std::min(input.h, input.w) < 32) continue;
+      if (halves_all && std::min(input.h, input.w) < 32) continue;
       const Network network = make_network(info.name, input, 7);
       CHECK(network.name == info.name);
       CHECK(network.classes == 7);

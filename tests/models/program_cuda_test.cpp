@@ -76,6 +76,10 @@ std::vector<Problem> problems() {
   x = grouped.relu(grouped.batch_norm("bn1", x));
   x = grouped.convolution("conv2", x, 12, 3, 2, 1, {.bias = true, .groups = 12});
   result.emplace_back(grouped.build(grouped.fully_connected("fc", x, 10)), 4, 7U);
+  models::NetworkBuilder dense("dense", {1, 3, 8, 8}, 10);
+  x = dense.convolution("conv1", dense.input(), 16, 3, 1, 1);
+  x = dense.concat({x, dense.relu(dense.batch_norm("bn", x)), dense.input()});
+  result.emplace_back(dense.build(dense.fully_connected("fc", dense.relu(x), 10)), 4, 8U);
   return result;
 }
 

@@ -61,6 +61,16 @@ const std::vector<Form>& forms() {
          const ActivationId b = net.relu(net.convolution("conv3", x, 8, 1, 1, 0, {.bias = true}));
          return classifier(net, net.relu(net.add(a, b)));
        }},
+      {"channels joined: blocks of them, parts of a block, other layouts, and the images",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId a = net.convolution("conv1", net.input(), 16, 3, 1, 1);
+         const ActivationId b = net.relu(net.convolution("conv2", a, 5, 3, 1, 1));
+         net.begin_block("second");
+         const ActivationId whole = net.concat({net.concat({a, a}), b});
+         const ActivationId c = net.batch_norm("bn", net.convolution("conv3", whole, 16, 1, 1, 0));
+         return classifier(net, net.relu(net.concat({b, net.input(), c})));
+       }},
       {"three readers",
        {1, 3, 8, 8},
        [](NetworkBuilder& net) {
@@ -233,7 +243,8 @@ Network random_network(unsigned seed) {
       }
       if (alike.size() > 1) {
         const std::size_t other = alike[below(alike.size())];
-        made = net.add(take(from), take(other));
+        const ActivationId a = take(from), b = take(other);
+        made = below(3) == 0 ? net.concat({a, b, a}) : net.add(a, b);
       } else {
         kind = below(7);
       }

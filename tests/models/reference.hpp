@@ -94,6 +94,18 @@ class Reference {
       case LayerKind::add:
         std::transform(x.begin(), x.end(), of(layer.inputs[1]).begin(), y.begin(), std::plus<>());
         break;
+      case LayerKind::concat: {
+        std::int64_t first = 0;
+        for (const models::ActivationId input : layer.inputs) {
+          const Shape part = shape(input);
+          for (std::int64_t n = 0; n < part.n; ++n)
+            for (std::int64_t c = 0; c < part.c; ++c)
+              for (std::int64_t i = 0; i < part.spatial(); ++i)
+                y[at(out, n, first + c, 0, i)] = of(input)[at(part, n, c, 0, i)];
+          first += part.c;
+        }
+        break;
+      }
       case LayerKind::fully_connected: {
         const std::size_t inputs = x.size() / static_cast<std::size_t>(batch_);
         const auto outputs = static_cast<std::size_t>(out.c);

@@ -88,6 +88,21 @@ TEST_CASE("layers are what the file says", "[network_file]") {
   CHECK(network.logits == network.layers[8].output);
 }
 
+TEST_CASE("channels of any number of layers can be joined", "[network_file]") {
+  const std::string padded =
+      R"({"name": "c", "type": "convolution", "filters": 4, "kernel": 3, "padding": 1}, )";
+  std::string inputs = R"("c", "input")";
+  for (int more = 0; more < 62; ++more) inputs += R"(, "c")";
+  const Network network =
+      network_of(padded + R"({"type": "concat", "inputs": [)" + inputs + "]}, " + fc);
+  CHECK(network.layers[1].kind == LayerKind::concat);
+  CHECK(network.layers[1].inputs.size() == 64);
+  CHECK(network.layers[1].inputs[1] == 0);
+  CHECK(network.activations[static_cast<std::size_t>(network.layers[1].output)].c == 63 * 4 + 3);
+  CHECK(error_of(padded + R"({"type": "concat", "inputs": [)" + inputs + R"(, "c"]}, )" + fc)
+            .ends_with("must be a list of 2 to 64 layers' names"));
+}
+
 TEST_CASE("the network in configs/ fits images and runs", "[network_file]") {
   const NetworkConfig file =
       read_network_file(std::string(STPT_SOURCE_DIR) + "/configs/networks/small_residual.json");
@@ -187,9 +202,10 @@ TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
   CHECK(error_of(conv + "{}, " + fc).starts_with("layers[1]: has no type; add it, one of conv"));
   CHECK(error_of(R"({"type": "convulution"})") ==
         "layers[0]: type: is \"convulution\"; did you mean convolution?");
-  CHECK(error_of(R"({"type": "dropout"})") ==
-        "layers[0]: type: is \"dropout\"; must be one of convolution, batch_norm, relu, add, "
-        "max_pool, average_pool, global_average_pool, fully_connected");
+  CHECK(
+      error_of(R"({"type": "dropout"})") ==
+      "layers[0]: type: is \"dropout\"; must be one of convolution, batch_norm, relu, add, concat, "
+      "max_pool, average_pool, global_average_pool, fully_connected");
   CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 4, "kernal": 3}, )" + fc) ==
         "layers[0] \"c\": kernal: unknown key; did you mean kernel?");
@@ -237,6 +253,10 @@ TEST_CASE("inputs that there are not", "[network_file]") {
   CHECK(error_of(conv + R"({"type": "relu", "inputs": ["fc"]}, )" + fc) ==
         "layers[1]: inputs: no layer before this one is called \"fc\"; name an earlier layer, or "
         "\"input\" for the images");
+  CHECK(error_of(conv + R"({"type": "concat", "inputs": ["conv"]}, )" + fc) ==
+        "layers[1]: inputs: is [\"conv\"]; must be a list of 2 to 64 layers' names");
+  CHECK(error_of(conv + R"({"type": "concat"}, )" + fc) ==
+        "layers[1]: has no inputs; must name 2 to 64 layers, [\"a\", \"b\"]");
   CHECK(error_of(R"({"name": "a", "type": "relu", "inputs": ["a"]}, )" + fc)
             .starts_with("layers[0] \"a\": inputs: no layer before this one is called \"a\""));
   CHECK(error_of(conv + R"({"name": "r", "type": "relu"}, {"name": "fc", "type":
@@ -259,6 +279,8 @@ TEST_CASE("shapes that do not fit are errors of their layer", "[network_file]") 
             .starts_with("layers[0]: pool2d of 1x3x8x8, kernel 9x9"));
   CHECK(error_of(conv + R"({"type": "add", "inputs": ["conv", "input"]}, )" + fc) ==
         "layers[1]: cannot add 1x4x6x6 and 1x3x8x8: shapes must be equal");
+  CHECK(error_of(conv + R"({"type": "concat", "inputs": ["conv", "input"]}, )" + fc) ==
+        "layers[1]: concat: cannot join 1x4x6x6 and 1x3x8x8: only channels may differ");
   CHECK(error_of(conv + R"({"type": "relu"})") ==
         "layers[1]: its output is 1x4x6x6; that of the last layer must be one number for each of "
         "the 10 classes, 1x10x1x1");
