@@ -172,9 +172,10 @@ TEST_CASE("fully connected shows a NaN in its source", "[fully_connected]") {
 TEST_CASE("fully connected says what is wrong with a description", "[fully_connected]") {
   FullyConnected fc = make_fc({4, 8, 2, 2}, 10);
   fc.src.type = DataType::float16;
-  REQUIRE_THROWS_WITH(codelets::plan(codelets::FullyConnectedForward{fc}, Cpu{}),
-                      "fully connected forward: src 4x8x2x2 float16: the CPU computes in float32 "
-                      "only");
+  REQUIRE_THROWS_WITH(
+      codelets::plan(codelets::FullyConnectedForward{fc}, Cpu{}),
+      "fully connected forward: src 4x8x2x2 float16 nchw: the CPU computes in float32 "
+      "only");
   fc = make_fc({4, 8, 2, 2}, 10);
   fc.dst.shape.n = 5;
   REQUIRE_THROWS_AS(codelets::plan(codelets::FullyConnectedBackwardData{fc}, Cpu{}),
