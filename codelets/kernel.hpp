@@ -20,16 +20,13 @@ namespace stpt::codelets {
 using Stream = void*;
 
 /// Selects the CPU implementation in plan(op, Cpu{}).
-struct Cpu {
-  friend bool operator==(const Cpu&, const Cpu&) = default;
-};
+struct Cpu {};
 
 /// Selects the CUDA implementation in plan(op, Cuda{}).
 struct Cuda {
   /// float32 convolutions and matrix products may round what they multiply to TF32 (10 bits of
   /// mantissa), which the tensor cores take.
   bool tf32 = false;
-  friend bool operator==(const Cuda&, const Cuda&) = default;
 };
 
 /// What this build has implementations for.

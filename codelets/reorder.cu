@@ -250,9 +250,7 @@ void check(const Reorder& op, const std::string& what) {
 }
 
 bool same_order(const Reorder& op) {
-  const runtime::Shape& shape = op.src.shape;
-  return shape == op.dst.shape &&
-         (op.src.layout == op.dst.layout || shape.c == 1 || shape.spatial() == 1);
+  return runtime::same_memory({op.src.shape, op.dst.type, op.src.layout}, op.dst);
 }
 
 PartShape shape_of(const Reorders& op, const Reorders::Part& part, const std::string& what) {
