@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <ranges>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -45,6 +46,15 @@ class Lowering {
  private:
   using Argument = Segmentation::Argument;
 
+  /// What forward leaves for a node's backward.
+  struct Kept {
+    codelets::Conv2d conv;
+    codelets::BatchNorm norm;
+    codelets::FullyConnected fc;
+    codelets::Pool2d pool;
+    codelets::Concat concat;
+    int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;  ///< buffers
+  };
   /// A layer with what is fused into it.
   struct Node {
     const Layer* layer;
@@ -52,6 +62,7 @@ class Lowering {
     std::optional<ActivationId> residual;
     ActivationId output;
     bool live = true;
+    Kept kept = {};
   };
   struct Gradient {
     int buffer;
@@ -72,38 +83,29 @@ class Lowering {
     std::map<int, codelets::Reorders::Part> parts;  ///< of the parameters; from their buckets
     codelets::Reorders given;                       ///< gradients, to their buckets
   };
-  /// What forward leaves for a node's backward.
-  struct Kept {
-    codelets::Conv2d conv;
-    codelets::BatchNorm norm;
-    codelets::FullyConnected fc;
-    codelets::Pool2d pool;
-    codelets::Concat concat;
-    int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;  ///< buffers
-  };
 
   void emit_operations();
   void merge_layers();
-  void emit_forward(std::size_t index);
-  void forward_convolution(const Node& node, Kept& kept);
-  void forward_batch_norm(const Node& node, Kept& kept);
+  void emit_forward(Node& node);
+  void forward_convolution(Node& node);
+  void forward_batch_norm(Node& node);
   void forward_relu(const Node& node);
   void forward_add(const Node& node);
-  void forward_pool(const Node& node, Kept& kept);
-  void forward_fully_connected(const Node& node, Kept& kept);
-  void forward_concat(const Node& node, Kept& kept);
+  void forward_pool(Node& node);
+  void forward_fully_connected(Node& node);
+  void forward_concat(Node& node);
   /// The logits as the loss takes them.
   [[nodiscard]] TensorSpec loss_spec();
   void emit_loss();
   void emit_loss_backward();
-  void emit_backward(std::size_t index);
-  void backward_convolution(const Node& node, const Kept& kept);
-  void backward_batch_norm(const Node& node, const Kept& kept);
+  void emit_backward(const Node& node);
+  void backward_convolution(const Node& node);
+  void backward_batch_norm(const Node& node);
   void backward_relu(const Node& node);
   void backward_add(const Node& node);
-  void backward_pool(const Node& node, const Kept& kept);
-  void backward_fully_connected(const Node& node, const Kept& kept);
-  void backward_concat(const Node& node, const Kept& kept);
+  void backward_pool(const Node& node);
+  void backward_fully_connected(const Node& node);
+  void backward_concat(const Node& node);
 
   int new_buffer(std::size_t bytes);
   [[nodiscard]] Value& value(ActivationId id) { return values_[static_cast<std::size_t>(id)]; }
@@ -170,7 +172,6 @@ class Lowering {
   Mode mode_;
   std::vector<Node> nodes_;
   std::vector<Value> values_;
-  std::vector<Kept> kept_;
   std::vector<Segmentation::Buffer> buffers_;
   std::vector<Segmentation::Op> ops_;
   int block_ = 0;
@@ -459,9 +460,8 @@ void Lowering::emit_operations() {
                                 " images; at least 1 is needed");
   }
   merge_layers();
-  kept_.resize(nodes_.size());
   emit_input();
-  for (std::size_t node = 0; node < nodes_.size(); ++node) emit_forward(node);
+  for (Node& node : nodes_) emit_forward(node);
   if (mode_ == Mode::calibration) return;
   emit_loss();
   if (mode_ != Mode::train) return;
@@ -470,9 +470,9 @@ void Lowering::emit_operations() {
   std::map<int, int> convolutions;  // of each conversion, whose backward is still to come
   for (const Node& node : nodes_)
     if (node.layer->kind == LayerKind::convolution) ++convolutions[conversion_of(*node.layer)];
-  for (std::size_t index = nodes_.size(); index-- > 0;) {
-    emit_backward(index);
-    const Layer& layer = *nodes_[index].layer;
+  for (const Node& node : std::views::reverse(nodes_)) {
+    emit_backward(node);
+    const Layer& layer = *node.layer;
     if (layer.kind != LayerKind::convolution) continue;
     const int conversion = conversion_of(layer);
     if (--convolutions[conversion] == 0) emit_converted_gradients(conversion);
@@ -482,26 +482,24 @@ void Lowering::emit_operations() {
     throw std::logic_error("Lowering: a parameter without a gradient");
 }
 
-void Lowering::emit_forward(std::size_t index) {
-  const Node& node = nodes_[index];
-  Kept& kept = kept_[index];
+void Lowering::emit_forward(Node& node) {
   block_ = node.layer->block;
   switch (node.layer->kind) {
     case LayerKind::convolution:
-      return forward_convolution(node, kept);
+      return forward_convolution(node);
     case LayerKind::batch_norm:
-      return forward_batch_norm(node, kept);
+      return forward_batch_norm(node);
     case LayerKind::relu:
       return forward_relu(node);
     case LayerKind::add:
       return forward_add(node);
     case LayerKind::max_pool:
     case LayerKind::average_pool:
-      return forward_pool(node, kept);
+      return forward_pool(node);
     case LayerKind::fully_connected:
-      return forward_fully_connected(node, kept);
+      return forward_fully_connected(node);
     case LayerKind::concat:
-      return forward_concat(node, kept);
+      return forward_concat(node);
   }
 }
 
@@ -515,9 +513,9 @@ Lowering::Argument Lowering::keep(int& buffer, std::size_t bytes) {
   return write(buffer);
 }
 
-void Lowering::forward_convolution(const Node& node, Kept& kept) {
+void Lowering::forward_convolution(Node& node) {
   const Layer& layer = *node.layer;
-  auto& conv = kept.conv;
+  auto& conv = node.kept.conv;
   conv = {input(node).spec, output_spec(node), layer.kernel_h,  layer.kernel_w,
           layer.stride,     layer.padding,     layer.bias >= 0, layer.groups};
   of_device([&conv](auto device) { codelets::choose_layout(conv, device); });
@@ -527,10 +525,10 @@ void Lowering::forward_convolution(const Node& node, Kept& kept) {
   emit(codelets::Conv2dForward{conv, node.relu}, layer.name, std::move(arguments));
 }
 
-void Lowering::forward_batch_norm(const Node& node, Kept& kept) {
+void Lowering::forward_batch_norm(Node& node) {
   const Layer& layer = *node.layer;
   const codelets::BatchNormMode mode = batch_norm_mode(mode_);
-  auto& norm = kept.norm;
+  auto& norm = node.kept.norm;
   norm.x = input(node).spec;
   norm.relu = node.relu;
   norm.residual = node.residual.has_value();
@@ -551,16 +549,16 @@ void Lowering::forward_batch_norm(const Node& node, Kept& kept) {
   arguments.push_back(define(node.output, norm.x).location);
   if (mode == codelets::BatchNormMode::training) {
     const std::size_t bytes = static_cast<std::size_t>(norm.x.shape.c) * sizeof(float);
-    kept.mean = new_buffer(bytes);
-    kept.inverse_stddev = new_buffer(bytes);
-    arguments.push_back(write(kept.mean));
-    arguments.push_back(write(kept.inverse_stddev));
+    node.kept.mean = new_buffer(bytes);
+    node.kept.inverse_stddev = new_buffer(bytes);
+    arguments.push_back(write(node.kept.mean));
+    arguments.push_back(write(node.kept.inverse_stddev));
   } else {
     arguments.insert(arguments.end(), 2, Argument{});
   }
   const std::size_t mask_bytes =
       of_device([&norm](auto device) { return codelets::batch_norm_mask_bytes(norm, device); });
-  arguments.push_back(keep(kept.mask, mask_bytes));
+  arguments.push_back(keep(node.kept.mask, mask_bytes));
   emit(codelets::BatchNormForward{norm, mode}, layer.name, std::move(arguments));
 }
 
@@ -577,9 +575,9 @@ void Lowering::forward_add(const Node& node) {
        {read(input(node).location), other, define(node.output, spec).location});
 }
 
-void Lowering::forward_pool(const Node& node, Kept& kept) {
+void Lowering::forward_pool(Node& node) {
   const Layer& layer = *node.layer;
-  auto& pool = kept.pool;
+  auto& pool = node.kept.pool;
   pool.kind =
       layer.kind == LayerKind::max_pool ? codelets::PoolKind::max : codelets::PoolKind::average;
   pool.src = input(node).spec;
@@ -591,14 +589,14 @@ void Lowering::forward_pool(const Node& node, Kept& kept) {
   pool.padding = layer.padding;
   const std::size_t indices_bytes =
       of_device([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); });
-  const Argument indices = keep(kept.indices, indices_bytes);
+  const Argument indices = keep(node.kept.indices, indices_bytes);
   emit(codelets::Pool2dForward{pool, mode_ == Mode::train}, layer.name,
        {read(input(node).location), define(node.output, pool.dst).location, indices});
 }
 
-void Lowering::forward_fully_connected(const Node& node, Kept& kept) {
+void Lowering::forward_fully_connected(Node& node) {
   const Layer& layer = *node.layer;
-  auto& fc = kept.fc;
+  auto& fc = node.kept.fc;
   fc.src = input(node).spec;
   fc.dst = output_spec(node);
   fc.dst.layout = Layout::nchw;
@@ -611,8 +609,8 @@ void Lowering::forward_fully_connected(const Node& node, Kept& kept) {
         define(node.output, stored).location});
 }
 
-void Lowering::forward_concat(const Node& node, Kept& kept) {
-  auto& concat = kept.concat;
+void Lowering::forward_concat(Node& node) {
+  auto& concat = node.kept.concat;
   concat.whole = output_spec(node);
   for (const ActivationId part : node.layer->inputs) concat.parts.push_back(value(part).spec);
   of_device([&concat](auto device) { codelets::choose_layout(concat, device); });
@@ -696,61 +694,56 @@ Lowering::Gradient Lowering::pre_activation_gradient(const Node& node) {
   return gradient;
 }
 
-void Lowering::emit_backward(std::size_t index) {
-  const Node& node = nodes_[index];
-  const Kept& kept = kept_[index];
+void Lowering::emit_backward(const Node& node) {
   if (output(node).gradients.empty()) return;  // nothing that the loss depends on
   block_ = node.layer->block;
   switch (node.layer->kind) {
     case LayerKind::convolution:
-      return backward_convolution(node, kept);
+      return backward_convolution(node);
     case LayerKind::batch_norm:
-      return backward_batch_norm(node, kept);
+      return backward_batch_norm(node);
     case LayerKind::relu:
       return backward_relu(node);
     case LayerKind::add:
       return backward_add(node);
     case LayerKind::max_pool:
     case LayerKind::average_pool:
-      return backward_pool(node, kept);
+      return backward_pool(node);
     case LayerKind::fully_connected:
-      return backward_fully_connected(node, kept);
+      return backward_fully_connected(node);
     case LayerKind::concat:
-      return backward_concat(node, kept);
+      return backward_concat(node);
   }
 }
 
-void Lowering::backward_convolution(const Node& node, const Kept& kept) {
+void Lowering::backward_convolution(const Node& node) {
   const Layer& layer = *node.layer;
   const ActivationId x = layer.inputs[0];
   const Gradient gradient = pre_activation_gradient(node);
   std::vector<Argument> arguments{read(input(node).location), read(gradient.buffer),
                                   gradient_of_weights(layer)};
-  if (kept.conv.bias) arguments.push_back(gradient_of(layer.bias));
-  emit(codelets::Conv2dBackwardWeights{kept.conv}, layer.name + " backward weights",
+  if (node.kept.conv.bias) arguments.push_back(gradient_of(layer.bias));
+  emit(codelets::Conv2dBackwardWeights{node.kept.conv}, layer.name + " backward weights",
        std::move(arguments));
   if (needs_gradient(x)) {
-    emit(codelets::Conv2dBackwardData{kept.conv}, layer.name + " backward data",
+    emit(codelets::Conv2dBackwardData{node.kept.conv}, layer.name + " backward data",
          {weights(layer), read(gradient.buffer), write(new_gradient(x))});
   }
 }
 
-void Lowering::backward_batch_norm(const Node& node, const Kept& kept) {
+void Lowering::backward_batch_norm(const Node& node) {
   const Layer& layer = *node.layer;
-  const codelets::BatchNorm& norm = kept.norm;
+  const codelets::BatchNorm& norm = node.kept.norm;
   // The op adds two parts on the fly, and does the ReLU's part.
   auto& parts = output(node).gradients;
   if (parts.size() > 2) total_gradient(node.output, false);
   const bool two = parts.size() == 2;
   Argument mask;
   if (norm.relu && norm.residual)
-    mask = kept.mask >= 0 ? read(kept.mask) : read(output(node).location);
-  std::vector<Argument> arguments{read(input(node).location),
-                                  mask,
-                                  parameter(layer.weight),
-                                  parameter(layer.bias),
-                                  read(kept.mean),
-                                  read(kept.inverse_stddev),
+    mask = node.kept.mask >= 0 ? read(node.kept.mask) : read(output(node).location);
+  std::vector<Argument> arguments{read(input(node).location), mask,
+                                  parameter(layer.weight),    parameter(layer.bias),
+                                  read(node.kept.mean),       read(node.kept.inverse_stddev),
                                   read(parts[0].buffer)};
   if (two) arguments.push_back(read(parts[1].buffer));
   arguments.push_back(write(new_gradient(layer.inputs[0])));
@@ -787,46 +780,47 @@ void Lowering::backward_add(const Node& node) {
   }
 }
 
-void Lowering::backward_pool(const Node& node, const Kept& kept) {
+void Lowering::backward_pool(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
   if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
-  emit(codelets::Pool2dBackward{kept.pool}, node.layer->name + " backward",
-       {read(gradient.buffer), kept.indices >= 0 ? read(kept.indices) : Argument{},
+  emit(codelets::Pool2dBackward{node.kept.pool}, node.layer->name + " backward",
+       {read(gradient.buffer), node.kept.indices >= 0 ? read(node.kept.indices) : Argument{},
         write(new_gradient(x))});
 }
 
-void Lowering::backward_fully_connected(const Node& node, const Kept& kept) {
+void Lowering::backward_fully_connected(const Node& node) {
   const Layer& layer = *node.layer;
   const ActivationId x = layer.inputs[0];
   const Gradient gradient = pre_activation_gradient(node);
-  emit(codelets::FullyConnectedBackwardWeights{kept.fc}, layer.name + " backward weights",
+  emit(codelets::FullyConnectedBackwardWeights{node.kept.fc}, layer.name + " backward weights",
        {read(input(node).location), read(gradient.buffer), gradient_of(layer.weight),
         gradient_of(layer.bias)});
   if (needs_gradient(x)) {
-    emit(codelets::FullyConnectedBackwardData{kept.fc}, layer.name + " backward data",
+    emit(codelets::FullyConnectedBackwardData{node.kept.fc}, layer.name + " backward data",
          {weights(layer), read(gradient.buffer), write(new_gradient(x))});
   }
 }
 
-void Lowering::backward_concat(const Node& node, const Kept& kept) {
+void Lowering::backward_concat(const Node& node) {
   const Gradient gradient = total_gradient(node.output, false);
   std::vector<Argument> arguments{read(gradient.buffer)};
   std::vector<std::pair<int, std::size_t>> reorders;  // of a buffer, for this part
-  for (std::size_t i = 0; i < kept.concat.parts.size(); ++i) {
+  for (std::size_t i = 0; i < node.kept.concat.parts.size(); ++i) {
     const ActivationId part = node.layer->inputs[i];
     if (!needs_gradient(part)) {
       arguments.push_back({});
-    } else if (value(part).spec.layout == kept.concat.parts[i].layout) {
+    } else if (value(part).spec.layout == node.kept.concat.parts[i].layout) {
       arguments.push_back(write(new_gradient(part)));
     } else {
-      reorders.emplace_back(new_buffer(kept.concat.parts[i].bytes()), i);
+      reorders.emplace_back(new_buffer(node.kept.concat.parts[i].bytes()), i);
       arguments.push_back(write(reorders.back().first));
     }
   }
-  emit(codelets::ConcatBackward{kept.concat}, node.layer->name + " backward", std::move(arguments));
+  emit(codelets::ConcatBackward{node.kept.concat}, node.layer->name + " backward",
+       std::move(arguments));
   for (const auto& [buffer, i] : reorders)
-    reorder_gradient(buffer, kept.concat.parts[i], node.layer->inputs[i]);
+    reorder_gradient(buffer, node.kept.concat.parts[i], node.layer->inputs[i]);
 }
 
 }  // namespace
