@@ -213,7 +213,7 @@ void Experiment::check_workers() const {
 void Experiment::check_batch_norm(const ConfigSource& source) const {
   const auto single = std::ranges::find_if(network.layers, [&](const models::Layer& layer) {
     return layer.kind == models::LayerKind::batch_norm &&
-           network.activations[static_cast<std::size_t>(layer.output)].spatial() == 1;
+           network.shape(layer.output).spatial() == 1;
   });
   if (single == network.layers.end()) return;
   const std::string reason = "is 1, but layer \"" + single->name +

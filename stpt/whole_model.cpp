@@ -57,7 +57,7 @@ std::string digest_of(const models::ModelValues& model, const Session& session) 
   const runtime::HostView running(session.averaged_running, runtime::Access::read);
   for (const models::Layer& layer : network.layers) {
     if (layer.kind != models::LayerKind::batch_norm) continue;
-    const auto channels = network.activations[static_cast<std::size_t>(layer.output)].c;
+    const auto channels = network.shape(layer.output).c;
     add(running.as<float>().data() + layer.running_mean, channels);
     add(running.as<float>().data() + layer.running_variance, channels);
   }
