@@ -28,11 +28,11 @@ void launch(const std::string& what, void (*kernel)(Parameters...), dim3 blocks,
   check(cudaLaunchKernelEx(&config, kernel, std::move(arguments)...), what);
 }
 
-/// Blocks for a loop over `count` items in steps of the whole grid.
+/// Blocks for a loop over `count` items, one at least, in steps of the whole grid.
 [[nodiscard]] inline unsigned blocks_for(std::int64_t count, unsigned threads) {
   constexpr std::int64_t most = 4096;  // many waves on any GPU; the loop does the rest
   const std::int64_t wanted = (count + threads - 1) / threads;
-  return static_cast<unsigned>(std::clamp<std::int64_t>(wanted, 1, most));
+  return static_cast<unsigned>(std::min(wanted, most));
 }
 
 /// Blocks for `count` items, `items_a_block` in each.
@@ -153,8 +153,8 @@ __global__ void map_kernel(std::int64_t count, Function function, To* to,
   const std::int64_t whole = count / width * width;
   for (std::int64_t i = thread * width; i < whole; i += threads * width)
     store(to + i, map_vectors<To, width>(function, load<width>(sources + i)...));
-  for (std::int64_t i = whole + thread; i < count; i += threads)
-    to[i] = from_float<To>(function(to_float(sources[i])...));
+  const std::int64_t rest = whole + thread;  // fewer than there are threads
+  if (rest < count) to[rest] = from_float<To>(function(to_float(sources[rest])...));
 }
 
 /// Enqueues to[i] = function(sources[i]...), computed in float; `to` may be one of the sources.
