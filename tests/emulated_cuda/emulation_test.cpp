@@ -58,6 +58,13 @@ TEST_CASE("shared memory passes values between threads", "[emulation]") {
   CHECK(reversed[256] == 511);
 }
 
+TEST_CASE("shared memory that is written again too early spoils what is read", "[emulation]") {
+  constexpr int blocks = 4;
+  const DeviceFloats values(std::size_t{blocks * 256});
+  check(overwrite(values.pointer(), blocks, nullptr));
+  CHECK(values.values() != std::vector<float>(blocks * 256, 256.0f));
+}
+
 TEST_CASE("half precision is rounded to", "[emulation]") {
   const DeviceFloats from({1.0f, 1.0f + 1.0f / 2048, 65504.0f, 1e6f}), to(4);
   check(to_half_and_back(from.pointer(), to.pointer(), 4, nullptr));

@@ -125,11 +125,14 @@ struct Warp {
 /// The threads of one block, and the fibers that run them; kept by each host thread.
 class Block {
  public:
-  void run(const dim3& size, const KernelCall& call, bool backwards) {
+  /// backwards: the last thread starts; ahead: a warp goes on to where the block waits before
+  /// others do.
+  void run(const dim3& size, const KernelCall& call, bool backwards, bool ahead) {
     call_ = &call;
     size_ = size;
     threads_ = size.x * size.y * size.z;
     backwards_ = backwards;
+    ahead_ = ahead;
     started_ = finished_ = 0;
     warps_.assign((threads_ + warp_size - 1) / warp_size, {});
     current_ = nullptr;
@@ -191,7 +194,9 @@ class Block {
            line);
     barrier.line = line;
     if (barrier.waiting.size() + 1 == expected) {
-      ready_.insert(ready_.end(), barrier.waiting.rbegin(), barrier.waiting.rend());
+      const bool first = ahead_ && &barrier != &barrier_;
+      ready_.insert(first ? ready_.begin() : ready_.end(), barrier.waiting.rbegin(),
+                    barrier.waiting.rend());
       barrier.waiting.clear();
       return;
     }
@@ -265,7 +270,7 @@ class Block {
   const KernelCall* call_ = nullptr;
   dim3 size_;
   unsigned threads_ = 0;
-  bool backwards_ = false;
+  bool backwards_ = false, ahead_ = false;
   unsigned started_ = 0, finished_ = 0;
   Barrier barrier_;
   std::vector<Warp> warps_;
@@ -287,17 +292,18 @@ void run_grid(const dim3& grid, const dim3& block, const KernelCall& call) {
   current_block = &threads;
   gridDim = grid;
   blockDim = block;
-  // Every other block backwards, and every other kernel's blocks: what depends on the order of the
-  // threads or blocks shows.
+  // Every other block backwards, and every other kernel's blocks, and some with warps that run
+  // ahead: what depends on the order of the threads or blocks shows.
   static std::atomic<unsigned> kernels = 0;
-  const bool last_first = kernels++ % 2 == 1;
+  const unsigned kernel = kernels++;
+  const bool last_first = kernel % 2 == 1;
   bool backwards = false;
   const std::uint64_t blocks = std::uint64_t{grid.x} * grid.y * grid.z;
   for (std::uint64_t i = 0; i < blocks; ++i, backwards = !backwards) {
     const std::uint64_t at = last_first ? blocks - 1 - i : i;
     blockIdx = {static_cast<unsigned>(at % grid.x), static_cast<unsigned>(at / grid.x % grid.y),
                 static_cast<unsigned>(at / grid.x / grid.y)};
-    threads.run(block, call, backwards);
+    threads.run(block, call, backwards, (kernel / 2 + i / 2) % 2 == 1);
   }
 }
 

@@ -62,6 +62,18 @@ __global__ void diverge_kernel(float* values) {
   values[threadIdx.x] = 0;
 }
 
+__global__ void overwrite_kernel(float* values) {
+  __shared__ float of_warps[warps];
+  float sum = 0;
+  for (int round = 0; round < 2; ++round) {
+    const float own = sum_of_warp(static_cast<float>(round));
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = own;
+    __syncthreads();
+    for (int warp = 0; warp < warps; ++warp) sum += of_warps[warp];
+  }
+  values[blockIdx.x * threads + threadIdx.x] = sum;
+}
+
 __global__ void places_kernel(float* values) {
   const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
   const unsigned size = blockDim.x * blockDim.y * blockDim.z;
@@ -107,6 +119,11 @@ cudaError_t reverse(float* values, int blocks, cudaStream_t stream) {
 cudaError_t diverge(float* values, cudaStream_t stream) {
   const cudaLaunchConfig_t config = grid(1, threads, stream);
   return cudaLaunchKernelEx(&config, diverge_kernel, values);
+}
+
+cudaError_t overwrite(float* values, int blocks, cudaStream_t stream) {
+  const cudaLaunchConfig_t config = grid(blocks, threads, stream);
+  return cudaLaunchKernelEx(&config, overwrite_kernel, values);
 }
 
 cudaError_t write_places(float* values, int blocks, cudaStream_t stream) {

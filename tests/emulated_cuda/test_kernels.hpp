@@ -21,6 +21,10 @@ cudaError_t reverse(float* values, int blocks, cudaStream_t stream);
 /// A kernel in which half of a block leaves before a __syncthreads.
 cudaError_t diverge(float* values, cudaStream_t stream);
 
+/// A kernel whose warps write for a second time what others may still have to read for the first:
+/// 256 values a block, 256 where all of them have read in time.
+cudaError_t overwrite(float* values, int blocks, cudaStream_t stream);
+
 /// values[i] = x + 10 y + 100 z + 1000 block of its thread, in blocks of 4 x 3 x 2.
 cudaError_t write_places(float* values, int blocks, cudaStream_t stream);
 
