@@ -232,6 +232,14 @@ TEST_CASE("convolutions of one geometry share their plan", "[cuda][conv2d]") {
     REQUIRE(planned_convolutions() == before + 5);
   }
   REQUIRE(planned_convolutions() == before);
+  {  // whose results have one shape
+    const auto plan_of = [](int stride, int padding) {
+      const Case same{{2, 8, 7, 7}, 8, 3, 3, stride, padding, false};
+      return plan(Conv2dForward{on_gpu(same, DataType::float32)}, Cuda{});
+    };
+    const auto one = plan_of(4, 0), padded = plan_of(4, 1), closer = plan_of(3, 0);
+    REQUIRE(planned_convolutions() == before + 3);
+  }
 }
 
 TEST_CASE("conv2d on a GPU says what is wrong with a description", "[cuda][conv2d]") {
@@ -250,6 +258,10 @@ TEST_CASE("conv2d on a GPU says what is wrong with a description", "[cuda][conv2
   require_complaint([&] { (void)plan(Conv2dBackwardWeights{conv}, Cuda{}); },
                     {"conv2d backward weights", "dst is in any"});
   conv = good;
+  conv.src.shape.n = conv.dst.shape.n = 0;
+  require_complaint([&] { (void)plan(Conv2dForward{conv}, Cuda{}); },
+                    {"every dimension must be at least 1"});
+  conv = good;
   conv.dst.shape.h = 9;
   require_complaint([&] { (void)plan(Conv2dBackwardData{conv}, Cuda{}); },
                     {"conv2d backward data", "dst must be 2x16x5x7"});
@@ -261,6 +273,21 @@ TEST_CASE("conv2d on a GPU says what is wrong with a description", "[cuda][conv2
   require_complaint([&] { (void)plan(Conv2dForward{conv}, Cuda{}); },
                     {"conv2d forward 2x3x5x7 int32 nhwc -> 2x16x5x7 int32 nhwc, kernel 3x3",
                      ": int32", "float32, bfloat16 or float16"});
+}
+
+TEST_CASE("half-precision images are best given multiples of 8 channels", "[conv2d]") {
+  for (const DataType type : {DataType::bfloat16, DataType::float16}) {
+    for (const auto& [channels, given] : {std::pair{1, 8}, {7, 8}, {8, 8}, {9, 16}})
+      CHECK(codelets::conv2d_channels(channels, type, Cuda{}) == given);
+  }
+  CHECK(codelets::conv2d_channels(3, DataType::float32, Cuda{}) == 3);
+}
+
+TEST_CASE("conv2d on a GPU takes images of one channel in either layout", "[cuda][conv2d]") {
+  NEEDS_GPUS(1);
+  Conv2d conv = on_gpu({{2, 1, 5, 7}, 16, 3, 3, 1, 1, false}, DataType::float32);
+  conv.src.layout = Layout::nchw;
+  CHECK_NOTHROW(plan(Conv2dForward{conv}, Cuda{}));
 }
 
 TEST_CASE("conv2d can be planned only where there is a GPU", "[cuda][conv2d]") {

@@ -265,27 +265,28 @@ class CudaStream {
   cudaStream_t stream_{};
 };
 
-/// Captures enqueue(stream) into a graph and runs it once.
+struct DestroyGraph {
+  void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
+  void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
+
+/// What enqueue(stream) does, as a graph.
 template <typename Enqueue>
-void replay(const CudaStream& stream, Enqueue enqueue) {
+Graph capture(const CudaStream& stream, Enqueue enqueue) {
   check_cuda(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal));
   enqueue(stream.get());
   cudaGraph_t graph{};
   check_cuda(cudaStreamEndCapture(stream.get(), &graph));
-  const auto destroy_graph = [](cudaGraph_t g) { cudaGraphDestroy(g); };
-  const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, decltype(destroy_graph)> owned_graph(
-      graph, destroy_graph);
+  const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, DestroyGraph> owned(graph);
   cudaGraphExec_t executable{};
   check_cuda(cudaGraphInstantiate(&executable, graph, 0));
-  const auto destroy = [](cudaGraphExec_t e) { cudaGraphExecDestroy(e); };
-  const std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, decltype(destroy)> owned(executable,
-                                                                                         destroy);
-  check_cuda(cudaGraphLaunch(executable, stream.get()));
-  stream.wait();
+  return Graph(executable);
 }
 
 /// Runs enqueue(stream) three times from the same state of `outputs`: directly, again, and as a
-/// graph. Requires the same bits each time, and that nothing is written outside the outputs.
+/// graph, which must be all that it does. Requires the same bits each time, and that nothing is
+/// written outside the outputs.
 template <typename Enqueue>
 void run_repeatedly(Enqueue enqueue, const std::vector<DeviceBuffer*>& outputs) {
   std::vector<Bytes> before, results;
@@ -305,7 +306,8 @@ void run_repeatedly(Enqueue enqueue, const std::vector<DeviceBuffer*>& outputs) 
   };
   run("directly", [&] { enqueue(stream.get()); });
   run("again", [&] { enqueue(stream.get()); });
-  run("as a graph", [&] { replay(stream, enqueue); });
+  const Graph graph = capture(stream, enqueue);
+  run("as a graph", [&] { check_cuda(cudaGraphLaunch(graph.get(), stream.get())); });
 }
 
 /// Runs the kernel like run_repeatedly, each time with a poisoned workspace. `args` may be nullptr;

@@ -97,4 +97,9 @@ TEST_CASE("Elementwise ops on a GPU say what they cannot plan", "[cuda][elementw
   require_complaint([&] { (void)plan(ReluBackward{bytes}, Cuda{}); },
                     {"ReluBackward 2x3x4x5 uint8 nhwc", "float32, bfloat16 or float16"});
   require_complaint([&] { (void)plan(Add{bytes}, Cuda{}); }, {"Add 2x3x4x5 uint8 nhwc"});
+  for (const Shape& shape :
+       {Shape{-2, 3, 4, 5}, Shape{2, -3, 4, 5}, Shape{2, 3, -4, 5}, Shape{2, 3, 4, -5}}) {
+    require_complaint([&] { (void)plan(ReluForward{spec_of(shape)}, Cuda{}); },
+                      {"no dimension may be negative"});
+  }
 }

@@ -153,6 +153,15 @@ TEST_CASE("fully connected on a GPU says what is wrong with a description",
   require_complaint([&] { (void)plan(FullyConnectedBackwardData{fc}, Cuda{}); },
                     {"fully connected backward data 4x8x2x2 float32 nchw -> 5x10x1x1",
                      "dst must be 4x10x1x1 nchw"});
+  fc = make_fc({4, 8, 2, 2}, 10);
+  fc.dst.layout = Layout::nhwc;
+  require_complaint([&] { (void)plan(FullyConnectedForward{fc}, Cuda{}); },
+                    {"dst must be 4x10x1x1 nchw"});
+  for (const auto& [n, outputs] : {std::pair{0, 10}, {4, 0}}) {
+    fc = make_fc({n, 8, 2, 2}, outputs);
+    require_complaint([&] { (void)plan(FullyConnectedForward{fc}, Cuda{}); },
+                      {"every dimension must be at least 1"});
+  }
   fc = on_gpu(make_fc({4, 8, 2, 2}, 10), DataType::bfloat16, DataType::float16);
   require_complaint([&] { (void)plan(FullyConnectedForward{fc}, Cuda{}); },
                     {"dst must be float32 or bfloat16"});

@@ -24,6 +24,9 @@ std::unique_ptr<CUstream_st, DestroyStream> make_stream() {
   return std::unique_ptr<CUstream_st, DestroyStream>(stream);
 }
 
+/// When a capture is broken off, as by another thread.
+enum class Break { never, before_copy, after_copy };
+
 /// Copies between two buffers of 64 bytes, by the cache.
 class Copying {
  public:
@@ -32,13 +35,14 @@ class Copying {
   [[nodiscard]] std::size_t graphs() const { return cache_.size(); }
 
   void run(int worker, std::size_t work, DeviceBuffer& from, DeviceBuffer& to,
-           bool break_capture = false) {
+           Break capture = Break::never) {
     void* const pointers[] = {from.pointer(), to.pointer()};
     cache_.run(worker, work, pointers, stream_.get(), [&] {
       ++enqueued_;
-      if (break_capture) cudaStreamSynchronize(stream_.get());
+      if (capture == Break::before_copy) cudaStreamSynchronize(stream_.get());
       check_cuda(cudaMemcpyAsync(to.pointer(), from.pointer(), 64, cudaMemcpyDeviceToDevice,
                                  stream_.get()));
+      if (capture == Break::after_copy) cudaStreamSynchronize(stream_.get());
     });
     check_cuda(cudaStreamSynchronize(stream_.get()));
   }
@@ -142,24 +146,36 @@ TEST_CASE("A capture that is broken off runs directly, and is tried again", "[cu
   Copying copying;
   DeviceBuffer from(64), to(64);
   copying.run(0, 0, from, to);
-  const auto copies = [&](int value, bool break_capture) {
+  const auto copies = [&](int value, Break capture) {
     from.upload(filled(value));
     to.upload(filled(0));
-    copying.run(0, 0, from, to, break_capture);
+    copying.run(0, 0, from, to, capture);
+    CHECK(cudaGetLastError() == cudaSuccess);
     return to.download() == filled(value);
   };
   SECTION("once") {
-    CHECK(copies(1, true));
+    CHECK(copies(1, GENERATE(Break::before_copy, Break::after_copy)));
     CHECK(copying.enqueued() == 3);  // in vain, and directly
     CHECK(copying.graphs() == 0);
-    CHECK(copies(2, false));
-    CHECK(copies(3, false));
+    CHECK(copies(2, Break::never));
+    CHECK(copies(3, Break::never));
     CHECK(copying.graphs() == 1);
     CHECK(copying.enqueued() == 4);
   }
   SECTION("but not for ever") {
-    for (int i = 0; i < GraphCache::most_attempts; ++i) CHECK(copies(i, true));
-    CHECK_THROWS_WITH(copying.run(0, 0, from, to, true), Catch::Matchers::Contains("broken off"));
+    for (int i = 0; i < GraphCache::most_attempts; ++i) CHECK(copies(i, Break::before_copy));
+    CHECK_THROWS_WITH(copying.run(0, 0, from, to, Break::before_copy),
+                      Catch::Matchers::Contains("broken off"));
     CHECK(cudaGetLastError() == cudaSuccess);
   }
+}
+
+TEST_CASE("An error of CUDA's names what failed, and what helps where memory is short", "[cuda]") {
+  using codelets::cuda::check;
+  CHECK_NOTHROW(check(cudaSuccess, "conv1"));
+  CHECK_THROWS_WITH(check(cudaErrorInvalidValue, "conv1"),
+                    "conv1: invalid argument (cudaErrorInvalidValue)");
+  CHECK_THROWS_WITH(check(cudaErrorMemoryAllocation, "conv1"),
+                    "conv1: out of memory (cudaErrorMemoryAllocation); take a smaller batch or "
+                    "fewer replicas on one GPU");
 }

@@ -129,8 +129,10 @@ TEST_CASE("Softmax cross-entropy on a GPU keeps large logits", "[cuda][softmax_c
   const Result wrong = on_gpu(op, {-3e38f, 3e38f, 0}, {0});
   REQUIRE(wrong.loss[0] == infinity);  // 6e38 is beyond float32
   REQUIRE(wrong.d_logits == std::vector<float>{-1, 1, 0});
-  const Result shifted = on_gpu(op, {1e6f, 1e6f, 1e6f}, {1});
-  REQUIRE(std::abs(static_cast<double>(shifted.loss[0]) - std::log(3.0)) < 1e-6);
+  for (const float shift : {1e6f, -1e6f}) {
+    const Result shifted = on_gpu(op, {shift, shift, shift}, {1});
+    REQUIRE(std::abs(static_cast<double>(shifted.loss[0]) - std::log(3.0)) < 1e-6);
+  }
 }
 
 TEST_CASE("Softmax cross-entropy on a GPU marks what is not finite and labels that are no class",
@@ -162,10 +164,15 @@ TEST_CASE("Softmax cross-entropy on a GPU says what it cannot plan",
   complain({{2, 3, 1, 1}, DataType::bfloat16}, {"SoftmaxCrossEntropy 2x3x1x1 bfloat16", "float32"});
   complain(spec_of({2, 3, 1, 1}, Layout::nchw8c), {"must be nchw"});
   complain(spec_of({2, 3, 2, 1}), {"n x classes x 1 x 1"});
+  complain(spec_of({2, 3, 1, 2}), {"n x classes x 1 x 1"});
   complain(spec_of({0, 3, 1, 1}), {"at least one sample"});
-  require_complaint(
-      [] {
-        (void)plan(SoftmaxCrossEntropy{spec_of({2, 3, 1, 1}), true, 1, 1.0f}, Cuda{});
-      },
-      {"label_smoothing must be"});
+  complain(spec_of({2, 0, 1, 1}), {"at least one sample and one class"});
+  complain(spec_of({1, std::int64_t{1} << 31, 1, 1}), {"below 2^31"});
+  for (const float label_smoothing : {1.0f, -0.1f, not_a_number}) {
+    require_complaint(
+        [&] {
+          (void)plan(SoftmaxCrossEntropy{spec_of({2, 3, 1, 1}), true, 1, label_smoothing}, Cuda{});
+        },
+        {"label_smoothing must be"});
+  }
 }
