@@ -1,6 +1,12 @@
 // Batches that a GPU makes, against those that cores make.
+#include <memory>
 #include <numeric>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <vector>
 
+#include "codelets/image_batch.hpp"
 #include "data/loader.hpp"
 #include "data/synthetic.hpp"
 #include "tests/gpu.hpp"
@@ -21,18 +27,28 @@ std::vector<float> batch_of(const data::Loader& loader, const runtime::Shape& sh
   return {images.as<float>().begin(), images.as<float>().end()};
 }
 
+void check_batch(const std::shared_ptr<const data::Dataset>& dataset,
+                 const std::optional<data::Augmentation>& augmentation, const runtime::Shape& shape,
+                 std::span<const std::uint32_t> indices) {
+  const data::Normalization normalization = data::compute_normalization(*dataset, indices);
+  const data::Loader cores(dataset, normalization, augmentation, 5);
+  const data::Loader gpu(dataset, normalization, augmentation, 5, codelets::Cuda{},
+                         data::gather_pixels(*dataset));
+  CHECK(gpu.parts(256) == 1);
+  const std::vector<float> expected = batch_of(cores, shape, indices, 3);
+  CHECK(batch_of(gpu, shape, indices, 3) == expected);
+}
+
 }  // namespace
 
 TEST_CASE("A GPU makes the same batches as cores, bit for bit", "[cuda]") {
   NEEDS_GPUS(1);
   const runtime::Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {0}});
+  // More than one launch has room for.
+  std::vector<std::uint32_t> indices(300);
+  std::iota(indices.rbegin(), indices.rend(), 250U);
   for (const int channels : {1, 3}) {
     const data::DatasetPair pair = data::make_synthetic({10, channels, 13, 17, 600, 1}, 1);
-    // More than one launch has room for.
-    std::vector<std::uint32_t> indices(300);
-    std::iota(indices.rbegin(), indices.rend(), 250U);
-    const data::Normalization normalization = data::compute_normalization(*pair.train, indices);
-    const auto pixels = data::gather_pixels(*pair.train);
     const std::optional<data::Augmentation> augmentations[] = {
         std::nullopt,
         data::Augmentation{.flip = true},
@@ -46,13 +62,24 @@ TEST_CASE("A GPU makes the same batches as cores, bit for bit", "[cuda]") {
     for (const auto& augmentation : augmentations) {
       for (const runtime::Shape& shape :
            {runtime::Shape{1, channels, 13, 17}, runtime::Shape{1, channels, 8, 8}}) {
-        const data::Loader cores(pair.train, normalization, augmentation, 5);
-        const data::Loader gpu(pair.train, normalization, augmentation, 5, codelets::Cuda{},
-                               pixels);
-        CHECK(gpu.parts(256) == 1);
-        const std::vector<float> expected = batch_of(cores, shape, indices, 3);
-        CHECK(batch_of(gpu, shape, indices, 3) == expected);
+        check_batch(pair.train, augmentation, shape, indices);
       }
     }
   }
+  // Of one row: nothing lies between its borders.
+  const data::DatasetPair rows = data::make_synthetic({10, 1, 1, 17, 600, 1}, 1);
+  check_batch(rows.train, data::Augmentation{.crop_padding = 3, .padding = data::Padding::reflect},
+              {1, 1, 1, 17}, indices);
+}
+
+TEST_CASE("A GPU makes no batches of more channels than there is room for", "[cuda]") {
+  const auto act = [](std::size_t scales, std::int64_t channels) {
+    const std::vector<codelets::PixelScale> of_channels(scales);
+    const runtime::Shape shape{1, channels, 2, 2};
+    codelets::load_images({}, of_channels, shape, shape, nullptr, nullptr, codelets::Cuda{},
+                          nullptr);
+  };
+  CHECK_NOTHROW(act(codelets::most_image_channels, codelets::most_image_channels));
+  CHECK_THROWS_AS(act(17, 17), std::invalid_argument);
+  CHECK_THROWS_AS(act(2, 3), std::invalid_argument);
 }

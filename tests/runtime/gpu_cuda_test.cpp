@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "runtime/runtime.hpp"
 #include "runtime/task.hpp"
@@ -43,6 +44,7 @@ TEST_CASE("GPUs get the workers that were asked for", "[cuda]") {
     const Runtime runtime(options(gpus, workers));
     CHECK(runtime.count(WorkerKind::cuda) == gpus * workers);
     CHECK(runtime.count(WorkerKind::cpu) == 1);
+    CHECK(std::ranges::find(runtime.workers(), WorkerKind::cpu, &Worker::kind)->gpu == -1);
     CHECK(runtime.computing_workers() == static_cast<std::size_t>(gpus * workers));
     std::set<int> distinct;
     for (int piece = 0; piece < gpus * workers; ++piece) {
@@ -52,6 +54,14 @@ TEST_CASE("GPUs get the workers that were asked for", "[cuda]") {
     }
     CHECK(distinct.size() == static_cast<std::size_t>(gpus * workers));
   }
+}
+
+TEST_CASE("Fewer workers of GPUs than were asked for are an error", "[cuda]") {
+  NEEDS_GPUS(1);
+  const int too_many = static_cast<int>(find_gpus().size()) + 1;
+  if (too_many > Runtime::most_gpus()) return;
+  CHECK_THROWS_WITH(Runtime(options(too_many)),
+                    Catch::Matchers::Contains("GPU workers instead of"));
 }
 
 TEST_CASE("What is to be done at the end is done where the streams still are", "[cuda]") {
@@ -75,11 +85,27 @@ TEST_CASE("What is to be done at the end is done where the streams still are", "
   CHECK(by_others == 1);
 }
 
-TEST_CASE("The main thread and the cores are on the first of the runtime's GPUs", "[cuda]") {
+TEST_CASE("With GPUs the scheduler is prio, unless it is told otherwise", "[cuda]") {
+  NEEDS_GPUS(1);
+  constexpr const char* name = "STARPU_SCHED";
+  const stpt::testing::WithEnvironment restored(name, "eager");
+  CHECK(Runtime(options(1)).scheduler() == "eager");
+  RuntimeOptions asked = options(1);
+  asked.scheduler = "lws";
+  CHECK(Runtime(asked).scheduler() == "lws");
+  unsetenv(name);
+  CHECK(Runtime(options(1)).scheduler() == "prio");
+  CHECK(Runtime(asked).scheduler() == "lws");
+}
+
+TEST_CASE("The runtime's GPUs are used, and the main thread and the cores are on the first",
+          "[cuda]") {
   NEEDS_GPUS(2);
   static const Codelet cores("cores", {WorkerKind::cpu});
-  for (const int gpu : {1, 0}) {
-    Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = {gpu}, .workers_per_gpu = 1});
+  for (const std::vector<int>& gpus : {std::vector{1}, {0}, {0, 1}}) {
+    Runtime runtime({.cpu_workers = 1, .scheduler = "", .gpus = gpus, .workers_per_gpu = 1});
+    const int gpu = gpus.front();
+    CHECK(std::ranges::find(runtime.workers(), runtime.worker_for(0), &Worker::id)->gpu == gpu);
     int main = -1, core = -1;
     CHECK(cudaGetDevice(&main) == cudaSuccess);
     CHECK(main == gpu);
@@ -176,7 +202,7 @@ TEST_CASE("What a core writes is on its way to the GPU before a task there asks 
   };
   for (int round = 0; round < 3; ++round) {
     for (const Tensor* tensor : {&other, &fetched}) {
-      submit(write, {{*tensor, Access::write}},
+      submit(write, {{*tensor, round == 0 ? Access::write : Access::read_write}},
              [round](const TaskContext& task) {
                std::fill_n(task.buffer<unsigned char>(0), bytes, round);
              },
