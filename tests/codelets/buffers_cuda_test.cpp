@@ -45,17 +45,23 @@ TEST_CASE("Sums and copies on a GPU", "[cuda][buffers]") {
     });
     require_tensor("cleared", x, std::vector<float>(count, 0.0f), exactly);
   }
-  // From the middle of a buffer on, where no vector begins.
+  // From the middle of a buffer on, where no vector begins in one of them or in both.
   const std::vector<float> a = random_values(50, 1), b = random_values(50, 2);
-  DeviceTensor x(a), term(b);
-  run_repeatedly(
-      [&](codelets::Stream stream) {
-        accumulate(40, floats(x) + 3, floats(term) + 1, Cuda{}, stream);
-      },
-      {&x});
-  std::vector<float> sum = a;
-  for (std::size_t i = 0; i < 40; ++i) sum[3 + i] += b[1 + i];
-  require_tensor("sum of parts", x, sum, exactly);
+  struct Offsets {
+    std::size_t sum, term;
+  };
+  for (const auto& [to, from] : {Offsets{3, 1}, Offsets{8, 1}}) {
+    INFO(to << ", " << from);
+    DeviceTensor x(a), term(b);
+    run_repeatedly(
+        [&](codelets::Stream stream) {
+          accumulate(40, floats(x) + to, floats(term) + from, Cuda{}, stream);
+        },
+        {&x});
+    std::vector<float> sum = a;
+    for (std::size_t i = 0; i < 40; ++i) sum[to + i] += b[from + i];
+    require_tensor("sum of parts", x, sum, exactly);
+  }
 }
 
 TEST_CASE("Means on a GPU agree with the CPU", "[cuda][buffers]") {
