@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "runtime/random.hpp"
 #include "runtime/task.hpp"
 
 namespace stpt::data {
@@ -21,9 +22,32 @@ struct Loader::Source {
   std::uint64_t seed;
 };
 
-Batch::Batch(int size, const runtime::Shape& image, const std::string& name, int parts)
+struct Loader::Facts {
+  std::vector<std::int32_t> labels;
+  std::vector<runtime::PhiloxKey> keys;
+
+  /// For write(), with those for `first` before it.
+  static std::vector<runtime::Use> uses(const Batch& batch, std::vector<runtime::Use> first = {}) {
+    first.push_back({batch.labels, runtime::Access::write});
+    if (batch.keys) first.push_back({batch.keys, runtime::Access::write});
+    return first;
+  }
+  /// To the task's buffers from this one on.
+  void write(const runtime::TaskContext& task, std::size_t buffer) const {
+    std::ranges::copy(labels, task.buffer<std::int32_t>(buffer));
+    if (!keys.empty()) std::ranges::copy(keys, task.buffer<runtime::PhiloxKey>(buffer + 1));
+  }
+};
+
+Batch::Batch(int size, const runtime::Shape& image, const std::string& name, int parts,
+             bool with_keys)
     : labels(runtime::vector_spec(static_cast<std::size_t>(size), runtime::DataType::int32),
              name + ".labels", runtime::Home::host) {
+  if (with_keys) {
+    keys = runtime::Tensor(
+        runtime::bytes_spec(static_cast<std::size_t>(size) * sizeof(runtime::PhiloxKey)),
+        name + ".keys", runtime::Home::host);
+  }
   if (parts < 1 || size % parts != 0)
     throw std::logic_error("Batch: the parts must be of equal size");
   const runtime::TensorSpec spec{
@@ -73,36 +97,39 @@ void Loader::submit(const Batch& batch, std::span<const std::uint32_t> indices, 
     throw std::logic_error("Loader: the batch has room for " + std::to_string(room) +
                            " images, not " + std::to_string(indices.size()));
   }
-  std::vector<std::int32_t> labels(indices.size());
-  std::ranges::transform(indices, labels.begin(),
-                         [this](std::uint32_t index) { return dataset().label(index); });
+  Facts facts;
+  for (const std::uint32_t index : indices) {
+    facts.labels.push_back(dataset().label(index));
+    if (!batch.keys) continue;
+    runtime::Random random(source_->seed, runtime::stream_id("keys", epoch), index);
+    const std::uint32_t first = random.next();
+    facts.keys.push_back({first, random.next()});
+  }
   if (pixels_) {
-    submit_to_gpu(batch, indices, epoch, std::move(labels), worker);
+    submit_to_gpu(batch, indices, epoch, std::move(facts), worker);
   } else {
-    submit_to_cores(batch, indices, epoch, std::move(labels), worker);
+    submit_to_cores(batch, indices, epoch, std::move(facts), worker);
   }
 }
 
 void Loader::submit_to_cores(const Batch& batch, std::span<const std::uint32_t> indices,
-                             std::uint64_t epoch, std::vector<std::int32_t> labels,
-                             int worker) const {
+                             std::uint64_t epoch, Facts facts, int worker) const {
   static const runtime::Codelet codelet("load batch", {runtime::WorkerKind::cpu});
   const runtime::Shape shape = batch.images.front().spec().shape;
   const auto size = static_cast<std::size_t>(shape.n);
   for (std::size_t part = 0; part < batch.images.size(); ++part) {
     const runtime::Tensor& images = batch.images[part];
     std::vector<runtime::Use> uses{{images, runtime::Access::write}};
-    if (part == 0) uses.push_back({batch.labels, runtime::Access::write});
+    if (part == 0) uses = Facts::uses(batch, std::move(uses));
     const auto chosen = indices.subspan(part * size, size);
     runtime::submit(
         codelet, uses,
         [source = source_, epoch, shape, chosen = std::vector(chosen.begin(), chosen.end()),
-         labels = part == 0 ? std::move(labels)
-                            : std::vector<std::int32_t>()](const runtime::TaskContext& task) {
+         facts = part == 0 ? std::move(facts) : Facts()](const runtime::TaskContext& task) {
           load_images(*source->dataset, chosen, shape,
                       source->augmentation ? &*source->augmentation : nullptr,
                       source->normalization, source->seed, epoch, task.buffer<float>(0));
-          if (task.buffers.size() > 1) std::ranges::copy(labels, task.buffer<std::int32_t>(1));
+          if (task.buffers.size() > 1) facts.write(task, 1);
         },
         {.priority = load_priority,
          .footprint = static_cast<std::uint32_t>(images.bytes()),
@@ -111,10 +138,9 @@ void Loader::submit_to_cores(const Batch& batch, std::span<const std::uint32_t> 
 }
 
 void Loader::submit_to_gpu(const Batch& batch, std::span<const std::uint32_t> indices,
-                           std::uint64_t epoch, std::vector<std::int32_t> labels,
-                           int worker) const {
+                           std::uint64_t epoch, Facts facts, int worker) const {
   static const runtime::Codelet codelet("load batch on GPU", {runtime::WorkerKind::cuda});
-  static const runtime::Codelet labels_codelet("load labels", {runtime::WorkerKind::cpu});
+  static const runtime::Codelet facts_codelet("load labels", {runtime::WorkerKind::cpu});
   const runtime::Shape stored = dataset().image_shape(), shape = batch.images[0].spec().shape;
   const Augmentation* augmentation = source_->augmentation ? &*source_->augmentation : nullptr;
   std::vector<codelets::ImageCut> cuts;
@@ -130,11 +156,10 @@ void Loader::submit_to_gpu(const Batch& batch, std::span<const std::uint32_t> in
         }
       },
       {.worker = worker, .priority = load_priority});
-  runtime::submit(labels_codelet, {{batch.labels, runtime::Access::write}},
-                  [labels = std::move(labels)](const runtime::TaskContext& task) {
-                    std::ranges::copy(labels, task.buffer<std::int32_t>(0));
-                  },
-                  {.priority = load_priority, .prefetch_for = worker});
+  runtime::submit(
+      facts_codelet, Facts::uses(batch),
+      [facts = std::move(facts)](const runtime::TaskContext& task) { facts.write(task, 0); },
+      {.priority = load_priority, .prefetch_for = worker});
 }
 
 }  // namespace stpt::data

@@ -18,10 +18,12 @@ namespace stpt::data {
 /// What one program execution reads.
 struct Batch {
   /// `parts` divides `size`. Each part is loaded by a task of its own.
-  Batch(int size, const runtime::Shape& image, const std::string& name, int parts = 1);
+  Batch(int size, const runtime::Shape& image, const std::string& name, int parts = 1,
+        bool with_keys = false);
 
   std::vector<runtime::Tensor> images;  ///< parts: size/parts x c x h x w float32 nchw
   runtime::Tensor labels;               ///< size int32
+  runtime::Tensor keys;                 ///< empty, or size runtime::PhiloxKey (codelets::Dropout's)
 };
 
 /// A data set's pixels, for GPUs to make batches from: uint8, image after image. In main memory,
@@ -51,10 +53,11 @@ class Loader {
 
  private:
   struct Source;  // shared with the tasks
+  struct Facts;   // of a batch's images
   void submit_to_cores(const Batch& batch, std::span<const std::uint32_t> indices,
-                       std::uint64_t epoch, std::vector<std::int32_t> labels, int worker) const;
+                       std::uint64_t epoch, Facts facts, int worker) const;
   void submit_to_gpu(const Batch& batch, std::span<const std::uint32_t> indices,
-                     std::uint64_t epoch, std::vector<std::int32_t> labels, int worker) const;
+                     std::uint64_t epoch, Facts facts, int worker) const;
 
   std::shared_ptr<const Source> source_;
   codelets::Device device_;

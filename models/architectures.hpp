@@ -49,10 +49,10 @@ struct Bottleneck {
                                std::array<int, 4> layers_per_block);
 
 /// Simonyan and Zisserman 2015, "Very deep convolutional networks", table 1: five stages of 3x3
-/// convolutions, each ending in max pooling, and three fully connected layers. Layers are called as
-/// torchvision calls them, but there is no dropout in the classifier. Images have at least 32x32
-/// pixels. What the stages leave of one is averaged to 7x7; where that is less, as of images below
-/// 224x224, the classifier takes it as it is and has fewer inputs.
+/// convolutions, each ending in max pooling, and three fully connected layers, the first two with
+/// half of their outputs dropped. Layers are called as torchvision calls them. Images have at least
+/// 32x32 pixels. What the stages leave of one is averaged to 7x7; where that is less, as of images
+/// below 224x224, the classifier takes it as it is and has fewer inputs.
 [[nodiscard]] Network vgg(const ModelRequest& request, std::array<int, 5> convolutions_per_stage,
                           bool batch_norm);
 

@@ -14,6 +14,7 @@
 #include "codelets/buffers.hpp"
 #include "codelets/concat.hpp"
 #include "codelets/conv2d.hpp"
+#include "codelets/dropout.hpp"
 #include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
 #include "codelets/pool2d.hpp"
@@ -46,6 +47,9 @@ class Lowering {
  private:
   using Argument = Segmentation::Argument;
 
+  /// Of the images, for dropout.
+  static constexpr Argument keys{Resource::keys, 0, 0, Access::read};
+
   /// What forward leaves for a node's backward.
   struct Kept {
     codelets::Conv2d conv;
@@ -53,6 +57,7 @@ class Lowering {
     codelets::FullyConnected fc;
     codelets::Pool2d pool;
     codelets::Concat concat;
+    codelets::Dropout dropout;
     int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;  ///< buffers
   };
   /// A layer with what is fused into it.
@@ -94,6 +99,7 @@ class Lowering {
   void forward_pool(Node& node);
   void forward_fully_connected(Node& node);
   void forward_concat(Node& node);
+  void forward_dropout(Node& node);
   /// The logits as the loss takes them.
   [[nodiscard]] TensorSpec loss_spec();
   void emit_loss();
@@ -106,6 +112,7 @@ class Lowering {
   void backward_pool(const Node& node);
   void backward_fully_connected(const Node& node);
   void backward_concat(const Node& node);
+  void backward_dropout(const Node& node);
 
   int new_buffer(std::size_t bytes);
   [[nodiscard]] Value& value(ActivationId id) { return values_[static_cast<std::size_t>(id)]; }
@@ -500,6 +507,8 @@ void Lowering::emit_forward(Node& node) {
       return forward_fully_connected(node);
     case LayerKind::concat:
       return forward_concat(node);
+    case LayerKind::dropout:
+      return forward_dropout(node);
   }
 }
 
@@ -621,6 +630,17 @@ void Lowering::forward_concat(Node& node) {
   emit(codelets::ConcatForward{concat}, node.layer->name, std::move(arguments));
 }
 
+void Lowering::forward_dropout(Node& node) {
+  if (mode_ != Mode::train) {
+    output(node) = input(node);
+    return;
+  }
+  auto& dropout = node.kept.dropout;
+  dropout = {input(node).spec, node.layer->rate, static_cast<std::uint32_t>(node.output)};
+  emit(dropout, node.layer->name,
+       {read(input(node).location), keys, define(node.output, dropout.x).location});
+}
+
 TensorSpec Lowering::loss_spec() {
   return {value(network_.logits).spec.shape, runtime::DataType::float32, Layout::nchw};
 }
@@ -713,6 +733,8 @@ void Lowering::emit_backward(const Node& node) {
       return backward_fully_connected(node);
     case LayerKind::concat:
       return backward_concat(node);
+    case LayerKind::dropout:
+      return backward_dropout(node);
   }
 }
 
@@ -821,6 +843,15 @@ void Lowering::backward_concat(const Node& node) {
        std::move(arguments));
   for (const auto& [buffer, i] : reorders)
     reorder_gradient(buffer, node.kept.concat.parts[i], node.layer->inputs[i]);
+}
+
+void Lowering::backward_dropout(const Node& node) {
+  const ActivationId x = node.layer->inputs[0];
+  if (!needs_gradient(x)) return;
+  const Gradient gradient = total_gradient(node.output, true);
+  emit(node.kept.dropout, node.layer->name + " backward",
+       {read(gradient.buffer), keys, update(gradient.buffer)});
+  value(x).gradients.push_back(gradient);
 }
 
 }  // namespace

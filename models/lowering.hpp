@@ -43,6 +43,7 @@ enum class Mode {
 enum class Resource : std::uint8_t {
   images,       ///< part `index` of the batch, n x c x h x w float32 nchw
   labels,       ///< batch int32
+  keys,         ///< batch runtime::PhiloxKey, each the key of its image (codelets::Dropout)
   scores,       ///< batch codelets::SampleScore
   parameters,   ///< bucket `index` of the ModelState
   gradients,    ///< bucket `index` of the worker's gradients

@@ -38,6 +38,10 @@ double Network::flops_per_image() const {
   return flops;
 }
 
+bool Network::has_dropout() const {
+  return std::ranges::find(layers, LayerKind::dropout, &Layer::kind) != layers.end();
+}
+
 std::vector<std::vector<float>> Network::initial_parameters(std::uint64_t seed) const {
   std::vector<std::vector<float>> initial;
   for (const std::size_t elements : buckets) initial.emplace_back(elements, 0.0f);
@@ -162,6 +166,12 @@ ActivationId NetworkBuilder::batch_norm(const std::string& name, ActivationId x,
 
 ActivationId NetworkBuilder::relu(ActivationId x) {
   return append(LayerKind::relu, "relu", {x}, shape(x)).output;
+}
+
+ActivationId NetworkBuilder::dropout(ActivationId x, double rate) {
+  Layer& layer = append(LayerKind::dropout, "dropout", {x}, shape(x));
+  layer.rate = rate;
+  return layer.output;
 }
 
 ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {

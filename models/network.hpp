@@ -25,6 +25,7 @@ enum class LayerKind {
   average_pool,  ///< global pooling is this with the kernel as large as the input
   fully_connected,
   concat,
+  dropout,
 };
 
 enum class Initialisation { he_normal, one, zero };
@@ -49,6 +50,7 @@ struct Layer {
   int block = 0;
   int kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
   int groups = 1;                                ///< of a convolution's channels and filters
+  double rate = 0;                               ///< of a dropout
   int weight = -1;                               ///< parameter index; for BatchNorm gamma
   int bias = -1;                                 ///< parameter index or -1; for BatchNorm beta
   int running_mean = -1, running_variance = -1;  ///< BatchNorm: offsets in the running statistics
@@ -88,6 +90,7 @@ struct Network {
   /// and fully connected layers (He et al. count multiply-adds, half of this).
   [[nodiscard]] double flops_per_image() const;
   [[nodiscard]] bool has_batch_norm() const { return running_statistics > 0; }
+  [[nodiscard]] bool has_dropout() const;
 
   /// He et al. 2015, "Delving deep into rectifiers", eq. 10: weights ~ N(0, 2/fan_in); gamma = 1,
   /// the rest 0. By bucket. Depends on the seed and the parameter's index alone.
@@ -131,6 +134,8 @@ class NetworkBuilder {
                           Initialisation gamma = Initialisation::one);
   ActivationId relu(ActivationId x);
   ActivationId add(ActivationId a, ActivationId b);
+  /// Drops so many of its elements while training: `rate` in [0, 1).
+  ActivationId dropout(ActivationId x, double rate);
   /// Joins the channels of images of one size.
   ActivationId concat(const std::vector<ActivationId>& parts);
   ActivationId max_pool(ActivationId x, int kernel, int stride, int padding = 0);

@@ -35,7 +35,7 @@ Network vgg(const ModelRequest& request, std::array<int, 5> convolutions_per_sta
   x = net.average_pool_to(x, 7);
   for (const char* layer : {"classifier.0", "classifier.3"}) {
     net.begin_block(layer);
-    x = net.relu(net.fully_connected(layer, x, 4096));
+    x = net.dropout(net.relu(net.fully_connected(layer, x, 4096)), 0.5);
   }
   net.begin_block("classifier.6");
   return net.build(net.fully_connected("classifier.6", x, request.classes));

@@ -48,6 +48,8 @@ const Tensor& Program::resolve(const Lowered::Binding& binding, const ProgramInp
       return inputs.images[index];
     case Resource::labels:
       return *inputs.labels;
+    case Resource::keys:
+      return *inputs.keys;
     case Resource::scores:
       return *inputs.scores;
     case Resource::parameters:

@@ -29,6 +29,7 @@ using Memory = std::function<void*(Resource, int index)>;
 struct ProgramInputs {
   std::span<const runtime::Tensor> images;  ///< parts of equal size
   const runtime::Tensor* labels = nullptr;
+  const runtime::Tensor* keys = nullptr;    ///< where a network with dropout trains
   const runtime::Tensor* scores = nullptr;  ///< written
   const std::vector<runtime::Tensor>* parameters = nullptr;
   /// Written, with Home::host; train only. What lies between the parameters stays.

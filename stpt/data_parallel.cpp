@@ -306,6 +306,7 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
     models::ProgramInputs inputs;
     inputs.images = batches[worker].images;
     inputs.labels = &batches[worker].labels;
+    inputs.keys = &batches[worker].keys;
     inputs.scores = &scores[worker];
     inputs.parameters = &state.parameters;
     inputs.gradients = &buffers.gradients[worker];

@@ -66,7 +66,7 @@ Session::Session(const Experiment& run)
     for (int worker = 0; worker < run.most_local_workers(); ++worker) {
       batches.emplace_back(training.batch_per_worker, run.network.input(),
                            "batch." + std::to_string(set) + "." + std::to_string(worker),
-                           data_parallel.program().image_parts());
+                           data_parallel.program().image_parts(), run.network.has_dropout());
     }
   }
   if (!run.network.has_batch_norm()) return;

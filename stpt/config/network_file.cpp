@@ -92,6 +92,15 @@ class LayerText {
     if (!value->is_bool()) refuse(at(key), *value, "true or false");
     return value->get_bool();
   }
+  /// At least 0 and below 1.
+  [[nodiscard]] double fraction(std::string_view key, double otherwise) const {
+    const json::value* value = find(key);
+    if (value == nullptr) return otherwise;
+    const std::optional<double> number = to_number(*value);
+    if (!number || !(*number >= 0 && *number < 1))
+      refuse(at(key), *value, "a number of at least 0 and below 1");
+    return *number;
+  }
   [[nodiscard]] std::string word(std::string_view key, const std::string& right) const {
     const json::value* value = find(key);
     if (value == nullptr) fail("has no " + std::string(key) + "; add it, " + right);
@@ -182,6 +191,14 @@ const std::vector<LayerType>& layer_types() {
        false,
        false,
        [](NetworkBuilder& net, const LayerText&, Inputs inputs) { return net.relu(inputs[0]); }},
+      {"dropout",
+       {"rate"},
+       1,
+       false,
+       false,
+       [](NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+         return net.dropout(inputs[0], layer.fraction("rate", 0.5));
+       }},
       {"add",
        {},
        2,

@@ -91,7 +91,8 @@ class Replicas {
     std::vector<std::vector<float>> images;  // drawing them takes longer than copying
     for (int turn = 0; turn <= steps_in_flight; ++turn) {
       const data::Batch& batch =
-          batches_.emplace_back(options.batch, network_.input(), "batch", program().image_parts());
+          batches_.emplace_back(options.batch, network_.input(), "batch", program().image_parts(),
+                                network_.has_dropout());
       for (std::size_t part = 0; part < batch.images.size(); ++part) {
         const runtime::Tensor& tensor = batch.images[part];
         if (turn == 0) images.push_back(random_images(tensor.bytes() / sizeof(float), part));
@@ -165,6 +166,10 @@ class PlainLoop {
       put(models::Resource::images, random_images(images, static_cast<std::uint64_t>(part)));
     }
     put(models::Resource::labels, random_labels(program_.batch(), network.classes));
+    if (network.has_dropout()) {
+      put(models::Resource::keys,
+          std::vector<runtime::PhiloxKey>(static_cast<std::size_t>(program_.batch())));
+    }
     put(models::Resource::scores, loss_scores_);
     const models::ModelValues values = models::ModelValues::initial(network, 1, 1);
     for (std::size_t bucket = 0; bucket < values.parameters.size(); ++bucket) {

@@ -59,7 +59,7 @@ struct Bench {
         log("bench") {
     models::write(state, models::ModelValues::initial(network, workers, 1));
     for (int i = 0; i < sets * local_workers(); ++i) {
-      batches.emplace_back(batch, network.input(), "batch");
+      batches.emplace_back(batch, network.input(), "batch", 1, network.has_dropout());
       fill(batches.back(), network.classes);
     }
   }
@@ -149,6 +149,7 @@ class PlainLoop {
       models::ProgramInputs inputs;
       inputs.images = bench_.batches[worker].images;
       inputs.labels = &bench_.batches[worker].labels;
+      inputs.keys = &bench_.batches[worker].keys;
       inputs.scores = &scores_;
       inputs.parameters = &bench_.state.parameters;
       inputs.gradients = &gradients_[worker];

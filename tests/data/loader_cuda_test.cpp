@@ -4,27 +4,33 @@
 #include <optional>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "codelets/image_batch.hpp"
 #include "data/loader.hpp"
 #include "data/synthetic.hpp"
+#include "runtime/random.hpp"
 #include "tests/gpu.hpp"
 
 using namespace stpt;
 
 namespace {
 
-std::vector<float> batch_of(const data::Loader& loader, const runtime::Shape& shape,
-                            std::span<const std::uint32_t> indices, std::uint64_t epoch) {
+/// The images and their keys.
+std::pair<std::vector<float>, std::vector<runtime::PhiloxKey>> batch_of(
+    const data::Loader& loader, const runtime::Shape& shape, std::span<const std::uint32_t> indices,
+    std::uint64_t epoch) {
   const int size = static_cast<int>(indices.size());
-  const data::Batch batch(size, shape, "batch");
+  const data::Batch batch(size, shape, "batch", 1, true);
   loader.submit(batch, indices, epoch, runtime::Runtime::current().worker_for(0));
   const runtime::HostView labels(batch.labels, runtime::Access::read);
   for (std::size_t i = 0; i < indices.size(); ++i)
     REQUIRE(labels.as<std::int32_t>()[i] == loader.dataset().label(indices[i]));
   const runtime::HostView images(batch.images[0], runtime::Access::read);
-  return {images.as<float>().begin(), images.as<float>().end()};
+  const runtime::HostView view(batch.keys, runtime::Access::read);
+  const auto keys = view.as<runtime::PhiloxKey>();
+  return {{images.as<float>().begin(), images.as<float>().end()}, {keys.begin(), keys.end()}};
 }
 
 void check_batch(const std::shared_ptr<const data::Dataset>& dataset,
@@ -35,8 +41,10 @@ void check_batch(const std::shared_ptr<const data::Dataset>& dataset,
   const data::Loader gpu(dataset, normalization, augmentation, 5, codelets::Cuda{},
                          data::gather_pixels(*dataset));
   CHECK(gpu.parts(256) == 1);
-  const std::vector<float> expected = batch_of(cores, shape, indices, 3);
-  CHECK(batch_of(gpu, shape, indices, 3) == expected);
+  const auto expected = batch_of(cores, shape, indices, 3);
+  const auto actual = batch_of(gpu, shape, indices, 3);
+  CHECK(actual.first == expected.first);
+  CHECK(actual.second == expected.second);
 }
 
 }  // namespace

@@ -1,8 +1,12 @@
 #include "data/loader.hpp"
 
+#include <algorithm>
 #include <numeric>
+#include <set>
+#include <vector>
 
 #include "data/synthetic.hpp"
+#include "runtime/random.hpp"
 #include "runtime/runtime.hpp"
 #include "tests/catch.hpp"
 
@@ -42,6 +46,33 @@ TEST_CASE("A batch in parts holds the same images and labels", "[loader]") {
     for (std::size_t i = 0; i < indices.size(); ++i)
       REQUIRE(labels.as<std::int32_t>()[i] == pair.train->label(indices[i]));
   }
+}
+
+TEST_CASE("An image's key is its own in each epoch, wherever it is in a batch", "[loader]") {
+  runtime::Runtime runtime({.cpu_workers = 2, .scheduler = ""});
+  const data::DatasetPair pair = data::make_synthetic({10, 3, 4, 4, 50, 1}, 1);
+  std::vector<std::uint32_t> indices(48);
+  std::iota(indices.begin(), indices.end(), 2U);
+  const auto keys = [&](std::uint64_t seed, std::uint64_t epoch, int parts) {
+    const data::Loader loader(pair.train, data::no_normalization(3), std::nullopt, seed);
+    const data::Batch batch(48, pair.train->image_shape(), "batch", parts, true);
+    loader.submit(batch, indices, epoch);
+    const runtime::HostView view(batch.keys, runtime::Access::read);
+    const auto all = view.as<runtime::PhiloxKey>();
+    return std::vector(all.begin(), all.end());
+  };
+  const std::vector<runtime::PhiloxKey> expected = keys(1, 3, 1);
+  CHECK(expected.size() == 48);
+  CHECK(keys(1, 3, 4) == expected);
+  const std::vector<runtime::PhiloxKey> other_epoch = keys(1, 4, 1), other_seed = keys(2, 3, 1);
+  std::set<runtime::PhiloxKey> all(expected.begin(), expected.end());
+  all.insert(other_epoch.begin(), other_epoch.end());
+  all.insert(other_seed.begin(), other_seed.end());
+  CHECK(all.size() == 3 * 48);
+  std::ranges::reverse(indices);
+  std::vector<runtime::PhiloxKey> reversed = keys(1, 3, 1);
+  std::ranges::reverse(reversed);
+  CHECK(reversed == expected);
 }
 
 TEST_CASE("A batch that does not fit is refused", "[loader]") {

@@ -7,6 +7,7 @@ README.md describes the format and the names.
 """
 
 import argparse
+import itertools
 import math
 import pathlib
 import struct
@@ -110,6 +111,43 @@ def concat():
             out[f"{name}/d_part{i}"] = part.grad
         out[f"{name}/whole"] = whole
         out[f"{name}/d_whole"] = d_whole
+    return out
+
+
+def philox4x32_10(counter, key):
+    """Salmon et al. 2011, section 3.3."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(b >> 32) ^ c[1] ^ k[0], b % 2**32, (a >> 32) ^ c[3] ^ k[1], a % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return c
+
+
+def dropout():
+    cases = {
+        # name: n, c, h, w, rate, layer
+        "vector": (3, 10, 1, 1, 0.5, 3),
+        "image": (2, 5, 3, 2, 0.1, 1),
+        "blocks": (1, 24, 2, 3, 0.8, 4000),
+        "none": (2, 3, 1, 2, 0.0, 2),
+    }
+    out = {}
+    random = Random(8)
+    for name, (n, c, h, w, rate, layer) in cases.items():
+        x = random.normal(n, c, h, w).requires_grad_()
+        keys = [(1234567 * (image + 1), 7654321 + image) for image in range(n)]  # exact in float32
+        kept = torch.zeros(n, c, h, w)
+        for image, channel, i, j in itertools.product(range(n), range(c), range(h), range(w)):
+            place = (i * w + j) * c + channel
+            word = philox4x32_10((place // 4, layer, 0, 0), keys[image])[place % 4]
+            kept[image, channel, i, j] = word / 2**32 >= rate
+        y = x * kept / (1 - rate)
+        d_y = random.normal(n, c, h, w)
+        y.backward(d_y)
+        out[f"{name}/settings"] = torch.tensor([rate, layer])
+        out[f"{name}/keys"] = torch.tensor(keys)
+        out |= {f"{name}/x": x, f"{name}/y": y, f"{name}/d_y": d_y, f"{name}/d_x": x.grad}
     return out
 
 
@@ -491,8 +529,8 @@ def resnet50_step(dtype=torch.float64):
 def main():
     files = {
         f.__name__: f
-        for f in (conv2d, concat, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd, resnet8_step,
-                  resnet50_step)
+        for f in (conv2d, concat, dropout, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd,
+                  resnet8_step, resnet50_step)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files to write; all if none is given")

@@ -121,6 +121,22 @@ TEST_CASE("a VGG's classifier takes what the stages leave of the image", "[zoo]"
   CHECK(inputs(448, 192) == 512 * 14 * 6);
 }
 
+TEST_CASE("a VGG drops half of what its first two fully connected layers give", "[zoo]") {
+  for (const char* name : {"vgg11", "vgg16_bn"}) {
+    const Network network = make_network(name, {1, 3, 32, 32}, 10);
+    std::vector<LayerKind> last;
+    for (const Layer& layer : network.layers) {
+      last.push_back(layer.kind);
+      if (layer.kind == LayerKind::dropout) CHECK(layer.rate == 0.5);
+    }
+    using enum LayerKind;
+    last.erase(last.begin(), last.end() - 7);
+    CHECK(last == std::vector{fully_connected, relu, dropout, fully_connected, relu, dropout,
+                              fully_connected});
+    CHECK(std::ranges::count(network.layers, dropout, &Layer::kind) == 2);
+  }
+}
+
 TEST_CASE("every model fits its usual images and others", "[zoo]") {
   for (const ModelInfo& info : available_models()) {
     INFO(info.name);

@@ -80,6 +80,12 @@ std::vector<Problem> problems() {
   x = dense.convolution("conv1", dense.input(), 16, 3, 1, 1);
   x = dense.concat({x, dense.relu(dense.batch_norm("bn", x)), dense.input()});
   result.emplace_back(dense.build(dense.fully_connected("fc", dense.relu(x), 10)), 4, 8U);
+  models::NetworkBuilder dropped("dropped", {1, 3, 7, 7}, 10);
+  x = dropped.convolution("conv", dropped.dropout(dropped.input(), 0.2), 9, 3, 1, 1);
+  x = dropped.add(dropped.dropout(dropped.relu(x), 0.5), x);
+  x = dropped.relu(dropped.fully_connected("fc1", x, 24));
+  result.emplace_back(dropped.build(dropped.fully_connected("fc2", dropped.dropout(x, 0.4), 10)), 4,
+                      9U);
   return result;
 }
 

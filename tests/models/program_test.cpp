@@ -202,6 +202,17 @@ const std::vector<Form>& forms() {
          const ActivationId x = net.fully_connected("fc1", net.input(), classes);
          return net.add(net.relu(x), net.fully_connected("fc2", x, classes));
        }},
+      {"dropped: images, what others read as well, sums and logits",
+       {1, 3, 7, 5},
+       [](NetworkBuilder& net) {
+         const ActivationId x =
+             net.convolution("conv1", net.dropout(net.input(), 0.25), 19, 3, 1, 1);
+         const ActivationId a = net.dropout(x, 0.5), b = net.dropout(x, 0.5);
+         net.begin_block("second");
+         const ActivationId c = net.convolution("conv2", a, 19, 3, 1, 1);
+         const ActivationId d = net.dropout(net.add(net.add(c, b), x), 0.1);
+         return net.dropout(classifier(net, net.relu(d)), 0.2);
+       }},
       {"a block without parameters",
        {1, 3, 8, 8},
        [](NetworkBuilder& net) {
@@ -260,7 +271,7 @@ Network random_network(unsigned seed) {
     } else if (kind == 3) {
       made = net.batch_norm("bn" + number, take(from));
     } else if (kind <= 5) {
-      made = net.relu(take(from));
+      made = below(4) == 0 ? net.dropout(take(from), 0.3) : net.relu(take(from));
     } else if (below(2) == 0) {
       made = net.max_pool(take(from), 3, 1, 1);
     } else {
@@ -282,6 +293,7 @@ Network random_network(unsigned seed) {
 
 Reference reference_of(const Problem& problem) {
   Reference reference(problem.network, problem.batch, problem.images, problem.labels);
+  reference.keys = problem.keys;
   for (const auto& bucket : problem.values.parameters) {
     reference.parameters.emplace_back(bucket.begin(), bucket.end());
   }

@@ -13,6 +13,7 @@
 #include "models/model_state.hpp"
 #include "models/optimizer.hpp"
 #include "models/program.hpp"
+#include "runtime/random.hpp"
 #include "runtime/runtime.hpp"
 #include "tests/codelets/kernel_testing.hpp"
 
@@ -45,6 +46,7 @@ struct Problem {
   int batch = 1;
   std::vector<float> images;
   std::vector<std::int32_t> labels;
+  std::vector<runtime::PhiloxKey> keys;
   ModelValues values;
 
   /// Everything is left to the test; parameters are 0.
@@ -61,6 +63,7 @@ struct Problem {
     for (int i = 0; i < size; ++i) {
       labels.push_back(
           static_cast<std::int32_t>(generator() % static_cast<unsigned>(network.classes)));
+      keys.push_back({seed, static_cast<std::uint32_t>(i)});
     }
     values = ModelValues::initial(network, 1, seed);
     // Values that nothing can be mistaken for: biases that are not 0, gammas and variances not 1.
@@ -81,7 +84,7 @@ struct Problem {
 
 /// The tensors of one execution.
 struct Buffers {
-  runtime::Tensor images, labels, scores;
+  runtime::Tensor images, labels, keys, scores;
   std::vector<runtime::Tensor> gradients;
 
   explicit Buffers(const Problem& problem)
@@ -92,11 +95,15 @@ struct Buffers {
                "images", Home::host),
         labels(runtime::vector_spec(problem.labels.size(), runtime::DataType::int32), "labels",
                Home::host),
+        keys(runtime::bytes_spec(problem.labels.size() * sizeof(runtime::PhiloxKey)), "keys",
+             Home::host),
         scores(runtime::bytes_spec(problem.labels.size() * sizeof(SampleScore)), "scores") {
     std::copy(problem.images.begin(), problem.images.end(),
               HostView(images, Access::write).as<float>().begin());
     std::copy(problem.labels.begin(), problem.labels.end(),
               HostView(labels, Access::write).as<std::int32_t>().begin());
+    std::copy(problem.keys.begin(), problem.keys.end(),
+              HostView(keys, Access::write).as<runtime::PhiloxKey>().begin());
     for (const std::size_t elements : problem.network.buckets) {
       gradients.emplace_back(runtime::vector_spec(elements), "gradient", Home::host);
     }
@@ -113,6 +120,7 @@ struct Buffers {
     ProgramInputs inputs;
     inputs.images = {&images, 1};
     inputs.labels = &labels;
+    inputs.keys = &keys;
     inputs.scores = &scores;
     inputs.parameters = &state.parameters;
     inputs.gradients = &gradients;

@@ -12,6 +12,7 @@
 
 #include "models/network.hpp"
 #include "models/program.hpp"
+#include "runtime/random.hpp"
 
 namespace stpt::testing {
 
@@ -25,7 +26,8 @@ class Reference {
  public:
   std::vector<std::vector<double>> parameters;  ///< by bucket
   std::vector<double> running;
-  double label_smoothing = 0;  ///< while training
+  double label_smoothing = 0;            ///< while training
+  std::vector<runtime::PhiloxKey> keys;  ///< of the images
 
   Reference(const Network& network, int batch, std::span<const float> images,
             std::span<const std::int32_t> labels)
@@ -94,6 +96,9 @@ class Reference {
       case LayerKind::add:
         std::transform(x.begin(), x.end(), of(layer.inputs[1]).begin(), y.begin(), std::plus<>());
         break;
+      case LayerKind::dropout:
+        drop(layer, in, x, y);
+        break;
       case LayerKind::concat: {
         std::int64_t first = 0;
         for (const models::ActivationId input : layer.inputs) {
@@ -118,6 +123,22 @@ class Reference {
         break;
       }
     }
+  }
+
+  void drop(const Layer& layer, const Shape& s, const std::vector<double>& x,
+            std::vector<double>& y) const {
+    y = x;
+    if (mode_ != models::Mode::train) return;
+    for (std::int64_t n = 0; n < s.n; ++n)
+      for (std::int64_t c = 0; c < s.c; ++c)
+        for (std::int64_t i = 0; i < s.spatial(); ++i) {
+          const auto place = static_cast<std::uint32_t>(i * s.c + c);
+          const auto layer_number = static_cast<std::uint32_t>(layer.output);
+          const auto words = runtime::philox4x32_10({place / 4, layer_number, 0, 0},
+                                                    keys[static_cast<std::size_t>(n)]);
+          const bool kept = words[place % 4] * 0x1p-32 >= layer.rate;
+          y[at(s, n, c, 0, i)] *= kept ? 1 / (1 - layer.rate) : 0;
+        }
   }
 
   void slide(const Layer& layer, const Shape& in, const Shape& out, const std::vector<double>& x,

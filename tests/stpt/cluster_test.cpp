@@ -127,6 +127,10 @@ TEST_CASE("1, 2, 3 and 4 ranks give the same bits", "[cluster]") {
       {"plain training", {"training.learning_rate.policy=fixed"}},
       {"STPT", {}},
       {"STPT with batch normalisation", {"model.name=resnet20"}},
+      {"STPT with dropout",
+       {R"(model.network={"name": "dropped", "layers": [{"type": "dropout", "rate": 0.2},
+           {"name": "fc1", "type": "fully_connected", "outputs": 20}, {"type": "relu"},
+           {"type": "dropout"}, {"name": "fc2", "type": "fully_connected"}]})"}},
       {"plain training with batch normalisation, a task per block",
        {"model.name=resnet20", "training.learning_rate.policy=fixed", "runtime.fusion=block"}},
   }));

@@ -59,8 +59,10 @@ TEST_CASE("Replicas of one worker each train at the same time, with the same bit
 
 TEST_CASE("The same bits whether GPUs or cores make the batches", "[cuda]") {
   NEEDS_GPUS(1);
-  CHECK(same_bits(train_on(1, 1, run).model,
-                  train_on(1, 1, run + Overrides{"runtime.data_on_gpu=false"}).model));
+  for (const Overrides& some : {run, small_with_dropout()}) {
+    CHECK(same_bits(train_on(1, 1, some).model,
+                    train_on(1, 1, some + Overrides{"runtime.data_on_gpu=false"}).model));
+  }
 }
 
 TEST_CASE("The same bits on several GPUs as on one", "[cuda]") {

@@ -194,6 +194,24 @@ TEST_CASE("the same bits at every grain of tasks") {
   }
 }
 
+TEST_CASE("what is dropped does not depend on where tasks run") {
+  const Overrides run = small_with_dropout();
+  const Outcome reference = train(run + Overrides{"runtime.cpu_workers=1"});
+  for (const char* fusion : {"runtime.fusion=block", "runtime.fusion=op"}) {
+    INFO(fusion);
+    CHECK(
+        same_bits(reference.model, train(run + Overrides{fusion, "runtime.cpu_workers=8"}).model));
+  }
+  const Outcome plain = train(small_with(""));
+  CHECK(same_bits(train(small_with(R"({"type": "dropout", "rate": 0}, )")).model, plain.model));
+  // Tests drop nothing: before the first step the two are one network.
+  const Overrides untrained = {"training.learning_rate.policy=fixed", "training.epochs=1",
+                               "training.learning_rate.initial=1e-30"};
+  CHECK(train(run + untrained).record.epochs[0].test_loss ==
+        train(small_with("") + untrained).record.epochs[0].test_loss);
+  CHECK(reference.record.epochs[1].train_loss != plain.record.epochs[1].train_loss);
+}
+
 TEST_CASE("n workers are one worker with the n-fold batch where there is no BatchNorm") {
   const Overrides run = small + Overrides{fixed, "training.epochs=1"};
   const Outcome many = train(run);
@@ -756,8 +774,8 @@ TEST_CASE("baselines follow their schedules") {
 }
 
 TEST_CASE("a run resumed from a checkpoint ends with the same bits") {
-  const Overrides run =
-      small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]", "training.epochs=4"};
+  const Overrides run = GENERATE(small + Overrides{"model.name=resnet8"}, small_with_dropout()) +
+                        Overrides{"stpt.candidates=[2, 1, 0.5]", "training.epochs=4"};
   const Outcome whole = train(run);
   Checkpoint middle;
   RunRecord record;

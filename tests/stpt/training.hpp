@@ -38,6 +38,19 @@ inline Overrides operator+(Overrides first, const Overrides& second) {
   return first;
 }
 
+/// The same of a network with batch norm and, unless `dropout` is "", such a layer.
+inline Overrides small_with(const std::string& dropout) {
+  Overrides overrides = small;
+  REQUIRE(std::erase(overrides, "model.name=mlp") == 1);
+  return overrides + Overrides{R"(model.network={"name": "dropped", "layers": [
+      {"name": "conv", "type": "convolution", "filters": 9, "kernel": 3, "padding": 1},
+      {"name": "bn", "type": "batch_norm"}, {"type": "relu"}, {"type": "max_pool", "kernel": 2},
+      )" + dropout + R"({"name": "fc", "type": "fully_connected"}]})"};
+}
+inline Overrides small_with_dropout() {
+  return small_with(R"({"type": "dropout", "rate": 0.3}, )");
+}
+
 /// What the run file {} with these keys amounts to.
 inline Experiment experiment(const Overrides& overrides) {
   return {parse_config("{}", "test", overrides), "test"};

@@ -103,6 +103,24 @@ TEST_CASE("channels of any number of layers can be joined", "[network_file]") {
             .ends_with("must be a list of 2 to 64 layers' names"));
 }
 
+TEST_CASE("a dropout has a rate", "[network_file]") {
+  const Network network =
+      network_of(R"({"type": "dropout", "rate": 0.2}, {"type": "dropout"}, )" + fc);
+  CHECK(network.has_dropout());
+  CHECK(network.layers[0].kind == LayerKind::dropout);
+  CHECK(network.layers[0].rate == 0.2);
+  CHECK(network.layers[1].rate == 0.5);
+  CHECK_FALSE(network_of(fc).has_dropout());
+  CHECK_NOTHROW(network_of(R"({"type": "dropout", "rate": 0}, )" + fc));
+  for (const char* rate : {"1", "-0.1", "\"0.5\"", "null"}) {
+    INFO(rate);
+    const std::string error =
+        error_of(R"({"type": "dropout", "rate": )" + std::string(rate) + "}, " + fc);
+    CHECK(error.starts_with("layers[0]: rate: is "));
+    CHECK(error.ends_with("; must be a number of at least 0 and below 1"));
+  }
+}
+
 TEST_CASE("the network in configs/ fits images and runs", "[network_file]") {
   const NetworkConfig file =
       read_network_file(std::string(STPT_SOURCE_DIR) + "/configs/networks/small_residual.json");

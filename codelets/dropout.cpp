@@ -1,0 +1,86 @@
+#include "codelets/dropout.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "codelets/cpu.hpp"
+#include "runtime/random.hpp"
+
+namespace stpt::codelets {
+namespace {
+
+/// The words of an image's places, one after the other.
+class Words {
+ public:
+  Words(runtime::PhiloxKey key, std::uint32_t layer) : key_(key), counter_{0, layer, 0, 0} {}
+
+  std::uint32_t next() {
+    if (used_ == words_.size()) {
+      words_ = runtime::philox4x32_10(counter_, key_);
+      ++counter_[0];
+      used_ = 0;
+    }
+    return words_[used_++];
+  }
+
+ private:
+  runtime::PhiloxKey key_;
+  runtime::PhiloxCounter counter_, words_{};
+  std::size_t used_ = 4;
+};
+
+class Drop final : public Kernel {
+ public:
+  explicit Drop(const Dropout& op) : op_(op) {
+    cpu::require_plain("Dropout", op.x);
+    require_consistent("Dropout " + op.x.to_string(), op);
+  }
+
+  void run(std::span<void* const> args, void*, Stream) const override {
+    const auto* x = static_cast<const float*>(args[0]);
+    const auto* keys = static_cast<const runtime::PhiloxKey*>(args[1]);
+    auto* y = static_cast<float*>(args[2]);
+    const auto& [n, channels, h, w] = op_.x.shape;
+    const std::int64_t pixels = h * w;
+    const std::int64_t block = runtime::channel_block(op_.x.layout, channels);
+    const std::int64_t stored = op_.x.stored_elements() / n;
+    const std::uint32_t threshold = op_.threshold();
+    const float scale = op_.scale();
+    for (std::int64_t image = 0; image < n; ++image, x += stored, y += stored) {
+      Words words(keys[image], op_.layer);
+      for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+        for (std::int64_t first = 0; first < channels; first += block) {
+          const std::int64_t at = first * pixels + pixel * block;
+          const std::int64_t count = std::min(block, channels - first);
+          for (std::int64_t i = 0; i < count; ++i)
+            y[at + i] = x[at + i] * (words.next() >= threshold ? scale : 0);
+          std::fill(y + at + count, y + at + block, 0.0f);  // padding
+        }
+      }
+    }
+  }
+
+ private:
+  Dropout op_;
+};
+
+}  // namespace
+
+std::uint32_t Dropout::threshold() const {
+  // A rate next to 1 would round to 2^32.
+  return static_cast<std::uint32_t>(
+      std::min(std::round(rate * 0x1p32), double{std::numeric_limits<std::uint32_t>::max()}));
+}
+
+void require_consistent(const std::string& what, const Dropout& op) {
+  if (!(op.rate >= 0 && op.rate < 1))
+    throw std::invalid_argument(what + ": the rate must be at least 0 and below 1");
+}
+
+KernelPtr plan(const Dropout& op, Cpu) { return std::make_unique<Drop>(op); }
+
+}  // namespace stpt::codelets

@@ -1,0 +1,71 @@
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "codelets/dropout.hpp"
+#include "codelets/launch.cuh"
+#include "runtime/random.hpp"
+
+// The CUDA implementation, in nhwc, where places are in the order of memory.
+
+namespace stpt::codelets {
+namespace {
+
+/// Threads take `width` places at a time: all of one block of random words, or one.
+template <class T, int width>
+__global__ void drop(const std::int64_t images, const std::int64_t places, const float scale,
+                     const std::uint32_t threshold, const std::uint32_t layer, const T* x,
+                     const runtime::PhiloxKey* __restrict__ keys, T* y) {
+  const std::int64_t vectors = places / width, all = images * vectors;
+  const std::int64_t threads = std::int64_t{gridDim.x} * blockDim.x;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < all;
+       i += threads) {
+    const auto place = static_cast<std::uint32_t>(i % vectors * width);
+    const auto words = runtime::philox4x32_10({place / 4, layer, 0, 0}, keys[i / vectors]);
+    auto values = cuda::load<width>(x + i * width);
+#pragma unroll
+    for (int v = 0; v < width; ++v) {
+      const bool kept = words[width == 4 ? v : place % 4] >= threshold;
+      values.values[v] =
+          cuda::from_float<T>(cuda::to_float(values.values[v]) * (kept ? scale : 0.0f));
+    }
+    cuda::store(y + i * width, values);
+  }
+}
+
+template <class T>
+class Drop final : public Kernel {
+ public:
+  Drop(std::string what, const Dropout& op) : what_(std::move(what)), op_(op) {}
+
+  void run(std::span<void* const> args, void*, Stream stream) const override {
+    const std::int64_t images = op_.x.shape.n, places = op_.x.shape.elements() / images;
+    const int width = places % 4 == 0 ? 4 : 1;
+    constexpr unsigned threads = 256;
+    cuda::launch(what_, width == 4 ? drop<T, 4> : drop<T, 1>,
+                 cuda::blocks_for(images * places / width, threads), threads, stream, images,
+                 places, op_.scale(), op_.threshold(), op_.layer, static_cast<const T*>(args[0]),
+                 static_cast<const runtime::PhiloxKey*>(args[1]), static_cast<T*>(args[2]));
+  }
+
+ private:
+  std::string what_;
+  Dropout op_;
+};
+
+}  // namespace
+
+KernelPtr plan(const Dropout& op, Cuda) {
+  const std::string what = "Dropout " + op.x.to_string();
+  if (op.x.shape.smallest() < 1)
+    throw std::invalid_argument(what + ": every dimension must be at least 1");
+  if (!runtime::same_memory(op.x, {op.x.shape, op.x.type, runtime::Layout::nhwc}))
+    throw std::invalid_argument(what + ": CUDA's dropout takes nhwc: reorder it before");
+  require_consistent(what, op);
+  return cuda::with_type(op.x.type, what, [&](auto element) -> KernelPtr {
+    return std::make_unique<Drop<decltype(element)>>(what, op);
+  });
+}
+
+}  // namespace stpt::codelets
