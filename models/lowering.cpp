@@ -17,6 +17,7 @@
 #include "codelets/dropout.hpp"
 #include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
+#include "codelets/multiply.hpp"
 #include "codelets/pool2d.hpp"
 #include "codelets/reorder.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
@@ -100,6 +101,7 @@ class Lowering {
   void forward_fully_connected(Node& node);
   void forward_concat(Node& node);
   void forward_dropout(Node& node);
+  void forward_multiply(const Node& node);
   /// The logits as the loss takes them.
   [[nodiscard]] TensorSpec loss_spec();
   void emit_loss();
@@ -113,6 +115,7 @@ class Lowering {
   void backward_fully_connected(const Node& node);
   void backward_concat(const Node& node);
   void backward_dropout(const Node& node);
+  void backward_multiply(const Node& node);
 
   int new_buffer(std::size_t bytes);
   [[nodiscard]] Value& value(ActivationId id) { return values_[static_cast<std::size_t>(id)]; }
@@ -509,6 +512,8 @@ void Lowering::emit_forward(Node& node) {
       return forward_concat(node);
     case LayerKind::dropout:
       return forward_dropout(node);
+    case LayerKind::multiply:
+      return forward_multiply(node);
   }
 }
 
@@ -641,6 +646,13 @@ void Lowering::forward_dropout(Node& node) {
        {read(input(node).location), keys, define(node.output, dropout.x).location});
 }
 
+void Lowering::forward_multiply(const Node& node) {
+  const TensorSpec spec = input(node).spec;
+  const Argument factors = in_layout(node.layer->inputs[1], spec.layout);
+  emit(codelets::MultiplyForward{spec}, node.layer->name,
+       {read(input(node).location), factors, define(node.output, spec).location});
+}
+
 TensorSpec Lowering::loss_spec() {
   return {value(network_.logits).spec.shape, runtime::DataType::float32, Layout::nchw};
 }
@@ -735,6 +747,8 @@ void Lowering::emit_backward(const Node& node) {
       return backward_concat(node);
     case LayerKind::dropout:
       return backward_dropout(node);
+    case LayerKind::multiply:
+      return backward_multiply(node);
   }
 }
 
@@ -852,6 +866,19 @@ void Lowering::backward_dropout(const Node& node) {
   emit(node.kept.dropout, node.layer->name + " backward",
        {read(gradient.buffer), keys, update(gradient.buffer)});
   value(x).gradients.push_back(gradient);
+}
+
+void Lowering::backward_multiply(const Node& node) {
+  const TensorSpec spec = input(node).spec, factors_spec = codelets::multiply_factors(spec);
+  const ActivationId x = node.layer->inputs[0], factors = node.layer->inputs[1];
+  const Gradient gradient = total_gradient(node.output, false);
+  const Argument d_x = needs_gradient(x) ? write(new_gradient(x)) : Argument{};
+  const bool reorder = !runtime::same_memory(value(factors).spec, factors_spec);
+  const int d_factors = reorder ? new_buffer(factors_spec.bytes()) : new_gradient(factors);
+  emit(codelets::MultiplyBackward{spec}, node.layer->name + " backward",
+       {read(input(node).location), in_layout(factors, spec.layout), read(gradient.buffer), d_x,
+        write(d_factors)});
+  if (reorder) reorder_gradient(d_factors, factors_spec, factors);
 }
 
 }  // namespace

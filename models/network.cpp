@@ -182,6 +182,16 @@ ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {
   return append(LayerKind::add, "add", {a, b}, shape(a)).output;
 }
 
+ActivationId NetworkBuilder::multiply(ActivationId x, ActivationId factors) {
+  const Shape wanted{1, shape(x).c, 1, 1};
+  if (shape(factors) != wanted) {
+    throw LayerError(network_.name + ": ", "cannot multiply " + shape(x).to_string() + " by " +
+                                               shape(factors).to_string() + ": that must be " +
+                                               wanted.to_string() + ", a number for each channel");
+  }
+  return append(LayerKind::multiply, "multiply", {x, factors}, shape(x)).output;
+}
+
 ActivationId NetworkBuilder::concat(const std::vector<ActivationId>& parts) {
   std::vector<Shape> shapes;
   for (const ActivationId part : parts) shapes.push_back(shape(part));

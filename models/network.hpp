@@ -26,6 +26,7 @@ enum class LayerKind {
   fully_connected,
   concat,
   dropout,
+  multiply,
 };
 
 enum class Initialisation { he_normal, one, zero };
@@ -136,6 +137,8 @@ class NetworkBuilder {
   ActivationId add(ActivationId a, ActivationId b);
   /// Drops so many of its elements while training: `rate` in [0, 1).
   ActivationId dropout(ActivationId x, double rate);
+  /// Each channel of `x` times its own of the `factors`, which have one pixel.
+  ActivationId multiply(ActivationId x, ActivationId factors);
   /// Joins the channels of images of one size.
   ActivationId concat(const std::vector<ActivationId>& parts);
   ActivationId max_pool(ActivationId x, int kernel, int stride, int padding = 0);

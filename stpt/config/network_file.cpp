@@ -207,6 +207,14 @@ const std::vector<LayerType>& layer_types() {
        [](NetworkBuilder& net, const LayerText&, Inputs inputs) {
          return net.add(inputs[0], inputs[1]);
        }},
+      {"multiply",
+       {},
+       2,
+       false,
+       false,
+       [](NetworkBuilder& net, const LayerText&, Inputs inputs) {
+         return net.multiply(inputs[0], inputs[1]);
+       }},
       {"concat",
        {},
        any_number,

@@ -151,6 +151,26 @@ def dropout():
     return out
 
 
+def multiply():
+    cases = {
+        # name: n, c, h, w
+        "image": (2, 5, 3, 4),
+        "blocks": (1, 24, 2, 3),
+        "pixel": (3, 7, 1, 1),
+    }
+    out = {}
+    random = Random(9)
+    for name, (n, c, h, w) in cases.items():
+        x = random.normal(n, c, h, w).requires_grad_()
+        factors = random.normal(n, c, 1, 1).requires_grad_()
+        y = x * factors
+        d_y = random.normal(n, c, h, w)
+        y.backward(d_y)
+        out |= {f"{name}/x": x, f"{name}/factors": factors, f"{name}/y": y, f"{name}/d_y": d_y}
+        out |= {f"{name}/d_x": x.grad, f"{name}/d_factors": factors.grad}
+    return out
+
+
 def fully_connected():
     cases = {
         # name: n, c, h, w, outputs
@@ -529,8 +549,8 @@ def resnet50_step(dtype=torch.float64):
 def main():
     files = {
         f.__name__: f
-        for f in (conv2d, concat, dropout, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd,
-                  resnet8_step, resnet50_step)
+        for f in (conv2d, concat, dropout, multiply, fully_connected, pool2d, batch_norm, softmax_cross_entropy,
+                  sgd, resnet8_step, resnet50_step)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files to write; all if none is given")

@@ -86,6 +86,11 @@ std::vector<Problem> problems() {
   x = dropped.relu(dropped.fully_connected("fc1", x, 24));
   result.emplace_back(dropped.build(dropped.fully_connected("fc2", dropped.dropout(x, 0.4), 10)), 4,
                       9U);
+  models::NetworkBuilder weighed("weighed", {1, 3, 7, 7}, 10);
+  x = weighed.relu(weighed.convolution("conv", weighed.input(), 24, 3, 1, 1));
+  x = weighed.multiply(x, weighed.convolution("factors", weighed.global_average_pool(x), 24, 1, 1,
+                                              0, {.bias = true}));
+  result.emplace_back(weighed.build(weighed.fully_connected("fc", x, 10)), 4, 10U);
   return result;
 }
 

@@ -202,6 +202,18 @@ const std::vector<Form>& forms() {
          const ActivationId x = net.fully_connected("fc1", net.input(), classes);
          return net.add(net.relu(x), net.fully_connected("fc2", x, classes));
        }},
+      {"channels weighed: by another layout, the images, and two that share a gradient",
+       {1, 3, 6, 5},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.convolution("conv1", net.input(), 19, 3, 1, 1);
+         const ActivationId squeezed = net.global_average_pool(x);
+         const ActivationId a = net.relu(net.convolution("conv2", squeezed, 5, 1, 1, 0));
+         const ActivationId b = net.fully_connected("fc1", a, 19);
+         net.begin_block("second");
+         const ActivationId y = net.multiply(net.add(net.multiply(x, b), x), squeezed);
+         const ActivationId images = net.global_average_pool(net.input());
+         return classifier(net, net.concat({net.relu(y), net.multiply(net.input(), images)}));
+       }},
       {"dropped: images, what others read as well, sums and logits",
        {1, 3, 7, 5},
        [](NetworkBuilder& net) {

@@ -96,6 +96,10 @@ class Reference {
       case LayerKind::add:
         std::transform(x.begin(), x.end(), of(layer.inputs[1]).begin(), y.begin(), std::plus<>());
         break;
+      case LayerKind::multiply:
+        for (std::size_t i = 0; i < y.size(); ++i)
+          y[i] = x[i] * of(layer.inputs[1])[i / static_cast<std::size_t>(in.spatial())];
+        break;
       case LayerKind::dropout:
         drop(layer, in, x, y);
         break;

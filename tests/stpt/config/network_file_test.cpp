@@ -103,6 +103,21 @@ TEST_CASE("channels of any number of layers can be joined", "[network_file]") {
             .ends_with("must be a list of 2 to 64 layers' names"));
 }
 
+TEST_CASE("channels can be multiplied by numbers", "[network_file]") {
+  const std::string squeeze = R"({"name": "pool", "type": "global_average_pool"}, )";
+  const auto product = [](const std::string& inputs) {
+    return R"({"name": "product", "type": "multiply", "inputs": [)" + inputs + "]}, ";
+  };
+  const Network network = network_of(conv + squeeze + product(R"("conv", "pool")") + fc);
+  CHECK(network.layers[2].kind == LayerKind::multiply);
+  CHECK(network.layers[2].inputs ==
+        std::vector{network.layers[0].output, network.layers[1].output});
+  CHECK(error_of(conv + squeeze + product(R"("pool", "conv")") + fc) ==
+        "layers[2] \"product\": cannot multiply 1x4x1x1 by 1x4x6x6: that must be 1x4x1x1, a number "
+        "for each channel");
+  CHECK(error_of(conv + product(R"("conv")") + fc).ends_with("must be a list of 2 layers' names"));
+}
+
 TEST_CASE("a dropout has a rate", "[network_file]") {
   const Network network =
       network_of(R"({"type": "dropout", "rate": 0.2}, {"type": "dropout"}, )" + fc);
@@ -220,10 +235,9 @@ TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
   CHECK(error_of(conv + "{}, " + fc).starts_with("layers[1]: has no type; add it, one of conv"));
   CHECK(error_of(R"({"type": "convulution"})") ==
         "layers[0]: type: is \"convulution\"; did you mean convolution?");
-  CHECK(
-      error_of(R"({"type": "dropout"})") ==
-      "layers[0]: type: is \"dropout\"; must be one of convolution, batch_norm, relu, add, concat, "
-      "max_pool, average_pool, global_average_pool, fully_connected");
+  CHECK(error_of(R"({"type": "lstm"})") ==
+        "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, relu, dropout, add, "
+        "multiply, concat, max_pool, average_pool, global_average_pool, fully_connected");
   CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 4, "kernal": 3}, )" + fc) ==
         "layers[0] \"c\": kernal: unknown key; did you mean kernel?");
