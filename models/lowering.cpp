@@ -546,7 +546,8 @@ void Lowering::forward_batch_norm(Node& node) {
   norm.x = input(node).spec;
   norm.relu = node.relu;
   norm.residual = node.residual.has_value();
-  if (mode_ == Mode::calibration) norm.momentum = 1.0f;
+  norm.epsilon = layer.epsilon;
+  norm.momentum = mode_ == Mode::calibration ? 1.0f : layer.momentum;
 
   std::vector<Argument> arguments{read(input(node).location)};
   if (node.residual) arguments.push_back(in_layout(*node.residual, norm.x.layout));

@@ -152,11 +152,13 @@ ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x
 }
 
 ActivationId NetworkBuilder::batch_norm(const std::string& name, ActivationId x,
-                                        Initialisation gamma) {
+                                        const BatchNormOptions& options) {
   const Shape in = shape(x);
   Layer& layer = append(LayerKind::batch_norm, name, {x}, in);
-  layer.weight = parameter(name + ".weight", {1, in.c, 1, 1}, gamma, 1, false);
+  layer.weight = parameter(name + ".weight", {1, in.c, 1, 1}, options.gamma, 1, false);
   layer.bias = parameter(name + ".bias", {1, in.c, 1, 1}, Initialisation::zero, 1, false);
+  layer.epsilon = options.epsilon;
+  layer.momentum = options.momentum;
   layer.running_mean = static_cast<int>(network_.running_statistics);
   const std::size_t channels = padded({1, in.c, 1, 1});
   layer.running_variance = layer.running_mean + static_cast<int>(channels);

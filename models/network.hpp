@@ -52,6 +52,7 @@ struct Layer {
   int kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
   int groups = 1;                                ///< of a convolution's channels and filters
   double rate = 0;                               ///< of a dropout
+  float epsilon = 0, momentum = 0;               ///< of a BatchNorm
   int weight = -1;                               ///< parameter index; for BatchNorm gamma
   int bias = -1;                                 ///< parameter index or -1; for BatchNorm beta
   int running_mean = -1, running_variance = -1;  ///< BatchNorm: offsets in the running statistics
@@ -121,6 +122,13 @@ struct ConvolutionOptions {
   int groups = 1;  ///< a filter sees the channels of its group alone
 };
 
+/// codelets::BatchNorm's.
+struct BatchNormOptions {
+  Initialisation gamma = Initialisation::one;
+  float epsilon = 1e-5f;
+  float momentum = 0.1f;
+};
+
 /// Adds layers one by one; each returns its output. Layers that do not fit throw LayerError.
 class NetworkBuilder {
  public:
@@ -132,7 +140,7 @@ class NetworkBuilder {
   ActivationId convolution(const std::string& name, ActivationId x, int filters, int kernel,
                            int stride, int padding, const ConvolutionOptions& options = {});
   ActivationId batch_norm(const std::string& name, ActivationId x,
-                          Initialisation gamma = Initialisation::one);
+                          const BatchNormOptions& options = {});
   ActivationId relu(ActivationId x);
   ActivationId add(ActivationId a, ActivationId b);
   /// Drops so many of its elements while training: `rate` in [0, 1).

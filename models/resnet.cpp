@@ -3,8 +3,8 @@
 namespace stpt::models {
 namespace {
 
-Initialisation last_gamma(const ModelOptions& options) {
-  return options.zero_gamma ? Initialisation::zero : Initialisation::one;
+BatchNormOptions last_norm(const ModelOptions& options) {
+  return {.gamma = options.zero_gamma ? Initialisation::zero : Initialisation::one};
 }
 
 }  // namespace
@@ -23,7 +23,7 @@ Network cifar_resnet(const ModelRequest& request, int blocks_per_stage) {
       ActivationId y = net.convolution(block + ".conv1", x, filters, 3, stride, 1);
       y = net.relu(net.batch_norm(block + ".bn1", y));
       y = net.convolution(block + ".conv2", y, filters, 3, 1, 1);
-      y = net.batch_norm(block + ".bn2", y, last_gamma(request.options));
+      y = net.batch_norm(block + ".bn2", y, last_norm(request.options));
       if (net.shape(x) != net.shape(y)) {
         x = net.batch_norm(block + ".shortcut.bn",
                            net.convolution(block + ".shortcut.conv", x, filters, 1, stride, 0));
@@ -63,7 +63,7 @@ Network imagenet_resnet(const ModelRequest& request, ResidualBlock kind,
         y = net.relu(net.batch_norm(block + ".bn1", y));
         y = net.convolution(block + ".conv2", y, filters, 3, 1, 1);
       }
-      y = net.batch_norm(block + (bottleneck ? ".bn3" : ".bn2"), y, last_gamma(request.options));
+      y = net.batch_norm(block + (bottleneck ? ".bn3" : ".bn2"), y, last_norm(request.options));
       if (stride != 1 || net.shape(x).c != filters) {
         x = net.batch_norm(block + ".downsample.1",
                            net.convolution(block + ".downsample.0", x, filters, 1, stride, 0));

@@ -38,31 +38,6 @@ std::string list(std::span<const std::string> items) {
 
 namespace {
 
-// ---- Values ----------------------------------------------------------------------------------
-
-struct NumberRange {
-  double low;
-  bool with_low;
-  double high = std::numeric_limits<double>::infinity();
-  bool with_high = false;
-
-  [[nodiscard]] bool has(double value) const {
-    return std::isfinite(value) && (with_low ? value >= low : value > low) &&
-           (with_high ? value <= high : value < high);
-  }
-  [[nodiscard]] std::string text() const {
-    std::string text =
-        "a number " + std::string(with_low ? "of at least " : "above ") + number_text(low);
-    if (std::isfinite(high)) {
-      text += std::string(with_high ? " and at most " : " and below ") + number_text(high);
-    }
-    return text;
-  }
-};
-
-constexpr NumberRange above(double low) { return {low, false}; }
-constexpr NumberRange at_least(double low) { return {low, true}; }
-
 // ---- Kinds of keys ---------------------------------------------------------------------------
 
 /// The place of a key's value in a Config, const or not.

@@ -9,6 +9,8 @@
 #include <string>
 #include <utility>
 
+#include "stpt/config/json_text.hpp"
+
 namespace stpt {
 
 [[nodiscard]] inline std::optional<double> to_number(const boost::json::value& value) {
@@ -57,5 +59,28 @@ struct WholeRange {
     return "a whole number from " + std::to_string(low) + " to " + std::to_string(high);
   }
 };
+
+struct NumberRange {
+  double low;
+  bool with_low;
+  double high = std::numeric_limits<double>::infinity();
+  bool with_high = false;
+
+  [[nodiscard]] bool has(double value) const {
+    return std::isfinite(value) && (with_low ? value >= low : value > low) &&
+           (with_high ? value <= high : value < high);
+  }
+  [[nodiscard]] std::string text() const {
+    std::string text =
+        "a number " + std::string(with_low ? "of at least " : "above ") + number_text(low);
+    if (std::isfinite(high)) {
+      text += std::string(with_high ? " and at most " : " and below ") + number_text(high);
+    }
+    return text;
+  }
+};
+
+constexpr NumberRange above(double low) { return {low, false}; }
+constexpr NumberRange at_least(double low) { return {low, true}; }
 
 }  // namespace stpt

@@ -33,6 +33,7 @@ using runtime::Shape;
 // Far above what anybody trains, and far below what overflows.
 constexpr std::size_t most_layers = 4096;
 constexpr WholeRange<int> channel_range{1, 65536}, window_range{1, 1024}, padding_range{0, 1024};
+constexpr NumberRange rate_range{0, true, 1}, share_range{0, false, 1, true};
 constexpr std::int64_t most_elements = std::numeric_limits<std::int32_t>::max();
 
 constexpr std::string_view input_name = "input";
@@ -92,13 +93,12 @@ class LayerText {
     if (!value->is_bool()) refuse(at(key), *value, "true or false");
     return value->get_bool();
   }
-  /// At least 0 and below 1.
-  [[nodiscard]] double fraction(std::string_view key, double otherwise) const {
+  [[nodiscard]] double number(std::string_view key, const NumberRange& range,
+                              double otherwise) const {
     const json::value* value = find(key);
     if (value == nullptr) return otherwise;
     const std::optional<double> number = to_number(*value);
-    if (!number || !(*number >= 0 && *number < 1))
-      refuse(at(key), *value, "a number of at least 0 and below 1");
+    if (!number || !range.has(*number)) refuse(at(key), *value, range.text());
     return *number;
   }
   [[nodiscard]] std::string word(std::string_view key, const std::string& right) const {
@@ -157,9 +157,14 @@ ActivationId add_convolution(NetworkBuilder& net, const LayerText& layer, Inputs
 }
 
 ActivationId add_batch_norm(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
-  const bool one = layer.whole("gamma", {0, 1}, 1) == 1;
-  return net.batch_norm(layer.name(), inputs[0],
-                        one ? models::Initialisation::one : models::Initialisation::zero);
+  models::BatchNormOptions options;
+  if (layer.whole("gamma", {0, 1}, 1) == 0) options.gamma = models::Initialisation::zero;
+  const auto share = [&](const char* key, float& option) {
+    option = static_cast<float>(layer.number(key, share_range, static_cast<double>(option)));
+  };
+  share("epsilon", options.epsilon);
+  share("momentum", options.momentum);
+  return net.batch_norm(layer.name(), inputs[0], options);
 }
 
 template <ActivationId (NetworkBuilder::*pool)(ActivationId, int, int, int)>
@@ -184,7 +189,7 @@ const std::vector<LayerType>& layer_types() {
        true,
        true,
        add_convolution},
-      {"batch_norm", {"gamma"}, 1, true, false, add_batch_norm},
+      {"batch_norm", {"gamma", "epsilon", "momentum"}, 1, true, false, add_batch_norm},
       {"relu",
        {},
        1,
@@ -197,7 +202,7 @@ const std::vector<LayerType>& layer_types() {
        false,
        false,
        [](NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
-         return net.dropout(inputs[0], layer.fraction("rate", 0.5));
+         return net.dropout(inputs[0], layer.number("rate", rate_range, 0.5));
        }},
       {"add",
        {},

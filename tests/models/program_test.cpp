@@ -193,7 +193,8 @@ const std::vector<Form>& forms() {
        {1, 2, 3, 4},
        [](NetworkBuilder& net) {
          const ActivationId x =
-             net.relu(net.batch_norm("bn", net.fully_connected("fc1", net.input(), 20)));
+             net.relu(net.batch_norm("bn", net.fully_connected("fc1", net.input(), 20),
+                                     {.epsilon = 0.3f, .momentum = 0.7f}));
          return classifier(net, x);
        }},
       {"logits read twice",

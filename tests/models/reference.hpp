@@ -196,11 +196,13 @@ class Reference {
         mean = running_mean;
         variance = running_variance;
       } else if (mode_ != models::Mode::batch_statistics) {
-        const double momentum = mode_ == models::Mode::calibration ? 1.0 : 0.1;
+        const double momentum =
+            mode_ == models::Mode::calibration ? 1.0 : static_cast<double>(layer.momentum);
         running_mean += momentum * (mean - running_mean);
         running_variance += momentum * (variance * count / (count - 1) - running_variance);
       }
-      const double scale = parameter(layer.weight)[c] / std::sqrt(variance + 1e-5);
+      const double scale =
+          parameter(layer.weight)[c] / std::sqrt(variance + static_cast<double>(layer.epsilon));
       for_each([&](std::size_t i) { y[i] = (x[i] - mean) * scale + parameter(layer.bias)[c]; });
     }
   }

@@ -103,6 +103,24 @@ TEST_CASE("channels of any number of layers can be joined", "[network_file]") {
             .ends_with("must be a list of 2 to 64 layers' names"));
 }
 
+TEST_CASE("a batch norm has PyTorch's options", "[network_file]") {
+  const std::string type = R"({"name": "bn", "type": "batch_norm")";
+  const auto norm_of = [&](const std::string& keys) {
+    return network_of(type + keys + "}, " + fc).layers[0];
+  };
+  CHECK(norm_of("").epsilon == 1e-5f);
+  CHECK(norm_of("").momentum == 0.1f);
+  CHECK(norm_of(R"(, "epsilon": 0.001)").epsilon == 0.001f);
+  CHECK(norm_of(R"(, "momentum": 1)").momentum == 1);
+  for (const char* key : {"epsilon", "momentum"}) {
+    for (const char* value : {"0", "1.5", "-1", "[0.1]"}) {
+      const std::string error = error_of(type + R"(, ")" + key + R"(": )" + value + "}, " + fc);
+      CHECK(error == "layers[0] \"bn\": " + std::string(key) + ": is " + value +
+                         "; must be a number above 0 and at most 1");
+    }
+  }
+}
+
 TEST_CASE("channels can be multiplied by numbers", "[network_file]") {
   const std::string squeeze = R"({"name": "pool", "type": "global_average_pool"}, )";
   const auto product = [](const std::string& inputs) {
