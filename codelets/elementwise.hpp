@@ -1,6 +1,10 @@
 // Elementwise ops on tensors of one spec.
 #pragma once
 
+#include <array>
+#include <string_view>
+#include <utility>
+
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -24,11 +28,59 @@ struct Add {
   bool relu = false;
 };
 
+/// Functions other than ReLU, as PyTorch defines them:
+///   relu6         min(max(x, 0), 6)
+///   leaky_relu    x > 0 ? x : slope x, where the slope is above 0
+///   silu          x sigmoid(x)
+///   gelu          x / 2 (1 + erf(x / sqrt(2))): the exact one
+///   hard_swish    x hard_sigmoid(x)
+///   hard_sigmoid  min(max(x / 6 + 1/2, 0), 1)
+///   sigmoid       1 / (1 + exp(-x))
+///   tanh
+/// NaN stays NaN, with any gradient; silu, gelu and hard_swish make NaN of -infinity, which they
+/// multiply by 0. At the kinks gradients are 0, but for those of leaky_relu (the slope) and of
+/// hard_swish at 3 (1).
+enum class Activation { relu6, leaky_relu, silu, gelu, hard_swish, hard_sigmoid, sigmoid, tanh };
+
+/// All, and what users call them.
+inline constexpr auto named_activations = std::to_array<std::pair<Activation, std::string_view>>({
+    {Activation::relu6, "relu6"},
+    {Activation::leaky_relu, "leaky_relu"},
+    {Activation::silu, "silu"},
+    {Activation::gelu, "gelu"},
+    {Activation::hard_swish, "hard_swish"},
+    {Activation::hard_sigmoid, "hard_sigmoid"},
+    {Activation::sigmoid, "sigmoid"},
+    {Activation::tanh, "tanh"},
+});
+[[nodiscard]] std::string_view to_string(Activation function);
+
+/// PyTorch's.
+inline constexpr float default_slope = 0.01f;
+
+/// y = function(x). run(x, y); y may be x.
+struct ActivationForward {
+  TensorSpec x;
+  Activation function = Activation::relu6;
+  float slope = default_slope;  ///< of leaky_relu
+};
+
+/// d_x = function'(x) d_y. run(x, d_y, d_x); d_x may be d_y.
+struct ActivationBackward {
+  TensorSpec x;
+  Activation function = Activation::relu6;
+  float slope = default_slope;  ///< of leaky_relu
+};
+
 [[nodiscard]] KernelPtr plan(const ReluForward& op, Cpu);
 [[nodiscard]] KernelPtr plan(const ReluForward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const ReluBackward& op, Cpu);
 [[nodiscard]] KernelPtr plan(const ReluBackward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Add& op, Cpu);
 [[nodiscard]] KernelPtr plan(const Add& op, Cuda);
+[[nodiscard]] KernelPtr plan(const ActivationForward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const ActivationForward& op, Cuda);
+[[nodiscard]] KernelPtr plan(const ActivationBackward& op, Cpu);
+[[nodiscard]] KernelPtr plan(const ActivationBackward& op, Cuda);
 
 }  // namespace stpt::codelets

@@ -1,12 +1,17 @@
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <string>
 #include <vector>
 
 #include "codelets/elementwise.hpp"
 #include "tests/codelets/cuda_testing.hpp"
+#include "tests/codelets/elementwise_testing.hpp"
 
 using namespace stpt;
 using namespace stpt::testing;
+using codelets::ActivationBackward;
+using codelets::ActivationForward;
 using codelets::Add;
 using codelets::ReluBackward;
 using codelets::ReluForward;
@@ -79,6 +84,61 @@ TEST_CASE("Addition on a GPU, also in place", "[cuda][elementwise]") {
   }
 }
 
+TEST_CASE("Activations on a GPU agree with PyTorch", "[cuda][elementwise][golden]") {
+  NEEDS_GPUS(1);
+  for (const auto& [function, spec, x, y, d_y, d_x] : golden_activations()) {
+    INFO(to_string(function));
+    DeviceTensor src(spec, x), dst(spec), gradient(spec, d_y), d_src(spec);
+    run_on_gpu(*plan(ActivationForward{spec, function}, Cuda{}), {&src, &dst}, {&dst});
+    require_tensor("y", dst, y, activation_tolerance);
+    run_on_gpu(*plan(ActivationBackward{spec, function}, Cuda{}), {&src, &gradient, &d_src},
+               {&d_src});
+    require_tensor("d_x", d_src, d_x, activation_tolerance);
+  }
+}
+
+TEST_CASE("Activations on a GPU are those on cores", "[cuda][elementwise]") {
+  NEEDS_GPUS(1);
+  constexpr float slope = 0.2f;
+  for (const auto& [function, name] : codelets::named_activations) {
+    for (const DataType type : cuda_types) {
+      for (const Shape& shape : shapes) {
+        INFO(name);
+        const TensorSpec spec{shape, type, Layout::nhwc}, on_cores = spec_of(shape);
+        std::vector<float> x = values_of(spec, 1);
+        for (float& value : x) value *= 8;
+        const std::vector<float> d_y = rounded(type, random_values(shape.elements(), 2));
+        Tensor src(on_cores, x), y(on_cores), gradient(on_cores, d_y), d_x(on_cores);
+        run_kernel(*plan(ActivationForward{on_cores, function, slope}, codelets::Cpu{}),
+                   {src.pointer(), y.pointer()});
+        std::vector<float> numbers = x;  // a NaN's gradient may be anything
+        std::ranges::replace_if(
+            numbers, [](float value) { return std::isnan(value); }, 3.0f);
+        src.set(numbers);
+        run_kernel(*plan(ActivationBackward{on_cores, function, slope}, codelets::Cpu{}),
+                   {src.pointer(), gradient.pointer(), d_x.pointer()});
+
+        const Tolerance tolerance = with_rounding(type, activation_tolerance);
+        DeviceTensor gpu_x(spec, x), gpu_y(spec);
+        const auto forward = plan(ActivationForward{spec, function, slope}, Cuda{});
+        run_on_gpu(*forward, {&gpu_x, &gpu_y}, {&gpu_y});
+        require_tensor("y", gpu_y, y.values(), tolerance);
+        DeviceTensor in_place(spec, x);
+        run_on_gpu(*forward, {&in_place, &in_place}, {&in_place});
+        require_tensor("y in place", in_place, gpu_y.values(), exactly);
+
+        DeviceTensor gpu_gradient(spec, d_y), gpu_d_x(spec);
+        const auto backward = plan(ActivationBackward{spec, function, slope}, Cuda{});
+        gpu_x.set(numbers);
+        run_on_gpu(*backward, {&gpu_x, &gpu_gradient, &gpu_d_x}, {&gpu_d_x});
+        require_tensor("d_x", gpu_d_x, d_x.values(), tolerance);
+        run_on_gpu(*backward, {&gpu_x, &gpu_gradient, &gpu_gradient}, {&gpu_gradient});
+        require_tensor("d_x in place", gpu_gradient, gpu_d_x.values(), exactly);
+      }
+    }
+  }
+}
+
 TEST_CASE("Elementwise ops on a GPU take more than a grid has threads for", "[cuda][elementwise]") {
   NEEDS_GPUS(1);
   // 4096 blocks of 256 threads with 8 values each, and some more.
@@ -97,6 +157,12 @@ TEST_CASE("Elementwise ops on a GPU say what they cannot plan", "[cuda][elementw
   require_complaint([&] { (void)plan(ReluBackward{bytes}, Cuda{}); },
                     {"ReluBackward 2x3x4x5 uint8 nhwc", "float32, bfloat16 or float16"});
   require_complaint([&] { (void)plan(Add{bytes}, Cuda{}); }, {"Add 2x3x4x5 uint8 nhwc"});
+  const ActivationForward silu{blocked, Activation::silu};
+  require_complaint([&] { (void)plan(silu, Cuda{}); },
+                    {"silu forward 2x3x4x5 float32 nchw8c", "nchw or nhwc"});
+  const ActivationBackward tanh{bytes, Activation::tanh};
+  require_complaint([&] { (void)plan(tanh, Cuda{}); },
+                    {"tanh backward 2x3x4x5 uint8 nhwc", "float32, bfloat16 or float16"});
   for (const Shape& shape :
        {Shape{-2, 3, 4, 5}, Shape{2, -3, 4, 5}, Shape{2, 3, -4, 5}, Shape{2, 3, 4, -5}}) {
     require_complaint([&] { (void)plan(ReluForward{spec_of(shape)}, Cuda{}); },

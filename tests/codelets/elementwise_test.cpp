@@ -5,10 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "tests/codelets/elementwise_testing.hpp"
 #include "tests/codelets/kernel_testing.hpp"
 
 using namespace stpt;
 using namespace stpt::testing;
+using codelets::ActivationBackward;
+using codelets::ActivationForward;
 using codelets::Add;
 using codelets::Cpu;
 using codelets::ReluBackward;
@@ -132,6 +135,96 @@ TEST_CASE("Addition, also in place", "[elementwise]") {
   }
 }
 
+TEST_CASE("Activations are those of their definitions", "[elementwise]") {
+  for (const auto& [function, name] : codelets::named_activations) {
+    for (const Shape& shape : shapes) {
+      for (const Layout layout : all_layouts) {
+        INFO(name);
+        const TensorSpec spec = spec_of(shape, layout);
+        constexpr float slope = 0.2f;
+        const auto forward = plan(ActivationForward{spec, function, slope}, Cpu{});
+        const auto backward = plan(ActivationBackward{spec, function, slope}, Cpu{});
+        const std::vector<float> x = random_values(shape.elements(), 1, -8, 8);
+        const std::vector<float> d_y = random_values(shape.elements(), 2);
+        std::vector<double> expected, expected_d_x;
+        for (std::size_t i = 0; i < x.size(); ++i) {
+          const double at = double{x[i]}, step = 1e-5;
+          const double above = activate(function, double{slope}, at + step);
+          const double below = activate(function, double{slope}, at - step);
+          expected.push_back(activate(function, double{slope}, at));
+          expected_d_x.push_back((above - below) / (2 * step) * double{d_y[i]});
+        }
+        Tensor src(spec, x), y(spec);
+        run_kernel(*forward, {src.pointer(), y.pointer()});
+        require_tensor("y", y, expected, activation_tolerance);
+        Tensor in_place(spec, x);
+        run_kernel(*forward, {in_place.pointer(), in_place.pointer()});
+        require_tensor("y in place", in_place, y.values(), exact);
+
+        Tensor gradient(spec, d_y), d_x(spec);
+        run_kernel(*backward, {src.pointer(), gradient.pointer(), d_x.pointer()});
+        require_tensor("d_x", d_x, expected_d_x, activation_tolerance);
+        run_kernel(*backward, {src.pointer(), gradient.pointer(), gradient.pointer()});
+        require_tensor("d_x in place", gradient, d_x.values(), exact);
+      }
+    }
+  }
+}
+
+TEST_CASE("Activations agree with PyTorch, also at kinks and infinities", "[elementwise][golden]") {
+  for (const auto& [function, spec, x, y, d_y, d_x] : golden_activations()) {
+    INFO(to_string(function));
+    Tensor src(spec, x), dst(spec), gradient(spec, d_y), d_src(spec);
+    run_kernel(*plan(ActivationForward{spec, function}, Cpu{}), {src.pointer(), dst.pointer()});
+    require_tensor("y", dst, y, activation_tolerance);
+    run_kernel(*plan(ActivationBackward{spec, function}, Cpu{}),
+               {src.pointer(), gradient.pointer(), d_src.pointer()});
+    require_tensor("d_x", d_src, d_x, activation_tolerance);
+  }
+}
+
+TEST_CASE("A value's activation depends on nothing else", "[elementwise]") {
+  // Any part of vectors and a rest, where others are NaN.
+  const std::vector<float> values = random_values(67, 9, -8, 8), d_ys = random_values(67, 10);
+  for (const auto& [function, name] : codelets::named_activations) {
+    INFO(name);
+    const auto compute = [f = function](std::span<const float> x, std::span<const float> d_y) {
+      const TensorSpec spec = spec_of({1, std::ssize(x), 1, 1});
+      Tensor src(spec, x), y(spec), gradient(spec, d_y), d_x(spec);
+      run_kernel(*plan(ActivationForward{spec, f}, Cpu{}), {src.pointer(), y.pointer()});
+      run_kernel(*plan(ActivationBackward{spec, f}, Cpu{}),
+                 {src.pointer(), gradient.pointer(), d_x.pointer()});
+      return std::pair{y.values(), d_x.values()};
+    };
+    const auto [y, d_x] = compute(values, d_ys);
+    for (std::size_t first = 0; first < values.size(); first += 5) {
+      std::vector<float> rest(values.begin() + static_cast<std::ptrdiff_t>(first), values.end());
+      for (std::size_t i = 1; i < rest.size(); i += 3) rest[i] = not_a_number;
+      const auto [of_rest, d_rest] = compute(rest, std::span(d_ys).subspan(first));
+      for (std::size_t i = 0; i < rest.size(); ++i) {
+        INFO(first << " + " << i);
+        if (i % 3 == 1) {
+          REQUIRE(std::isnan(of_rest[i]));
+        } else {
+          REQUIRE(of_rest[i] == y[first + i]);
+          REQUIRE(d_rest[i] == d_x[first + i]);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("Activations of nothing", "[elementwise]") {
+  for (const auto& [function, name] : codelets::named_activations) {
+    for (const Layout layout : all_layouts) {
+      const TensorSpec spec = spec_of({0, 5, 3, 3}, layout);
+      Tensor x(spec), y(spec);
+      run_kernel(*plan(ActivationForward{spec, function}, Cpu{}), {x.pointer(), y.pointer()});
+      REQUIRE(y.guard_intact());
+    }
+  }
+}
+
 TEST_CASE("Elementwise ops say what they cannot plan", "[elementwise]") {
   TensorSpec spec = spec_of({2, 3, 4, 5}, Layout::nchw8c);
   spec.type = DataType::float16;
@@ -144,5 +237,9 @@ TEST_CASE("Elementwise ops say what they cannot plan", "[elementwise]") {
   requires_parts(message_of(ReluForward{spec}), "ReluForward");
   requires_parts(message_of(ReluBackward{spec}), "ReluBackward");
   requires_parts(message_of(Add{spec}), "Add");
+  for (const auto& [function, name] : codelets::named_activations) {
+    requires_parts(message_of(ActivationForward{spec, function}), std::string(name) + " forward");
+    requires_parts(message_of(ActivationBackward{spec, function}), std::string(name) + " backward");
+  }
   REQUIRE(message_of(Add{spec_of({2, 3, 4, 5}, Layout::any)}).find("layout") != std::string::npos);
 }

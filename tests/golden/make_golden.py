@@ -168,6 +168,34 @@ def multiply():
         y.backward(d_y)
         out |= {f"{name}/x": x, f"{name}/factors": factors, f"{name}/y": y, f"{name}/d_y": d_y}
         out |= {f"{name}/d_x": x.grad, f"{name}/d_factors": factors.grad}
+
+
+def activation():
+    functions = {
+        "relu6": F.relu6,
+        "leaky_relu": F.leaky_relu,
+        "silu": F.silu,
+        "gelu": F.gelu,
+        "hard_swish": F.hardswish,
+        "hard_sigmoid": F.hardsigmoid,
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+    }
+    out = {}
+    random = Random(8)
+    for name, function in functions.items():
+        x = random.uniform(2, 19, 2, 1, low=-7.5, high=7.5)
+        # Kinks, and where functions have run out.
+        special = torch.tensor([-3, 3, 0, -0.0, 6, math.inf, -math.inf, 100, -100, 1e-30])
+        x.view(-1)[::7][: len(special)] = special.float().double()
+        x.requires_grad_()
+        y = function(x)
+        d_y = random.uniform(*y.shape, low=-1, high=1)
+        y.backward(d_y)
+        out[f"{name}/x"] = x
+        out[f"{name}/y"] = y
+        out[f"{name}/d_y"] = d_y
+        out[f"{name}/d_x"] = x.grad
     return out
 
 
@@ -551,6 +579,10 @@ def main():
         f.__name__: f
         for f in (conv2d, concat, dropout, multiply, fully_connected, pool2d, batch_norm, softmax_cross_entropy,
                   sgd, resnet8_step, resnet50_step)
+
+
+        for f in (conv2d, concat, activation, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd,
+                  resnet8_step, resnet50_step)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files to write; all if none is given")
