@@ -96,6 +96,7 @@ class Lowering {
   void forward_convolution(Node& node);
   void forward_batch_norm(Node& node);
   void forward_relu(const Node& node);
+  void forward_activation(const Node& node);
   void forward_add(const Node& node);
   void forward_pool(Node& node);
   void forward_fully_connected(Node& node);
@@ -110,6 +111,7 @@ class Lowering {
   void backward_convolution(const Node& node);
   void backward_batch_norm(const Node& node);
   void backward_relu(const Node& node);
+  void backward_activation(const Node& node);
   void backward_add(const Node& node);
   void backward_pool(const Node& node);
   void backward_fully_connected(const Node& node);
@@ -501,6 +503,8 @@ void Lowering::emit_forward(Node& node) {
       return forward_batch_norm(node);
     case LayerKind::relu:
       return forward_relu(node);
+    case LayerKind::activation:
+      return forward_activation(node);
     case LayerKind::add:
       return forward_add(node);
     case LayerKind::max_pool:
@@ -580,6 +584,13 @@ void Lowering::forward_batch_norm(Node& node) {
 void Lowering::forward_relu(const Node& node) {
   const TensorSpec spec = input(node).spec;
   emit(codelets::ReluForward{spec}, node.layer->name,
+       {read(input(node).location), define(node.output, spec).location});
+}
+
+void Lowering::forward_activation(const Node& node) {
+  const Layer& layer = *node.layer;
+  const TensorSpec spec = input(node).spec;
+  emit(codelets::ActivationForward{spec, layer.function, layer.slope}, layer.name,
        {read(input(node).location), define(node.output, spec).location});
 }
 
@@ -737,6 +748,8 @@ void Lowering::emit_backward(const Node& node) {
       return backward_batch_norm(node);
     case LayerKind::relu:
       return backward_relu(node);
+    case LayerKind::activation:
+      return backward_activation(node);
     case LayerKind::add:
       return backward_add(node);
     case LayerKind::max_pool:
@@ -803,6 +816,16 @@ void Lowering::backward_relu(const Node& node) {
   const Gradient gradient = total_gradient(node.output, false);
   emit(codelets::ReluBackward{value(x).spec}, node.layer->name + " backward",
        {read(output(node).location), read(gradient.buffer), write(new_gradient(x))});
+}
+
+void Lowering::backward_activation(const Node& node) {
+  const Layer& layer = *node.layer;
+  const ActivationId x = layer.inputs[0];
+  if (!needs_gradient(x)) return;
+  const Gradient gradient = total_gradient(node.output, false);
+  emit(codelets::ActivationBackward{value(x).spec, layer.function, layer.slope},
+       layer.name + " backward",
+       {read(value(x).location), read(gradient.buffer), write(new_gradient(x))});
 }
 
 void Lowering::backward_add(const Node& node) {

@@ -176,6 +176,19 @@ ActivationId NetworkBuilder::dropout(ActivationId x, double rate) {
   return layer.output;
 }
 
+ActivationId NetworkBuilder::activation(ActivationId x, codelets::Activation function,
+                                        float slope) {
+  const std::string name(codelets::to_string(function));
+  if (!std::isfinite(slope) || slope <= 0) {
+    throw LayerError(network_.name + ": layer " + name + ": ",
+                     "a slope of " + std::to_string(slope) + "; it must be above 0");
+  }
+  Layer& layer = append(LayerKind::activation, name, {x}, shape(x));
+  layer.function = function;
+  layer.slope = slope;
+  return layer.output;
+}
+
 ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {
   if (shape(a) != shape(b)) {
     throw LayerError(network_.name + ": ", "cannot add " + shape(a).to_string() + " and " +

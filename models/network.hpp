@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "codelets/elementwise.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt::models {
@@ -20,6 +21,7 @@ enum class LayerKind {
   convolution,
   batch_norm,
   relu,
+  activation,  ///< another one
   add,
   max_pool,
   average_pool,  ///< global pooling is this with the kernel as large as the input
@@ -53,6 +55,8 @@ struct Layer {
   int groups = 1;                                ///< of a convolution's channels and filters
   double rate = 0;                               ///< of a dropout
   float epsilon = 0, momentum = 0;               ///< of a BatchNorm
+  codelets::Activation function{};               ///< of an activation
+  float slope = codelets::default_slope;         ///< of leaky_relu
   int weight = -1;                               ///< parameter index; for BatchNorm gamma
   int bias = -1;                                 ///< parameter index or -1; for BatchNorm beta
   int running_mean = -1, running_variance = -1;  ///< BatchNorm: offsets in the running statistics
@@ -142,6 +146,9 @@ class NetworkBuilder {
   ActivationId batch_norm(const std::string& name, ActivationId x,
                           const BatchNormOptions& options = {});
   ActivationId relu(ActivationId x);
+  /// `slope` is that of leaky_relu, above 0.
+  ActivationId activation(ActivationId x, codelets::Activation function,
+                          float slope = codelets::default_slope);
   ActivationId add(ActivationId a, ActivationId b);
   /// Drops so many of its elements while training: `rate` in [0, 1).
   ActivationId dropout(ActivationId x, double rate);

@@ -168,6 +168,7 @@ def multiply():
         y.backward(d_y)
         out |= {f"{name}/x": x, f"{name}/factors": factors, f"{name}/y": y, f"{name}/d_y": d_y}
         out |= {f"{name}/d_x": x.grad, f"{name}/d_factors": factors.grad}
+    return out
 
 
 def activation():
@@ -577,12 +578,8 @@ def resnet50_step(dtype=torch.float64):
 def main():
     files = {
         f.__name__: f
-        for f in (conv2d, concat, dropout, multiply, fully_connected, pool2d, batch_norm, softmax_cross_entropy,
-                  sgd, resnet8_step, resnet50_step)
-
-
-        for f in (conv2d, concat, activation, fully_connected, pool2d, batch_norm, softmax_cross_entropy, sgd,
-                  resnet8_step, resnet50_step)
+        for f in (conv2d, concat, dropout, multiply, activation, fully_connected, pool2d, batch_norm,
+                  softmax_cross_entropy, sgd, resnet8_step, resnet50_step)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files to write; all if none is given")

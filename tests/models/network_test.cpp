@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
@@ -307,6 +308,10 @@ TEST_CASE("layers that do not fit are errors that name the layer and the shapes"
   CHECK(contains(refusal([&] { net.max_pool(x, 9, 1); }), "net: pooling"));
   CHECK(contains(refusal([&] { net.average_pool(x, 3, 0); }), "net: pooling"));
   CHECK(contains(refusal([&] { net.fully_connected("fc0", x, 0); }), "net: layer fc0"));
+  for (const float slope : {0.0f, -0.1f, std::numeric_limits<float>::infinity()}) {
+    CHECK(contains(refusal([&] { net.activation(x, codelets::Activation::leaky_relu, slope); }),
+                   "net: layer leaky_relu: a slope of"));
+  }
   CHECK_THROWS_AS(net.relu(99), std::out_of_range);
   CHECK_THROWS_AS(net.relu(-1), std::out_of_range);
 }

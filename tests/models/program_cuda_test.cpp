@@ -76,6 +76,14 @@ std::vector<Problem> problems() {
   x = grouped.relu(grouped.batch_norm("bn1", x));
   x = grouped.convolution("conv2", x, 12, 3, 2, 1, {.bias = true, .groups = 12});
   result.emplace_back(grouped.build(grouped.fully_connected("fc", x, 10)), 4, 7U);
+  models::NetworkBuilder active("active", {1, 3, 8, 8}, 10);
+  x = active.convolution("conv", active.activation(active.input(), codelets::Activation::tanh), 19,
+                         3, 1, 1, {.bias = true});
+  models::ActivationId sum = x;
+  for (const auto& [function, word] : codelets::named_activations)
+    sum = active.add(sum, active.activation(x, function, 0.3f));
+  x = active.activation(active.fully_connected("fc", sum, 10), codelets::Activation::gelu);
+  result.emplace_back(active.build(x), 4, 9U);
   models::NetworkBuilder dense("dense", {1, 3, 8, 8}, 10);
   x = dense.convolution("conv1", dense.input(), 16, 3, 1, 1);
   x = dense.concat({x, dense.relu(dense.batch_norm("bn", x)), dense.input()});

@@ -142,6 +142,20 @@ const std::vector<Form>& forms() {
          const ActivationId x = net.convolution("conv", net.input(), 8, 3, 1, 1);
          return classifier(net, net.add(net.relu(x), x));
        }},
+      {"all activations of a convolution, and some of images, of a batch norm, and of logits",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.convolution("conv1", net.input(), 19, 3, 1, 1, {.bias = true});
+         ActivationId sum = x;
+         for (const auto& [function, word] : codelets::named_activations)
+           sum = net.add(sum, net.activation(x, function));
+         net.begin_block("second");
+         const ActivationId y = net.activation(
+             net.batch_norm("bn", net.convolution("conv2", sum, 5, 3, 1, 1)), Activation::sigmoid);
+         const ActivationId images = net.activation(net.input(), Activation::tanh);
+         const ActivationId logits = classifier(net, net.concat({y, images}));
+         return net.activation(logits, Activation::leaky_relu, 0.3f);
+       }},
       {"sum of what is rectified",
        {1, 3, 6, 6},
        [](NetworkBuilder& net) {
@@ -284,7 +298,15 @@ Network random_network(unsigned seed) {
     } else if (kind == 3) {
       made = net.batch_norm("bn" + number, take(from));
     } else if (kind <= 5) {
-      made = below(4) == 0 ? net.dropout(take(from), 0.3) : net.relu(take(from));
+      const auto& all = codelets::named_activations;
+      const std::size_t function = below(2 * all.size() + 4);
+      if (function < all.size()) {
+        made = net.activation(take(from), all[function].first);
+      } else if (function < all.size() + 4) {
+        made = net.dropout(take(from), 0.3);
+      } else {
+        made = net.relu(take(from));
+      }
     } else if (below(2) == 0) {
       made = net.max_pool(take(from), 3, 1, 1);
     } else {

@@ -13,6 +13,7 @@
 #include "models/network.hpp"
 #include "models/program.hpp"
 #include "runtime/random.hpp"
+#include "tests/codelets/elementwise_testing.hpp"
 
 namespace stpt::testing {
 
@@ -92,6 +93,11 @@ class Reference {
         break;
       case LayerKind::relu:
         std::transform(x.begin(), x.end(), y.begin(), [](double v) { return std::max(v, 0.0); });
+        break;
+      case LayerKind::activation:
+        std::transform(x.begin(), x.end(), y.begin(), [&](double v) {
+          return activate(layer.function, static_cast<double>(layer.slope), v);
+        });
         break;
       case LayerKind::add:
         std::transform(x.begin(), x.end(), of(layer.inputs[1]).begin(), y.begin(), std::plus<>());
