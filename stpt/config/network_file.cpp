@@ -22,6 +22,7 @@ namespace stpt {
 namespace {
 
 namespace json = boost::json;
+using codelets::Activation;
 using config::is_layer_name;
 using config::layer_name_text;
 using config::Problem;
@@ -167,6 +168,13 @@ ActivationId add_batch_norm(NetworkBuilder& net, const LayerText& layer, Inputs 
   return net.batch_norm(layer.name(), inputs[0], options);
 }
 
+template <Activation function>
+ActivationId add_activation(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+  return net.activation(
+      inputs[0], function,
+      static_cast<float>(layer.number("slope", share_range, codelets::default_slope)));
+}
+
 template <ActivationId (NetworkBuilder::*pool)(ActivationId, int, int, int)>
 ActivationId add_pool(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const int kernel = layer.whole("kernel", window_range);
@@ -196,6 +204,14 @@ const std::vector<LayerType>& layer_types() {
        false,
        false,
        [](NetworkBuilder& net, const LayerText&, Inputs inputs) { return net.relu(inputs[0]); }},
+      {"relu6", {}, 1, false, false, add_activation<Activation::relu6>},
+      {"leaky_relu", {"slope"}, 1, false, false, add_activation<Activation::leaky_relu>},
+      {"silu", {}, 1, false, false, add_activation<Activation::silu>},
+      {"gelu", {}, 1, false, false, add_activation<Activation::gelu>},
+      {"hard_swish", {}, 1, false, false, add_activation<Activation::hard_swish>},
+      {"hard_sigmoid", {}, 1, false, false, add_activation<Activation::hard_sigmoid>},
+      {"sigmoid", {}, 1, false, false, add_activation<Activation::sigmoid>},
+      {"tanh", {}, 1, false, false, add_activation<Activation::tanh>},
       {"dropout",
        {"rate"},
        1,

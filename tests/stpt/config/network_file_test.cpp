@@ -88,6 +88,32 @@ TEST_CASE("layers are what the file says", "[network_file]") {
   CHECK(network.logits == network.layers[8].output);
 }
 
+TEST_CASE("activations are layers of their names", "[network_file]") {
+  for (const auto& [function, word] : codelets::named_activations) {
+    const std::string type = R"({"type": ")" + std::string(word) + '"';
+    const Network network = network_of(conv + type + "}, " + fc);
+    CHECK(network.layers[1].kind == LayerKind::activation);
+    CHECK(network.layers[1].function == function);
+    CHECK(network.layers[1].slope == 0.01f);
+    CHECK(network.shape(network.layers[1].output) == network.shape(network.layers[0].output));
+    if (function == codelets::Activation::leaky_relu) {
+      CHECK(network_of(conv + type + R"(, "slope": 0.2}, )" + fc).layers[1].slope == 0.2f);
+      CHECK(network_of(conv + type + R"(, "slope": 1}, )" + fc).layers[1].slope == 1);
+      for (const char* value : {"0", "-0.1", "1.5", "1e300", "\"a\"", "null"}) {
+        INFO(value);
+        const std::string error = error_of(type + R"(, "slope": )" + value + "}, " + fc);
+        CHECK(error.starts_with("layers[0]: slope: is "));
+        CHECK(error.ends_with("; must be a number above 0 and at most 1"));
+      }
+      CHECK(error_of(type + R"(, "slope": 1e-60}, )" + fc) ==
+            "layers[0]: a slope of 0.000000; it must be above 0");
+    } else {
+      CHECK(error_of(type + R"(, "slope": 0.2}, )" + fc)
+                .starts_with("layers[0]: slope: unknown key"));
+    }
+  }
+}
+
 TEST_CASE("channels of any number of layers can be joined", "[network_file]") {
   const std::string padded =
       R"({"name": "c", "type": "convolution", "filters": 4, "kernel": 3, "padding": 1}, )";
@@ -254,8 +280,9 @@ TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
   CHECK(error_of(R"({"type": "convulution"})") ==
         "layers[0]: type: is \"convulution\"; did you mean convolution?");
   CHECK(error_of(R"({"type": "lstm"})") ==
-        "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, relu, dropout, add, "
-        "multiply, concat, max_pool, average_pool, global_average_pool, fully_connected");
+        "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, relu, relu6, "
+        "leaky_relu, silu, gelu, hard_swish, hard_sigmoid, sigmoid, tanh, dropout, add, multiply, "
+        "concat, max_pool, average_pool, global_average_pool, fully_connected");
   CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 4, "kernal": 3}, )" + fc) ==
         "layers[0] \"c\": kernal: unknown key; did you mean kernel?");
