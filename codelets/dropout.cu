@@ -15,20 +15,21 @@ namespace {
 /// Threads take `width` places at a time: all of one block of random words, or one.
 template <class T, int width>
 __global__ void drop(const std::int64_t images, const std::int64_t places, const float scale,
-                     const std::uint32_t threshold, const std::uint32_t layer, const T* x,
+                     const std::uint32_t threshold, const std::uint32_t layer,
+                     const bool whole_images, const T* x,
                      const runtime::PhiloxKey* __restrict__ keys, T* y) {
   const std::int64_t vectors = places / width, all = images * vectors;
   const std::int64_t threads = std::int64_t{gridDim.x} * blockDim.x;
   for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < all;
        i += threads) {
-    const auto place = static_cast<std::uint32_t>(i % vectors * width);
+    const auto place = whole_images ? 0 : static_cast<std::uint32_t>(i % vectors * width);
     const auto words = runtime::philox4x32_10({place / 4, layer, 0, 0}, keys[i / vectors]);
     auto values = cuda::load<width>(x + i * width);
 #pragma unroll
     for (int v = 0; v < width; ++v) {
-      const bool kept = words[width == 4 ? v : place % 4] >= threshold;
-      values.values[v] =
-          cuda::from_float<T>(cuda::to_float(values.values[v]) * (kept ? scale : 0.0f));
+      const std::uint32_t word = whole_images ? words[0] : words[width == 4 ? v : place % 4];
+      values.values[v] = cuda::from_float<T>(cuda::to_float(values.values[v]) *
+                                             (word >= threshold ? scale : 0.0f));
     }
     cuda::store(y + i * width, values);
   }
@@ -45,8 +46,9 @@ class Drop final : public Kernel {
     constexpr unsigned threads = 256;
     cuda::launch(what_, width == 4 ? drop<T, 4> : drop<T, 1>,
                  cuda::blocks_for(images * places / width, threads), threads, stream, images,
-                 places, op_.scale(), op_.threshold(), op_.layer, static_cast<const T*>(args[0]),
-                 static_cast<const runtime::PhiloxKey*>(args[1]), static_cast<T*>(args[2]));
+                 places, op_.scale(), op_.threshold(), op_.layer, op_.whole_images,
+                 static_cast<const T*>(args[0]), static_cast<const runtime::PhiloxKey*>(args[1]),
+                 static_cast<T*>(args[2]));
   }
 
  private:

@@ -4,6 +4,7 @@
 // whatever the layout, batch and device:
 //   kept where word >= rate * 2^32, rounded, with place = (i * width + j) * channels + c and
 //   word = philox4x32_10({place / 4, layer, 0, 0}, keys[n])[place % 4]  (runtime/random.hpp)
+// With `whole_images` an image has one place, 0: stochastic depth (Huang et al. 2016).
 // The gradient is the same: d_x is what the op makes of d_y.
 #pragma once
 
@@ -21,6 +22,7 @@ struct Dropout {
   TensorSpec x;
   double rate = 0;          ///< of the elements that are dropped, in [0, 1)
   std::uint32_t layer = 0;  ///< layers of other numbers drop others
+  bool whole_images = false;
 
   /// The least word of an element that is kept.
   [[nodiscard]] std::uint32_t threshold() const;

@@ -56,6 +56,26 @@ struct Bottleneck {
 [[nodiscard]] Network vgg(const ModelRequest& request, std::array<int, 5> convolutions_per_stage,
                           bool batch_norm);
 
+/// Sandler et al. 2018, "MobileNetV2: inverted residuals and linear bottlenecks", table 2. Layers
+/// of this and the next two are called as torchvision calls them, and have its rates of dropout.
+[[nodiscard]] Network mobilenet_v2(const ModelRequest& request);
+
+enum class MobileNetV3 { small, large };
+
+/// Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2.
+[[nodiscard]] Network mobilenet_v3(const ModelRequest& request, MobileNetV3 size);
+
+/// How a member of the family differs from the smallest, EfficientNet-B0.
+struct EfficientNet {
+  double width = 1, depth = 1;  ///< times as many channels, and blocks
+  double dropout = 0.2;         ///< before the classifier
+  BatchNormOptions norm;
+};
+
+/// Tan and Le 2019, "EfficientNet: rethinking model scaling", table 1. Up to a fifth of the images
+/// go around a block while it trains.
+[[nodiscard]] Network efficientnet(const ModelRequest& request, const EfficientNet& scaled);
+
 /// Three stages of two 3x3 convolutions with 32, 64 and 128 filters, each ending in max pooling,
 /// and two fully connected layers; no normalisation. Images have at least 8x8 pixels. Nobody has
 /// published a learning rate for it.

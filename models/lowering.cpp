@@ -653,7 +653,8 @@ void Lowering::forward_dropout(Node& node) {
     return;
   }
   auto& dropout = node.kept.dropout;
-  dropout = {input(node).spec, node.layer->rate, static_cast<std::uint32_t>(node.output)};
+  dropout = {input(node).spec, node.layer->rate, static_cast<std::uint32_t>(node.output),
+             node.layer->whole_images};
   emit(dropout, node.layer->name,
        {read(input(node).location), keys, define(node.output, dropout.x).location});
 }

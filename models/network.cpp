@@ -176,6 +176,13 @@ ActivationId NetworkBuilder::dropout(ActivationId x, double rate) {
   return layer.output;
 }
 
+ActivationId NetworkBuilder::stochastic_depth(ActivationId x, double rate) {
+  Layer& layer = append(LayerKind::dropout, "stochastic_depth", {x}, shape(x));
+  layer.rate = rate;
+  layer.whole_images = true;
+  return layer.output;
+}
+
 ActivationId NetworkBuilder::activation(ActivationId x, codelets::Activation function,
                                         float slope) {
   const std::string name(codelets::to_string(function));

@@ -54,6 +54,7 @@ struct Layer {
   int kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
   int groups = 1;                                ///< of a convolution's channels and filters
   double rate = 0;                               ///< of a dropout
+  bool whole_images = false;                     ///< are dropped
   float epsilon = 0, momentum = 0;               ///< of a BatchNorm
   codelets::Activation function{};               ///< of an activation
   float slope = codelets::default_slope;         ///< of leaky_relu
@@ -152,6 +153,8 @@ class NetworkBuilder {
   ActivationId add(ActivationId a, ActivationId b);
   /// Drops so many of its elements while training: `rate` in [0, 1).
   ActivationId dropout(ActivationId x, double rate);
+  /// The same of whole images.
+  ActivationId stochastic_depth(ActivationId x, double rate);
   /// Each channel of `x` times its own of the `factors`, which have one pixel.
   ActivationId multiply(ActivationId x, ActivationId factors);
   /// Joins the channels of images of one size.

@@ -101,15 +101,36 @@ std::vector<Entry> make_entries() {
   const auto add_vgg = [&](int depth, std::array<int, 5> convolutions) {
     for (const bool batch_norm : {false, true}) {
       const std::string number = std::to_string(depth);
-      table.push_back({{"vgg" + number + (batch_norm ? "_bn" : ""),
-                        "VGG, " + number + " layers, without dropout" +
-                            (batch_norm ? ", batch normalisation" : ""),
-                        photograph},
-                       [convolutions, batch_norm](const ModelRequest& request) {
-                         return vgg(request, convolutions, batch_norm);
-                       }});
+      table.push_back(
+          {{"vgg" + number + (batch_norm ? "_bn" : ""),
+            "VGG, " + number + " layers" + (batch_norm ? ", batch normalisation" : ""), photograph},
+           [convolutions, batch_norm](const ModelRequest& request) {
+             return vgg(request, convolutions, batch_norm);
+           }});
     }
   };
+  table.push_back({{"mobilenet_v2", "MobileNetV2", photograph}, mobilenet_v2});
+  for (const auto& [size, name] :
+       {std::pair{MobileNetV3::small, "small"}, {MobileNetV3::large, "large"}}) {
+    table.push_back(
+        {{std::string("mobilenet_v3_") + name, std::string("MobileNetV3, ") + name, photograph},
+         [size](const ModelRequest& request) { return mobilenet_v3(request, size); }});
+  }
+  const auto add_efficientnet = [&](int number, int side, const EfficientNet& scaled) {
+    const std::string name = std::to_string(number);
+    table.push_back(
+        {{"efficientnet_b" + name, "EfficientNet-B" + name, {1, 3, side, side}},
+         [scaled](const ModelRequest& request) { return efficientnet(request, scaled); }});
+  };
+  const BatchNormOptions slow{.epsilon = 1e-3f, .momentum = 0.01f};
+  add_efficientnet(0, 224, {1.0, 1.0, 0.2, {}});
+  add_efficientnet(1, 240, {1.0, 1.1, 0.2, {}});
+  add_efficientnet(2, 288, {1.1, 1.2, 0.3, {}});
+  add_efficientnet(3, 300, {1.2, 1.4, 0.3, {}});
+  add_efficientnet(4, 380, {1.4, 1.8, 0.4, {}});
+  add_efficientnet(5, 456, {1.6, 2.2, 0.4, slow});
+  add_efficientnet(6, 528, {1.8, 2.6, 0.5, slow});
+  add_efficientnet(7, 600, {2.0, 3.1, 0.5, slow});
   add_vgg(11, {1, 1, 2, 2, 2});
   add_vgg(13, {2, 2, 2, 2, 2});
   add_vgg(16, {2, 2, 3, 3, 3});

@@ -220,6 +220,14 @@ const std::vector<LayerType>& layer_types() {
        [](NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
          return net.dropout(inputs[0], layer.number("rate", rate_range, 0.5));
        }},
+      {"stochastic_depth",
+       {"rate"},
+       1,
+       false,
+       false,
+       [](NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+         return net.stochastic_depth(inputs[0], layer.number("rate", rate_range, 0.5));
+       }},
       {"add",
        {},
        2,

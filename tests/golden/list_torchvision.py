@@ -12,7 +12,7 @@ import torchvision
 
 MODELS = [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]
 MODELS += ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"]
-MODELS += ["densenet121"]
+MODELS += ["densenet121", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"]
 MODELS += [f"vgg{depth}{suffix}" for suffix in ("", "_bn") for depth in (11, 13, 16, 19)]
 
 

@@ -126,26 +126,27 @@ def philox4x32_10(counter, key):
 
 def dropout():
     cases = {
-        # name: n, c, h, w, rate, layer
-        "vector": (3, 10, 1, 1, 0.5, 3),
-        "image": (2, 5, 3, 2, 0.1, 1),
-        "blocks": (1, 24, 2, 3, 0.8, 4000),
-        "none": (2, 3, 1, 2, 0.0, 2),
+        # name: n, c, h, w, rate, layer, whole images
+        "vector": (3, 10, 1, 1, 0.5, 3, 0),
+        "image": (2, 5, 3, 2, 0.1, 1, 0),
+        "blocks": (1, 24, 2, 3, 0.8, 4000, 0),
+        "none": (2, 3, 1, 2, 0.0, 2, 0),
+        "whole": (6, 4, 1, 2, 0.4, 5, 1),
     }
     out = {}
     random = Random(8)
-    for name, (n, c, h, w, rate, layer) in cases.items():
+    for name, (n, c, h, w, rate, layer, whole) in cases.items():
         x = random.normal(n, c, h, w).requires_grad_()
         keys = [(1234567 * (image + 1), 7654321 + image) for image in range(n)]  # exact in float32
         kept = torch.zeros(n, c, h, w)
         for image, channel, i, j in itertools.product(range(n), range(c), range(h), range(w)):
-            place = (i * w + j) * c + channel
+            place = 0 if whole else (i * w + j) * c + channel
             word = philox4x32_10((place // 4, layer, 0, 0), keys[image])[place % 4]
             kept[image, channel, i, j] = word / 2**32 >= rate
         y = x * kept / (1 - rate)
         d_y = random.normal(n, c, h, w)
         y.backward(d_y)
-        out[f"{name}/settings"] = torch.tensor([rate, layer])
+        out[f"{name}/settings"] = torch.tensor([rate, layer, whole])
         out[f"{name}/keys"] = torch.tensor(keys)
         out |= {f"{name}/x": x, f"{name}/y": y, f"{name}/d_y": d_y, f"{name}/d_x": x.grad}
     return out

@@ -75,9 +75,23 @@ TEST_CASE("the networks of ImageNet have the published numbers of parameters and
                                      {"vgg16", 138'357'544, 15.47},
                                      {"vgg19", 143'667'240, 19.63},
                                      {"vgg11_bn", 132'868'840, 7.61},
-                                     {"vgg16_bn", 138'365'992, 15.47}}) {
+                                     {"vgg16_bn", 138'365'992, 15.47},
+                                     {"mobilenet_v2", 3'504'872, 0.30},
+                                     {"mobilenet_v3_small", 2'542'856, 0.06},
+                                     {"mobilenet_v3_large", 5'483'032, 0.22},
+                                     {"efficientnet_b0", 5'288'548, 0.39},
+                                     {"efficientnet_b1", 7'794'184, 0.69},
+                                     {"efficientnet_b2", 9'109'994, 1.09},
+                                     {"efficientnet_b3", 12'233'232, 1.83},
+                                     {"efficientnet_b4", 19'341'616, 4.39},
+                                     {"efficientnet_b5", 30'389'784, 10.27},
+                                     {"efficientnet_b6", 43'040'704, 19.07},
+                                     {"efficientnet_b7", 66'347'960, 37.75}}) {
     INFO(published.name);
-    const Network network = make_network(published.name, {1, 3, 224, 224}, 1000);
+    const auto& models = available_models();
+    const auto info = std::ranges::find(models, published.name, &ModelInfo::name);
+    REQUIRE(info != models.end());
+    const Network network = make_network(published.name, info->usual_input, 1000);
     CHECK(network.parameter_count() == published.parameters);
     CHECK(network.flops_per_image() / 2e9 == Approx(published.giga_multiply_adds).margin(0.0051));
   }

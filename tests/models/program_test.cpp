@@ -237,7 +237,8 @@ const std::vector<Form>& forms() {
          const ActivationId a = net.dropout(x, 0.5), b = net.dropout(x, 0.5);
          net.begin_block("second");
          const ActivationId c = net.convolution("conv2", a, 19, 3, 1, 1);
-         const ActivationId d = net.dropout(net.add(net.add(c, b), x), 0.1);
+         const ActivationId d =
+             net.dropout(net.add(net.stochastic_depth(net.add(c, b), 0.5), x), 0.1);
          return net.dropout(classifier(net, net.relu(d)), 0.2);
        }},
       {"a block without parameters",

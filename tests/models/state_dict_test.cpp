@@ -36,7 +36,7 @@ std::map<std::string, Shapes> torchvision_state_dicts() {
 
 TEST_CASE("names and shapes are torchvision's", "[state_dict]") {
   const auto expected = torchvision_state_dicts();
-  REQUIRE(expected.size() == 19);
+  REQUIRE(expected.size() == 23);
   for (const auto& [model, shapes] : expected) {
     INFO(model);
     Shapes found;
