@@ -12,6 +12,7 @@ namespace stpt::codelets {
 namespace {
 
 using cuda::ChannelGroups;
+using cuda::DoubleSum;
 using cuda::load;
 using cuda::Slices;
 using cuda::Sum;
@@ -95,11 +96,6 @@ __global__ void __launch_bounds__(cuda::block_threads)
   for (int v = 0; v < width; ++v)
     partials[std::int64_t{slice} * slices.channels + channel + v] = sums[v].value;
 }
-
-struct DoubleSum {
-  double value;
-  __device__ void add(const DoubleSum& other) { value += other.value; }
-};
 
 __global__ void __launch_bounds__(cuda::finish_block_threads)
     sum_partials(const float* __restrict__ partials, Slices slices, float* __restrict__ sums) {

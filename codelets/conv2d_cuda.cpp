@@ -1,16 +1,18 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "codelets/bias_cuda.hpp"
 #include "codelets/conv2d.hpp"
 #include "codelets/cuda.hpp"
 #include "codelets/cudnn_cuda.hpp"
+#include "codelets/depthwise_cuda.hpp"
 #include "codelets/elementwise.hpp"
 #include "codelets/program_cuda.hpp"
 
-// The CUDA implementation, in nhwc, by cuDNN, which gives no float32 weight gradients of
-// half-precision tensors.
+// The CUDA implementation, in nhwc: by cuDNN, which gives no float32 weight gradients of
+// half-precision tensors, but for depthwise convolutions.
 
 namespace stpt::codelets {
 namespace {
@@ -73,6 +75,7 @@ TensorSpec conv2d_weights(const Shape& weights, runtime::DataType type, Cuda) {
 KernelPtr plan(const Conv2dForward& op, Cuda cuda) {
   const Conv2d& conv = op.conv;
   const Problem problem("conv2d forward", conv, Pass::forward, cuda.tf32);
+  if (depthwise::is_depthwise(conv)) return depthwise::plan_forward(conv, op.relu, problem.what);
   if (!conv.bias && !op.relu) return problem.plan();
   auto program = std::make_unique<Program>(conv.bias ? 4 : 3);
   const auto src = Program::argument(0), weights = Program::argument(1);
@@ -87,16 +90,21 @@ KernelPtr plan(const Conv2dForward& op, Cuda cuda) {
 }
 
 KernelPtr plan(const Conv2dBackwardData& op, Cuda cuda) {
-  return Problem("conv2d backward data", op.conv, Pass::backward_data, cuda.tf32).plan();
+  const Problem problem("conv2d backward data", op.conv, Pass::backward_data, cuda.tf32);
+  if (depthwise::is_depthwise(op.conv)) return depthwise::plan_backward_data(op.conv, problem.what);
+  return problem.plan();
 }
 
 KernelPtr plan(const Conv2dBackwardWeights& op, Cuda cuda) {
   const Conv2d& conv = op.conv;
   const Problem problem("conv2d backward weights", conv, Pass::backward_weights, cuda.tf32);
-  if (!conv.bias) return problem.plan();
+  KernelPtr gradient = depthwise::is_depthwise(conv)
+                           ? depthwise::plan_backward_weights(conv, problem.what)
+                           : problem.plan();
+  if (!conv.bias) return gradient;
   auto program = std::make_unique<Program>(4);
   const auto src = Program::argument(0), d_dst = Program::argument(1);
-  program->add(problem.plan(), {src, d_dst, Program::argument(2)});
+  program->add(std::move(gradient), {src, d_dst, Program::argument(2)});
   program->add(plan(ChannelSums{conv.dst}, cuda), {d_dst, Program::argument(3)});
   return program;
 }

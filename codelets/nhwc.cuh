@@ -39,17 +39,20 @@ auto with_vectors(const runtime::TensorSpec& spec, const std::string& what, Visi
   });
 }
 
+/// Vectors of channels that a block takes.
+inline constexpr unsigned most_vectors = 32;
+
 /// How blocks take groups of channels.
 struct ChannelGroups {
-  dim3 threads;  ///< of a block: vectors of channels, rows
+  dim3 threads;  ///< of a block: vectors of channels, rows, and what `depth` threads share of a row
   unsigned count = 1;
 
-  ChannelGroups(std::int64_t channels, int width) {
-    constexpr unsigned most = 32;
+  ChannelGroups(std::int64_t channels, int width, unsigned depth = 1) {
     const auto vectors = static_cast<unsigned>(channels / width);
-    count = (vectors + most - 1) / most;
+    count = (vectors + most_vectors - 1) / most_vectors;
     threads.x = (vectors + count - 1) / count;
-    threads.y = block_threads / threads.x;
+    threads.y = block_threads / (threads.x * depth);
+    threads.z = depth;
   }
 };
 
@@ -65,13 +68,13 @@ __device__ inline int own_channel() {
   return static_cast<int>(group * blockDim.x + threadIdx.x) * width;
 }
 
-/// Adds up the parts of the block's threads with the same x, always in the same order. The result
-/// is that of the thread with y = 0, the parts of the others are left undefined. Part is trivial
-/// and has add(const Part&). To be called by all threads, once in a kernel.
+/// Adds up the parts of the block's threads with the same x and z, always in the same order. The
+/// result is that of the thread with y = 0, the parts of the others are left undefined. Part is
+/// trivial and has add(const Part&). To be called by all threads, once in a kernel.
 template <int width, class Part>
 __device__ void add_over_rows(Part (&parts)[width]) {
   __shared__ Part shared[width][block_threads];
-  const unsigned thread = threadIdx.y * blockDim.x + threadIdx.x;
+  const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
 #pragma unroll
   for (int v = 0; v < width; ++v) shared[v][thread] = parts[v];
   unsigned half = 1;
@@ -94,6 +97,12 @@ struct Sum {
   __device__ void add(const Sum& other) { value += other.value; }
 };
 
+/// Of sum_over_slices.
+struct DoubleSum {
+  double value;
+  __device__ void add(const DoubleSum& other) { value += other.value; }
+};
+
 /// Rows of channels, cut into slices that depend on the shape only: what is summed over them shall
 /// not depend on the GPU. A block has one of a group of channels (own_slice, own_channel).
 struct Slices {
@@ -101,12 +110,14 @@ struct Slices {
   int channels;
   int rows_a_slice;
 
-  Slices(const runtime::Shape& shape, const ChannelGroups& groups)
+  /// Whole waves on the 132 multiprocessors of a Hopper with 2, 3 or 4 blocks on each.
+  static constexpr std::int64_t usual_blocks = 12 * 132;
+
+  /// `least_rows`: of a thread; less would not pay for a block's beginning and end.
+  Slices(const runtime::Shape& shape, const ChannelGroups& groups,
+         std::int64_t most_blocks = usual_blocks, std::int64_t least_rows = 8)
       : rows(shape.n * shape.spatial()), channels(static_cast<int>(shape.c)) {
-    // Whole waves on the 132 multiprocessors of a Hopper with 2, 3 or 4 blocks on each.
-    constexpr std::int64_t most_blocks = 12 * 132;
-    // Less would not pay for a block's beginning and end. No odd rows for for_each_row.
-    constexpr std::int64_t least_rows = 8, multiple = 4;
+    constexpr std::int64_t multiple = 4;  // no odd rows for for_each_row
     const std::int64_t at_once = groups.threads.y;
     const std::int64_t most = std::max<std::int64_t>(1, most_blocks / groups.count);
     const std::int64_t of_thread = std::max(least_rows, (rows - 1) / (at_once * most) + 1);

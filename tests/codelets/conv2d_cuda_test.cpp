@@ -1,10 +1,12 @@
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "codelets/cudnn_cuda.hpp"
+#include "codelets/depthwise_cuda.hpp"
 #include "tests/codelets/conv2d_testing.hpp"
 #include "tests/codelets/cuda_testing.hpp"
 
@@ -34,6 +36,41 @@ std::vector<Case> gpu_cases() {
            Case{{1, 8, 6, 6}, 320, 1, 1, 2, 0, true},  // several groups of channels
        })
     cases.push_back(c);
+  return cases;
+}
+
+/// Depthwise convolutions: channels that make vectors or not, sizes that kernels are compiled for
+/// and others, more padding than is needed, and images smaller than the kernel.
+std::vector<Case> depthwise_cases() {
+  std::vector<Case> cases;
+  const auto add = [&](const Shape& src, int kernel_h, int kernel_w, int stride, int padding) {
+    if (src.h + 2 * padding < kernel_h || src.w + 2 * padding < kernel_w) return;
+    const bool bias = cases.size() % 2 == 0;
+    cases.push_back(
+        {src, src.c, kernel_h, kernel_w, stride, padding, bias, static_cast<int>(src.c)});
+  };
+  for (const int kernel : {1, 3, 5, 7, 4}) {
+    for (const int stride : {1, 2, 3}) {
+      for (const int padding : {0, kernel / 2, kernel}) {
+        for (const int channels : {3, 8, 40})
+          add({2, channels, 6, 7}, kernel, kernel, stride, padding);
+        add({1, 9, 9, 6}, kernel, kernel, stride, padding);
+        add({3, 8, 2, 3}, kernel, kernel, stride, padding);
+        add({1, 8, 3, 8}, kernel, kernel, stride, padding);
+        add({2, 1, 5, 9}, kernel, kernel, stride, padding);
+      }
+    }
+  }
+  for (const int channels : {8, 9}) {
+    add({2, channels, 6, 9}, 2, 3, 2, 1);
+    add({2, channels, 6, 9}, 3, 5, 1, 1);
+    add({2, channels, 6, 9}, 5, 3, 2, 2);
+  }
+  for (const int kernel : {3, 4, 5}) {
+    add({1, 328, 6, 5}, kernel, kernel, 1, 1);  // several groups, the last one smaller
+    add({3, 8, 43, 41}, kernel, kernel, 1, 2);  // several slices
+  }
+  add({3, 8, 61, 61}, 3, 3, 2, 1);
   return cases;
 }
 
@@ -81,10 +118,10 @@ Results run(const Conv2d& conv, Cuda cuda, const Reference& inputs) {
 Tolerance sums(bool tf32) { return tf32 ? Tolerance{0x1p-9, 0x1p-9} : Tolerance{1e-5, 1e-6}; }
 
 /// With a bias the sum, at most 1 larger than the result, is rounded before it is added, and then
-/// again.
+/// again, but for depthwise ones.
 Tolerance of_dst(const Conv2d& conv, bool tf32) {
   Tolerance tolerance = with_rounding(conv.dst.type, sums(tf32));
-  if (conv.bias && conv.dst.type != DataType::float32) {
+  if (conv.bias && !codelets::depthwise::is_depthwise(conv) && conv.dst.type != DataType::float32) {
     tolerance.relative += unit_roundoff(conv.dst.type);
     tolerance.absolute += unit_roundoff(conv.dst.type);
   }
@@ -113,6 +150,12 @@ TEST_CASE("conv2d on a GPU agrees with its definition", "[cuda][conv2d]") {
     for (const DataType type : cuda_types) check_against_definition(c, type, false);
     check_against_definition(c, DataType::float32, true);
   }
+}
+
+TEST_CASE("depthwise conv2d on a GPU agrees with its definition", "[cuda][conv2d]") {
+  NEEDS_GPUS(1);
+  for (const Case& c : depthwise_cases())
+    for (const DataType type : cuda_types) check_against_definition(c, type, false);
 }
 
 TEST_CASE("conv2d on a GPU agrees with the CPU", "[cuda][conv2d]") {
@@ -172,6 +215,36 @@ TEST_CASE("conv2d on a GPU shows a NaN in its source", "[cuda][conv2d]") {
         REQUIRE(std::isnan(actual.dst[i]) == reached);
         REQUIRE(std::isnan(actual.rectified[i]) == reached);
       }
+    }
+  }
+}
+
+TEST_CASE("depthwise conv2d on a GPU shows a NaN", "[cuda][conv2d]") {
+  NEEDS_GPUS(1);
+  constexpr std::size_t middle = (1 * 8 + 3) * 25 + 12;  // of the second image's fourth channel
+  const auto require_reached = [&](const std::vector<float>& values, int distance) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const int y = static_cast<int>(i / 5 % 5), x = static_cast<int>(i % 5);
+      const bool reached =
+          i / 25 == middle / 25 && std::abs(y - 2) <= distance && std::abs(x - 2) <= distance;
+      INFO("plane " << i / 25 << ", " << y << ", " << x);
+      REQUIRE(std::isnan(values[i]) == reached);
+    }
+  };
+  for (const DataType type : cuda_types) {
+    for (const int kernel : {1, 3, 5}) {
+      const Case c{{2, 8, 5, 5}, 8, kernel, kernel, 1, kernel / 2, false, 8};
+      Reference inputs(c);
+      inputs.src[middle] = not_a_number;
+      const Results of_src = run(on_gpu(c, type), Cuda{}, inputs);
+      require_reached(of_src.dst, kernel / 2);
+      require_reached(of_src.rectified, kernel / 2);
+      const auto taps = static_cast<std::size_t>(kernel * kernel);
+      for (std::size_t i = 0; i < of_src.d_weights.size(); ++i)
+        REQUIRE(std::isnan(of_src.d_weights[i]) == (i / taps == 3));
+      inputs = Reference(c);
+      inputs.d_dst[middle] = not_a_number;
+      require_reached(run(on_gpu(c, type), Cuda{}, inputs).d_src, kernel / 2);
     }
   }
 }
@@ -273,6 +346,17 @@ TEST_CASE("conv2d on a GPU says what is wrong with a description", "[cuda][conv2
   require_complaint([&] { (void)plan(Conv2dForward{conv}, Cuda{}); },
                     {"conv2d forward 2x3x5x7 int32 nhwc -> 2x16x5x7 int32 nhwc, kernel 3x3",
                      ": int32", "float32, bfloat16 or float16"});
+
+  const Conv2d deep = on_gpu({{1, 2, 200, 200}, 2, 200, 200, 1, 0, false, 2}, DataType::float32);
+  const auto complain = [&](const auto& op) {
+    require_complaint([&] { (void)plan(op, Cuda{}); },
+                      {"conv2d ",
+                       "kernel 200x200, stride 1, padding 0, 2 groups: a channel's "
+                       "weights must be below 2^15 on CUDA"});
+  };
+  complain(Conv2dForward{deep});
+  complain(Conv2dBackwardData{deep});
+  complain(Conv2dBackwardWeights{deep});
 }
 
 TEST_CASE("half-precision images are best given multiples of 8 channels", "[conv2d]") {

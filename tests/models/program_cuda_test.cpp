@@ -2,6 +2,7 @@
 // references in double.
 #include <cmath>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "models/zoo.hpp"
@@ -84,6 +85,18 @@ std::vector<Problem> problems() {
     sum = active.add(sum, active.activation(x, function, 0.3f));
   x = active.activation(active.fully_connected("fc", sum, 10), codelets::Activation::gelu);
   result.emplace_back(active.build(x), 4, 9U);
+  models::NetworkBuilder mobile("mobile", {1, 3, 16, 16}, 10);
+  x = mobile.relu(mobile.batch_norm("bn", mobile.convolution("conv", mobile.input(), 8, 3, 2, 1)));
+  for (const auto& [kernel, stride, filters] : {std::tuple{3, 1, 16}, {5, 2, 24}}) {
+    const std::string name = std::to_string(kernel);
+    const auto channels = static_cast<int>(mobile.shape(x).c);
+    const auto deep = mobile.convolution("depthwise" + name, x, channels, kernel, stride,
+                                         kernel / 2, {.groups = channels});
+    x = mobile.relu(mobile.batch_norm("bn" + name, deep));
+    x = mobile.convolution("pointwise" + name, x, filters, 1, 1, 0);
+  }
+  result.emplace_back(mobile.build(mobile.fully_connected("fc", mobile.global_average_pool(x), 10)),
+                      4, 9U);
   models::NetworkBuilder dense("dense", {1, 3, 8, 8}, 10);
   x = dense.convolution("conv1", dense.input(), 16, 3, 1, 1);
   x = dense.concat({x, dense.relu(dense.batch_norm("bn", x)), dense.input()});
