@@ -15,6 +15,7 @@
 #include "codelets/batch_norm.hpp"
 #include "codelets/buffers.hpp"
 #include "codelets/conv2d.hpp"
+#include "codelets/cudnn_cuda.hpp"
 #include "codelets/optimizer.hpp"
 #include "codelets/pool2d.hpp"
 #include "models/optimizer.hpp"
@@ -237,6 +238,48 @@ void convolutions(Bench& bench, const Options& options, const models::Network& n
   }
 }
 
+/// Some of MobileNetV2's and EfficientNet-B0's depthwise convolutions, by this program's kernels
+/// and by cuDNN: whether ours pay.
+void depthwise_convolutions(Bench& bench, const Options& options) {
+  struct Layer {
+    int channels, side, kernel, stride;
+  };
+  for (const auto& [channels, side, kernel, stride] :
+       {Layer{32, 112, 3, 1}, {144, 56, 3, 2}, {240, 28, 5, 1}, {672, 14, 5, 2}, {960, 7, 3, 1}}) {
+    codelets::Conv2d conv;
+    conv.src = {{options.batch, channels, side, side}, options.type, Layout::nhwc};
+    conv.dst = {codelets::conv2d_output(conv.src.shape, channels, kernel, kernel, stride,
+                                        kernel / 2, channels),
+                options.type, Layout::nhwc};
+    conv.kernel_h = conv.kernel_w = kernel;
+    conv.stride = stride;
+    conv.padding = kernel / 2;
+    conv.groups = channels;
+    const TensorSpec weights = codelets::conv2d_weights(conv.weights(), options.type, Cuda{});
+    const std::string shape = conv.src.shape.to_string() + ", " + std::to_string(kernel) + "x" +
+                              std::to_string(kernel) + "/" + std::to_string(stride);
+    const Bench::Cost cost{2.0 * static_cast<double>(conv.dst.shape.elements() * kernel * kernel),
+                           bytes(conv.src) + bytes(conv.dst) + bytes(weights)};
+    using codelets::cudnn::Pass;
+    const auto compare = [&](const std::string& what, Pass pass,
+                             const std::vector<Bench::Buffer>& buffers, const KernelPtr& ours) {
+      const codelets::cudnn::Convolution same{pass,           options.type,   conv.src.shape,
+                                              conv.weights(), conv.dst.shape, stride,
+                                              conv.padding,   options.tf32};
+      bench.time(what.c_str(), shape, cost, buffers, ours);
+      bench.time((what + " by cuDNN").c_str(), shape, cost, buffers,
+                 codelets::cudnn::plan(same, what + " " + shape));
+    };
+    const Bench::Buffer src = buffer(conv.src), dst = buffer(conv.dst), filters = buffer(weights);
+    compare("depthwise forward", Pass::forward, {src, filters, dst},
+            codelets::plan(codelets::Conv2dForward{conv}, Cuda{}));
+    compare("depthwise backward data", Pass::backward_data, {filters, dst, src},
+            codelets::plan(codelets::Conv2dBackwardData{conv}, Cuda{}));
+    compare("depthwise backward weights", Pass::backward_weights, {src, dst, filters},
+            codelets::plan(codelets::Conv2dBackwardWeights{conv}, Cuda{}));
+  }
+}
+
 /// Statistics take a pass of their own over x, and over d_y and x in backward: tensors of training
 /// are larger than caches. A norm before an addition does that, too, as in a residual network; its
 /// gradient comes in two parts, whose sum it leaves for the other summand, and reads in the second
@@ -368,7 +411,8 @@ int bench_operations(const Options& options) {
   normalisations(bench, network, spec_of);
   pools(bench, network, spec_of);
   update(bench, network);
-  convolutions(bench, options, network, spec_of);  // last: they take the longest
+  convolutions(bench, options, network, spec_of);  // they take the longest
+  depthwise_convolutions(bench, options);
   return 0;
 }
 
