@@ -57,7 +57,8 @@ struct Bottleneck {
                           bool batch_norm);
 
 /// Sandler et al. 2018, "MobileNetV2: inverted residuals and linear bottlenecks", table 2. Layers
-/// of this and the next two are called as torchvision calls them, and have its rates of dropout.
+/// of this and the next two are called as torchvision calls them, and have its rates of
+/// dropout; but batch norms' momentum is 0.1, for a hundredth takes many epochs of small data sets.
 [[nodiscard]] Network mobilenet_v2(const ModelRequest& request);
 
 enum class MobileNetV3 { small, large };
@@ -69,7 +70,7 @@ enum class MobileNetV3 { small, large };
 struct EfficientNet {
   double width = 1, depth = 1;  ///< times as many channels, and blocks
   double dropout = 0.2;         ///< before the classifier
-  BatchNormOptions norm;
+  float epsilon = 1e-5f;        ///< of batch norms
 };
 
 /// Tan and Le 2019, "EfficientNet: rethinking model scaling", table 1. Up to a fifth of the images

@@ -18,10 +18,10 @@ constexpr Function relu = std::nullopt;
 
 /// What the blocks of a family have in common.
 struct Family {
-  BatchNormOptions norm;
-  Function squeezed;     ///< of squeeze-and-excitation, in between
-  Function gate;         ///< at its end
-  bool flat_projection;  ///< the last convolution and its batch norm are modules of the block
+  float epsilon = 1e-5f;         ///< of batch norms
+  Function squeezed = {};        ///< of squeeze-and-excitation, in between
+  Function gate = {};            ///< at its end
+  bool flat_projection = false;  ///< the last convolution and its norm are modules of the block
 };
 
 struct Block {
@@ -38,7 +38,9 @@ struct Block {
 class Builder {
  public:
   Builder(const ModelRequest& request, const Family& family)
-      : net(request.name, request.input, request.classes), family_(family) {}
+      : net(request.name, request.input, request.classes),
+        family_(family),
+        zero_gamma_(request.options.zero_gamma) {}
 
   NetworkBuilder net;
 
@@ -50,7 +52,7 @@ class Builder {
   ActivationId normalised(const std::string& name, ActivationId x, int filters, int kernel,
                           int stride = 1, int groups = 1) {
     x = net.convolution(name + ".0", x, filters, kernel, stride, kernel / 2, {.groups = groups});
-    return net.batch_norm(name + ".1", x, family_.norm);
+    return net.batch_norm(name + ".1", x, {.epsilon = family_.epsilon});
   }
 
   /// Modules <name>.0, .1, ...
@@ -64,13 +66,14 @@ class Builder {
     y = normalised(next(), y, block.expanded, block.kernel, block.stride, block.expanded);
     y = activated(y, block.activation);
     if (block.squeezed > 0) y = excited(next(), y, block.squeezed);
-    if (family_.flat_projection) {
-      y = net.convolution(next(), y, block.filters, 1, 1, 0);
-      y = net.batch_norm(next(), y, family_.norm);
-    } else {
-      y = normalised(next(), y, block.filters, 1);
-    }
-    if (block.stride > 1 || block.filters != channels) return y;
+    const bool has_shortcut = block.stride == 1 && block.filters == channels;
+    const std::string first = next(), second = family_.flat_projection ? next() : first + ".1";
+    y = net.convolution(family_.flat_projection ? first : first + ".0", y, block.filters, 1, 1, 0);
+    y = net.batch_norm(
+        second, y,
+        {.gamma = zero_gamma_ && has_shortcut ? Initialisation::zero : Initialisation::one,
+         .epsilon = family_.epsilon});
+    if (!has_shortcut) return y;
     if (block.drop_rate > 0) y = net.stochastic_depth(y, block.drop_rate);
     return net.add(y, x);
   }
@@ -87,6 +90,7 @@ class Builder {
   }
 
   Family family_;
+  bool zero_gamma_;
 };
 
 /// The nearest multiple of 8 that is at least nine tenths of it.
@@ -98,7 +102,7 @@ int in_eights(double channels) {
 }  // namespace
 
 Network mobilenet_v2(const ModelRequest& request) {
-  Builder builder(request, {.norm = {}, .squeezed = {}, .gate = {}, .flat_projection = true});
+  Builder builder(request, {.flat_projection = true});
   NetworkBuilder& net = builder.net;
   constexpr auto relu6 = codelets::Activation::relu6;
   net.begin_block("features.0");
@@ -156,7 +160,7 @@ Network mobilenet_v3(const ModelRequest& request, MobileNetV3 size) {
                                {5, 120, 48, true, swish, 1}, {5, 144, 48, true, swish, 1},
                                {5, 288, 96, true, swish, 2}, {5, 576, 96, true, swish, 1},
                                {5, 576, 96, true, swish, 1}};
-  Builder builder(request, {.norm = {.epsilon = 1e-3f, .momentum = 0.01f},
+  Builder builder(request, {.epsilon = 1e-3f,
                             .squeezed = relu,
                             .gate = codelets::Activation::hard_sigmoid,
                             .flat_projection = false});
@@ -199,7 +203,7 @@ Network efficientnet(const ModelRequest& request, const EfficientNet& scaled) {
   int blocks = 0;
   for (const Stage& stage : stages) blocks += blocks_of(stage);
 
-  Builder builder(request, {.norm = scaled.norm,
+  Builder builder(request, {.epsilon = scaled.epsilon,
                             .squeezed = silu,
                             .gate = codelets::Activation::sigmoid,
                             .flat_projection = false});

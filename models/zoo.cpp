@@ -122,15 +122,14 @@ std::vector<Entry> make_entries() {
         {{"efficientnet_b" + name, "EfficientNet-B" + name, {1, 3, side, side}},
          [scaled](const ModelRequest& request) { return efficientnet(request, scaled); }});
   };
-  const BatchNormOptions slow{.epsilon = 1e-3f, .momentum = 0.01f};
-  add_efficientnet(0, 224, {1.0, 1.0, 0.2, {}});
-  add_efficientnet(1, 240, {1.0, 1.1, 0.2, {}});
-  add_efficientnet(2, 288, {1.1, 1.2, 0.3, {}});
-  add_efficientnet(3, 300, {1.2, 1.4, 0.3, {}});
-  add_efficientnet(4, 380, {1.4, 1.8, 0.4, {}});
-  add_efficientnet(5, 456, {1.6, 2.2, 0.4, slow});
-  add_efficientnet(6, 528, {1.8, 2.6, 0.5, slow});
-  add_efficientnet(7, 600, {2.0, 3.1, 0.5, slow});
+  add_efficientnet(0, 224, {1.0, 1.0, 0.2});
+  add_efficientnet(1, 240, {1.0, 1.1, 0.2});
+  add_efficientnet(2, 288, {1.1, 1.2, 0.3});
+  add_efficientnet(3, 300, {1.2, 1.4, 0.3});
+  add_efficientnet(4, 380, {1.4, 1.8, 0.4});
+  add_efficientnet(5, 456, {1.6, 2.2, 0.4, 1e-3f});
+  add_efficientnet(6, 528, {1.8, 2.6, 0.5, 1e-3f});
+  add_efficientnet(7, 600, {2.0, 3.1, 0.5, 1e-3f});
   add_vgg(11, {1, 1, 2, 2, 2});
   add_vgg(13, {2, 2, 2, 2, 2});
   add_vgg(16, {2, 2, 3, 3, 3});

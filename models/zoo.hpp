@@ -1,7 +1,7 @@
 // The networks that a config can name.
 //
-// The ResNets of ImageNet and the VGGs call their layers, and thereby their parameters, what
-// torchvision calls them ("layer1.0.conv1.weight"), and have torchvision's shapes.
+// Those of torchvision call their layers, and thereby their parameters, what torchvision calls them
+// ("layer1.0.conv1.weight"), and have torchvision's shapes.
 #pragma once
 
 #include <string>

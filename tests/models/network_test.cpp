@@ -98,6 +98,25 @@ TEST_CASE("the networks of ImageNet have the published numbers of parameters and
 }
 
 TEST_CASE("gamma 0 is for the last BatchNorm of each residual branch", "[zoo]") {
+  for (const char* name : {"mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0"}) {
+    INFO(name);
+    const Network network = make_network(name, {1, 3, 32, 32}, 10, {.zero_gamma = true});
+    for (const Layer& layer : network.layers) {
+      if (layer.kind != LayerKind::batch_norm) continue;
+      const auto reader = [&](ActivationId id) {
+        return std::ranges::find_if(network.layers, [id](const Layer& other) {
+          return std::ranges::find(other.inputs, id) != other.inputs.end();
+        });
+      };
+      auto next = reader(layer.output);
+      if (next->kind == LayerKind::dropout) next = reader(next->output);
+      const bool ends_branch =
+          next->kind == LayerKind::add &&
+          (layer.output == next->inputs[0] || reader(layer.output)->output == next->inputs[0]);
+      CHECK((network.parameter(layer.weight).initialisation == Initialisation::zero) ==
+            ends_branch);
+    }
+  }
   for (const char* name : {"resnet20", "resnet18", "resnet50"}) {
     INFO(name);
     const Network network = make_network(name, {1, 3, 32, 32}, 10, {.zero_gamma = true});
