@@ -169,6 +169,11 @@ TEST_CASE("a dropout has a rate", "[network_file]") {
   CHECK(network.layers[0].kind == LayerKind::dropout);
   CHECK(network.layers[0].rate == 0.2);
   CHECK(network.layers[1].rate == 0.5);
+  CHECK_FALSE(network.layers[1].whole_images);
+  const Network stochastic = network_of(R"({"type": "stochastic_depth", "rate": 0.2}, )" + fc);
+  CHECK(stochastic.has_dropout());
+  CHECK(stochastic.layers[0].rate == 0.2);
+  CHECK(stochastic.layers[0].whole_images);
   CHECK_FALSE(network_of(fc).has_dropout());
   CHECK_NOTHROW(network_of(R"({"type": "dropout", "rate": 0}, )" + fc));
   for (const char* rate : {"1", "-0.1", "\"0.5\"", "null"}) {
@@ -281,8 +286,9 @@ TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
         "layers[0]: type: is \"convulution\"; did you mean convolution?");
   CHECK(error_of(R"({"type": "lstm"})") ==
         "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, relu, relu6, "
-        "leaky_relu, silu, gelu, hard_swish, hard_sigmoid, sigmoid, tanh, dropout, add, multiply, "
-        "concat, max_pool, average_pool, global_average_pool, fully_connected");
+        "leaky_relu, silu, gelu, hard_swish, hard_sigmoid, sigmoid, tanh, dropout, "
+        "stochastic_depth, add, multiply, concat, max_pool, average_pool, global_average_pool, "
+        "fully_connected");
   CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 4, "kernal": 3}, )" + fc) ==
         "layers[0] \"c\": kernal: unknown key; did you mean kernel?");
