@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the reference tensors of this folder with PyTorch (pip install torch numpy).
+"""Writes the reference tensors of this folder with PyTorch (pip install torch torchvision numpy).
 
 Inputs are rounded to float32 first; everything that is computed from them is computed in double
 and rounded once, so that a test sees its own rounding errors and not those of the reference.
@@ -576,11 +576,38 @@ def resnet50_step(dtype=torch.float64):
     return out
 
 
+def torchvision_losses():
+    import torchvision
+
+    out = {}
+    for name in ("resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v2", "mobilenet_v3_small",
+                 "mobilenet_v3_large", "efficientnet_b0"):
+        model = torchvision.models.get_model(name, num_classes=10).eval()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.train()
+        for key, parameter in model.named_parameters():
+            t = 0x811C9DC5  # FNV-1a
+            for character in key.encode():
+                t = (t ^ character) * 0x01000193 % 2**32
+            shape = tuple(parameter.shape)
+            with torch.no_grad():
+                if len(shape) > 1:
+                    parameter.copy_(scrambled(t, shape, 2 * math.sqrt(6 / math.prod(shape[1:]))))
+                else:
+                    offset = 0 if key.endswith("bias") else 1
+                    parameter.copy_(scrambled(t, shape, 0.25) + offset)
+        images = scrambled(1000, (4, 3, 64, 64), 2.0)
+        out[name] = F.cross_entropy(model(images), torch.arange(4) * 3 % 10, reduction="none")
+    return out
+
+
 def main():
     files = {
         f.__name__: f
         for f in (conv2d, concat, dropout, multiply, activation, fully_connected, pool2d, batch_norm,
-                  softmax_cross_entropy, sgd, resnet8_step, resnet50_step)
+                  softmax_cross_entropy, sgd, resnet8_step, resnet50_step,
+                  torchvision_losses)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files to write; all if none is given")

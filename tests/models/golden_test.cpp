@@ -106,5 +106,33 @@ TEST_CASE("a step of ResNet-50 computes what PyTorch computes", "[program][golde
                  float32_limits);
 }
 
+TEST_CASE("torchvision's networks compute what they do there", "[program][golden]") {
+  runtime::Runtime runtime({.cpu_workers = 2, .scheduler = {}});
+  for (const auto& [name, losses] : load_golden("torchvision_losses.bin")) {
+    INFO(name);
+    Problem problem(models::make_network(name, {1, 3, 64, 64}, 10), 4);
+    problem.images = scrambled(1000, 4 * 3 * 64 * 64, 2);
+    for (int i = 0; i < 4; ++i) problem.labels.push_back(3 * i % 10);
+    for (const models::StateEntry& entry : models::state_dict(problem.network)) {
+      if (entry.running) continue;
+      std::uint32_t t = 0x811C9DC5U;  // FNV-1a
+      for (const char c : entry.name) t = (t ^ static_cast<unsigned char>(c)) * 0x01000193U;
+      const auto count = static_cast<std::int64_t>(entry.elements());
+      const bool is_weight = entry.dimensions.size() > 1;
+      const double scale = is_weight
+                               ? 2 * std::sqrt(6.0 * static_cast<double>(entry.dimensions[0]) /
+                                               static_cast<double>(count))
+                               : 0.25;
+      const float shift = is_weight || entry.name.ends_with("bias") ? 0 : 1;
+      std::ranges::copy(scrambled(t, count, scale, shift), entry.in(problem.values).begin());
+    }
+    const Outcome outcome = execute(problem, Mode::batch_statistics, Grain::step);
+    std::vector<float> found;
+    for (const SampleScore& score : outcome.scores) found.push_back(score.loss);
+    // PyTorch in float32 is within 1.1e-5 of the largest; three times that, as above.
+    require_close("losses", found, losses.values, {4e-5, 0});
+  }
+}
+
 }  // namespace
 }  // namespace stpt::testing
