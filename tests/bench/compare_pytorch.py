@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""ResNet-20 training steps, 32x32x3, float32: this program against PyTorch on the same machine, interleaved.
+"""Training steps, 32x32x3, float32: this program against PyTorch on the same machine, interleaved.
 
-    pip install torch
-    python3 tests/bench/compare_pytorch.py build/step_bench [--rounds 5] [--seconds 6] [--compile]
+    pip install torch torchvision
+    python3 tests/bench/compare_pytorch.py build/step_bench [--model NAME] [--rounds 5] [--seconds 6] [--compile]
+
+NAME is resnet20, the default, or one of torchvision's networks, as mobilenet_v2.
 
 PyTorch's best of {contiguous, channels_last} x {batch 64, batch 128} counts (with --compile also torch.compile), with
 one thread per core; this program runs 2 workers with 64 images each. Prints the ratio of each round and its median.
@@ -46,10 +48,15 @@ def resnet(blocks_per_stage):
 
 
 class Torch:
-    def __init__(self, batch, channels_last, compiled):
+    def __init__(self, name, batch, channels_last, compiled):
         self.name = f"batch {batch}{' channels_last' if channels_last else ''}{' compiled' if compiled else ''}"
         self.batch = batch
-        model = resnet(3)
+        if name == "resnet20":
+            model = resnet(3)
+        else:
+            import torchvision
+
+            model = torchvision.models.get_model(name, num_classes=10)
         self.images = torch.randn(batch, 3, 32, 32)
         if channels_last:
             model = model.to(memory_format=torch.channels_last)
@@ -76,18 +83,21 @@ class Torch:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step_bench")
+    parser.add_argument("--model", default="resnet20")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
-    variants = [Torch(batch, layout, compiled) for compiled in ([False, True] if options.compile else [False])
+    variants = [Torch(options.model, batch, layout, compiled)
+                for compiled in ([False, True] if options.compile else [False])
                 for batch in (64, 128) for layout in (False, True)]
     ratios = []
     for number in range(options.rounds):
         rates = {variant.name: variant.rate(options.seconds) for variant in variants}
         best = max(rates, key=rates.get)
-        output = subprocess.run([options.step_bench, "throughput", "resnet20", "2", "64", "step", str(options.seconds)],
+        output = subprocess.run([options.step_bench, "throughput", options.model, "2", "64", "step",
+                                 str(options.seconds)],
                                 check=True, capture_output=True, text=True).stdout
         ours = float(re.search(r"([\d.]+) images/s", output).group(1))
         ratios.append(ours / rates[best])
