@@ -52,15 +52,17 @@ class Drop final : public Kernel {
     const float scale = op_.scale();
     for (std::int64_t image = 0; image < n; ++image, x += stored, y += stored) {
       Words words(keys[image], op_.layer);
-      const std::uint32_t of_image = op_.whole_images ? words.next() : 0;
+      const auto factor = [&] { return words.next() >= threshold ? scale : 0; };
+      if (op_.whole_images) {
+        const float of_image = factor();
+        for (std::int64_t i = 0; i < stored; ++i) y[i] = x[i] * of_image;  // keeps padding 0
+        continue;
+      }
       for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
         for (std::int64_t first = 0; first < channels; first += block) {
           const std::int64_t at = first * pixels + pixel * block;
           const std::int64_t count = std::min(block, channels - first);
-          for (std::int64_t i = 0; i < count; ++i) {
-            const std::uint32_t word = op_.whole_images ? of_image : words.next();
-            y[at + i] = x[at + i] * (word >= threshold ? scale : 0);
-          }
+          for (std::int64_t i = 0; i < count; ++i) y[at + i] = x[at + i] * factor();
           std::fill(y + at + count, y + at + block, 0.0f);  // padding
         }
       }
