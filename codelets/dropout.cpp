@@ -14,24 +14,9 @@ namespace stpt::codelets {
 namespace {
 
 /// The words of an image's places, one after the other.
-class Words {
- public:
-  Words(runtime::PhiloxKey key, std::uint32_t layer) : key_(key), counter_{0, layer, 0, 0} {}
-
-  std::uint32_t next() {
-    if (used_ == words_.size()) {
-      words_ = runtime::philox4x32_10(counter_, key_);
-      ++counter_[0];
-      used_ = 0;
-    }
-    return words_[used_++];
-  }
-
- private:
-  runtime::PhiloxKey key_;
-  runtime::PhiloxCounter counter_, words_{};
-  std::size_t used_ = 4;
-};
+runtime::Random words_of(const runtime::PhiloxKey& key, std::uint32_t layer) {
+  return {std::uint64_t{key[1]} << 32U | key[0], 0, layer};
+}
 
 class Drop final : public Kernel {
  public:
@@ -51,7 +36,7 @@ class Drop final : public Kernel {
     const std::uint32_t threshold = op_.threshold();
     const float scale = op_.scale();
     for (std::int64_t image = 0; image < n; ++image, x += stored, y += stored) {
-      Words words(keys[image], op_.layer);
+      runtime::Random words = words_of(keys[image], op_.layer);
       const auto factor = [&] { return words.next() >= threshold ? scale : 0; };
       if (op_.whole_images) {
         const float of_image = factor();

@@ -60,6 +60,7 @@ class Lowering {
     codelets::Concat concat;
     codelets::Dropout dropout;
     int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;  ///< buffers
+    Argument factors;                                             ///< in the layout of x
   };
   /// A layer with what is fused into it.
   struct Node {
@@ -102,7 +103,7 @@ class Lowering {
   void forward_fully_connected(Node& node);
   void forward_concat(Node& node);
   void forward_dropout(Node& node);
-  void forward_multiply(const Node& node);
+  void forward_multiply(Node& node);
   /// The logits as the loss takes them.
   [[nodiscard]] TensorSpec loss_spec();
   void emit_loss();
@@ -659,11 +660,11 @@ void Lowering::forward_dropout(Node& node) {
        {read(input(node).location), keys, define(node.output, dropout.x).location});
 }
 
-void Lowering::forward_multiply(const Node& node) {
+void Lowering::forward_multiply(Node& node) {
   const TensorSpec spec = input(node).spec;
-  const Argument factors = in_layout(node.layer->inputs[1], spec.layout);
+  node.kept.factors = in_layout(node.layer->inputs[1], spec.layout);
   emit(codelets::MultiplyForward{spec}, node.layer->name,
-       {read(input(node).location), factors, define(node.output, spec).location});
+       {read(input(node).location), node.kept.factors, define(node.output, spec).location});
 }
 
 TensorSpec Lowering::loss_spec() {
@@ -901,7 +902,7 @@ void Lowering::backward_multiply(const Node& node) {
   const bool reorder = !runtime::same_memory(value(factors).spec, factors_spec);
   const int d_factors = reorder ? new_buffer(factors_spec.bytes()) : new_gradient(factors);
   emit(codelets::MultiplyBackward{spec}, node.layer->name + " backward",
-       {read(input(node).location), in_layout(factors, spec.layout), read(gradient.buffer), d_x,
+       {read(input(node).location), node.kept.factors, read(gradient.buffer), d_x,
         write(d_factors)});
   if (reorder) reorder_gradient(d_factors, factors_spec, factors);
 }

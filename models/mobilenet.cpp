@@ -26,8 +26,8 @@ struct Family {
 
 struct Block {
   int kernel = 3, stride = 1;
-  int expanded =
-      0;  ///< channels of the depthwise convolution; as many as the input's: no first one
+  /// Channels of the depthwise convolution; as many as the input's: there is none before it.
+  int expanded = 0;
   int filters = 0;
   int squeezed = 0;  ///< channels in squeeze-and-excitation; 0: there is none
   Function activation;
