@@ -45,19 +45,13 @@ void accumulate(std::size_t count, float* sum, const float* term, Cuda, Stream s
 }
 
 void update_mean(std::span<const MeanBuffer> buffers, float weight, Cuda, Stream stream) {
-  MeanBuffers batch{};
-  const auto launch_batch = [&] {
-    if (batch.count == 0) return;
+  auto batches = cuda::in_batches<MeanBuffer>([&](const MeanBuffers& batch) {
     cuda::launch("mean of " + std::to_string(batch.count) + " buffers", mean_kernel, batch.blocks,
                  threads_a_block, stream, batch, weight);
-    batch = {};
-  };
-  for (const MeanBuffer& buffer : buffers) {
-    if (buffer.count == 0) continue;
-    batch.add(buffer, cuda::blocks_for_all(buffer.count, elements_a_block));
-    if (batch.full()) launch_batch();
-  }
-  launch_batch();
+  });
+  for (const MeanBuffer& buffer : buffers)
+    batches.add(buffer, cuda::blocks_for_all(buffer.count, elements_a_block));
+  batches.finish();
 }
 
 void copy(std::size_t bytes, void* destination, const void* source, Cuda, Stream stream) {

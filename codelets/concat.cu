@@ -62,25 +62,22 @@ class CopyColumns final : public Kernel {
 
   void run(std::span<void* const> args, void*, Stream stream) const override {
     auto* whole = static_cast<T*>(args[to_whole ? counts_.size() : 0]);
-    cuda::Pieces<Columns<T>> pieces{};
+    auto batches = cuda::in_batches<Columns<T>>([&](const cuda::Pieces<Columns<T>>& batch) {
+      cuda::launch(what_, copy_columns<T, width, to_whole>, batch.blocks, cuda::block_threads,
+                   stream, batch);
+    });
     for (std::size_t i = 0; i < counts_.size(); whole += counts_[i++] * width) {
       auto* part = static_cast<T*>(args[to_whole ? i : 1 + i]);
       if (part == nullptr) continue;
       const int across = std::min(counts_[i], static_cast<int>(cuda::block_threads));
       const unsigned blocks =
           cuda::blocks_for(rows_, cuda::block_threads / static_cast<unsigned>(across));
-      pieces.add({part, whole, counts_[i], rows_, stride_, blocks}, blocks);
-      if (pieces.full()) launch(std::exchange(pieces, {}), stream);
+      batches.add({part, whole, counts_[i], rows_, stride_, blocks}, blocks);
     }
-    if (pieces.count > 0) launch(pieces, stream);
+    batches.finish();
   }
 
  private:
-  void launch(const cuda::Pieces<Columns<T>>& pieces, Stream stream) const {
-    cuda::launch(what_, copy_columns<T, width, to_whole>, pieces.blocks, cuda::block_threads,
-                 stream, pieces);
-  }
-
   std::string what_;
   int rows_, stride_;
   std::vector<int> counts_;  ///< [part], of vectors

@@ -70,6 +70,33 @@ struct Pieces {
   }
 };
 
+/// Collects pieces of work and has launch(const Pieces<Piece>&) do as many as it takes at a time.
+template <class Piece, class Launch>
+class Batches {
+ public:
+  explicit Batches(Launch launch) : launch_(std::move(launch)) {}
+  /// A piece without blocks has no work.
+  void add(const Piece& piece, unsigned blocks) {
+    if (blocks == 0) return;
+    pieces_.add(piece, blocks);
+    if (pieces_.full()) finish();
+  }
+  /// What has been added since the last launch.
+  void finish() {
+    if (pieces_.count > 0) launch_(std::as_const(pieces_));
+    pieces_ = {};
+  }
+
+ private:
+  Launch launch_;
+  Pieces<Piece> pieces_{};
+};
+
+template <class Piece, class Launch>
+[[nodiscard]] Batches<Piece, Launch> in_batches(Launch launch) {
+  return Batches<Piece, Launch>(std::move(launch));
+}
+
 /// Throws std::invalid_argument, which begins with `what`, unless the tensor is one that CUDA's
 /// kernels take.
 inline void require_plain(const std::string& what, const runtime::TensorSpec& spec) {

@@ -217,20 +217,17 @@ class PartwiseReorder final : public Kernel {
       : what_(std::move(what)), sources_(sources), parts_(std::move(parts)) {}
   void run(std::span<void* const> args, void*, Stream stream) const override {
     constexpr unsigned threads = 256;
-    cuda::Pieces<ReorderPart<To, From>> batch{};
-    const auto launch_batch = [&] {
-      if (batch.count == 0) return;
-      launch(what_, reorder_parts<To, From>, batch.blocks, threads, stream, batch);
-      batch = {};
-    };
+    using Part = ReorderPart<To, From>;
+    auto batches = cuda::in_batches<Part>([&](const cuda::Pieces<Part>& batch) {
+      cuda::launch(what_, reorder_parts<To, From>, batch.blocks, threads, stream, batch);
+    });
     for (const auto& [src, dst, shape] : parts_) {
       const void* from = static_cast<const std::byte*>(args[src.buffer]) + src.offset;
       void* to = static_cast<std::byte*>(args[sources_ + dst.buffer]) + dst.offset;
-      batch.add({static_cast<const From*>(from), static_cast<To*>(to), shape},
-                cuda::blocks_for_all(shape.elements, elements_a_block));
-      if (batch.full()) launch_batch();
+      batches.add({static_cast<const From*>(from), static_cast<To*>(to), shape},
+                  cuda::blocks_for_all(shape.elements, elements_a_block));
     }
-    launch_batch();
+    batches.finish();
   }
 
  private:

@@ -62,21 +62,47 @@ bool cut_anew(std::vector<std::vector<float>>& arrays, std::span<const std::size
   return true;
 }
 
+/// The same for the moments of `parameters`, each of which may have two and the number of steps.
+bool cut_moments_anew(std::vector<std::vector<float>>& moments,
+                      const std::vector<std::vector<float>>& parameters,
+                      std::span<const std::size_t> sizes, codelets::UpdateRule rule) {
+  if (rule != codelets::UpdateRule::adamw) return cut_anew(moments, sizes);
+  std::vector<std::vector<float>> first, second;
+  if (moments.size() != parameters.size() || moments.empty()) return false;
+  for (std::size_t i = 0; i < moments.size(); ++i) {
+    const std::size_t elements = parameters[i].size();
+    if (moments[i].size() != codelets::moment_elements(rule, elements)) return false;
+    const auto middle = moments[i].begin() + static_cast<std::ptrdiff_t>(elements);
+    first.emplace_back(moments[i].begin(), middle);
+    second.emplace_back(middle, moments[i].end() - 1);
+  }
+  const float steps = moments.front().back();  // all buckets have made equally many
+  if (!cut_anew(first, sizes) || !cut_anew(second, sizes)) return false;
+  moments = std::move(first);
+  for (std::size_t i = 0; i < moments.size(); ++i) {
+    moments[i].insert(moments[i].end(), second[i].begin(), second[i].end());
+    moments[i].push_back(steps);
+  }
+  return true;
+}
+
 }  // namespace
 
-ModelState::ModelState(const Network& network, const Team& team, const std::string& name)
+ModelState::ModelState(const Network& network, const Team& team, const std::string& name,
+                       codelets::UpdateRule rule)
     : placement(network, team),
       parameters(network.buckets.size()),
-      velocity(network.buckets.size()) {
+      moments(network.buckets.size()) {
   const int here = runtime::Cluster::current().rank();
   if (network.has_batch_norm()) running.resize(static_cast<std::size_t>(team.workers));
   if (!team.has(here)) return;
   for (std::size_t bucket = 0; bucket < network.buckets.size(); ++bucket) {
-    const auto spec = vector_spec(network.buckets[bucket]);
+    const std::size_t elements = network.buckets[bucket];
     const std::string number = std::to_string(bucket);
-    parameters[bucket] = Tensor(spec, name + ".parameters." + number, Home::host);
-    if (placement.owners[bucket] == here)
-      velocity[bucket] = Tensor(spec, name + ".velocity." + number, Home::host);
+    parameters[bucket] = Tensor(vector_spec(elements), name + ".parameters." + number, Home::host);
+    if (placement.owners[bucket] != here) continue;
+    moments[bucket] = Tensor(vector_spec(codelets::moment_elements(rule, elements)),
+                             name + ".moments." + number, Home::host);
   }
   if (!network.has_batch_norm()) return;
   for (int worker = team.first_worker(here); worker < team.first_worker(here + 1); ++worker) {
@@ -86,8 +112,9 @@ ModelState::ModelState(const Network& network, const Team& team, const std::stri
   }
 }
 
-ModelState::ModelState(const Network& network, int workers, const std::string& name)
-    : ModelState(network, Team{runtime::Cluster::current().rank(), 1, workers}, name) {}
+ModelState::ModelState(const Network& network, int workers, const std::string& name,
+                       codelets::UpdateRule rule)
+    : ModelState(network, Team{runtime::Cluster::current().rank(), 1, workers}, name, rule) {}
 
 void ModelState::copy_from(const ModelState& other, std::size_t piece) {
   if (this == &other) return;
@@ -99,13 +126,13 @@ void ModelState::copy_from(const ModelState& other, std::size_t piece) {
     }
   };
   copy_all(other.parameters, parameters);
-  copy_all(other.velocity, velocity);
+  copy_all(other.moments, moments);
   copy_all(other.running, running);
 }
 
-void ModelState::reset_velocity() {
+void ModelState::reset_moments() {
   static const Codelet codelet("clear", {WorkerKind::cpu, WorkerKind::cuda});
-  for (const Tensor& tensor : velocity) {
+  for (const Tensor& tensor : moments) {
     if (!tensor) continue;
     const std::size_t bytes = tensor.bytes();
     runtime::submit(codelet, {{tensor, Access::write}},
@@ -131,32 +158,35 @@ void copy(const Tensor& source, const Tensor& destination, std::size_t piece) {
                   {.worker = runtime::Runtime::current().worker_for(piece)});
 }
 
-ModelValues ModelValues::initial(const Network& network, int workers, std::uint64_t seed) {
+ModelValues ModelValues::initial(const Network& network, int workers, std::uint64_t seed,
+                                 codelets::UpdateRule rule) {
   ModelValues values;
   values.parameters = network.initial_parameters(seed);
-  for (const auto& bucket : values.parameters) values.velocity.emplace_back(bucket.size(), 0.0f);
+  for (const auto& bucket : values.parameters)
+    values.moments.emplace_back(codelets::moment_elements(rule, bucket.size()), 0.0f);
   if (network.has_batch_norm()) {
     values.running.assign(static_cast<std::size_t>(workers), network.initial_running_statistics());
   }
   return values;
 }
 
-bool ModelValues::arrange_for(const Network& network, int workers) {
+bool ModelValues::arrange_for(const Network& network, int workers, codelets::UpdateRule rule) {
   const auto statistics_fit = [&](const std::vector<float>& values) {
     return values.size() == network.running_statistics;
   };
-  return cut_anew(parameters, network.buckets) && cut_anew(velocity, network.buckets) &&
+  return cut_moments_anew(moments, parameters, network.buckets, rule) &&
+         cut_anew(parameters, network.buckets) &&
          running.size() == (network.has_batch_norm() ? static_cast<std::size_t>(workers) : 0) &&
          std::ranges::all_of(running, statistics_fit);
 }
 
 ModelValues read(const ModelState& state) {
-  return {read_all(state.parameters), read_all(state.velocity), read_all(state.running)};
+  return {read_all(state.parameters), read_all(state.moments), read_all(state.running)};
 }
 
 void write(ModelState& state, const ModelValues& values) {
   write_all(state.parameters, values.parameters);
-  write_all(state.velocity, values.velocity);
+  write_all(state.moments, values.moments);
   write_all(state.running, values.running);
 }
 

@@ -9,8 +9,9 @@ using runtime::Codelet;
 using runtime::Tensor;
 using runtime::WorkerKind;
 
-Optimizer::Optimizer(const Network& network, const codelets::SgdSettings& settings, bool decay_all)
-    : settings_(settings), ranges_(network.buckets.size()) {
+Optimizer::Optimizer(const Network& network, const codelets::OptimizerSettings& settings,
+                     bool decay_all)
+    : settings_(settings), elements_(network.buckets), ranges_(network.buckets.size()) {
   for (const Parameter& parameter : network.parameters) {
     auto& ranges = ranges_[static_cast<std::size_t>(parameter.bucket)];
     const auto count = static_cast<std::size_t>(parameter.shape.elements());
@@ -30,22 +31,23 @@ void Optimizer::step(ModelState& state, std::size_t bucket, const Tensor& gradie
   if (ranges_[bucket].empty()) return;
   runtime::submit(codelet,
                   {{state.parameters[bucket], Access::read_write},
-                   {state.velocity[bucket], Access::read_write},
+                   {state.moments[bucket], Access::read_write},
                    {gradient, Access::read}},
                   [this, bucket, gradient_scale, learning_rate](const runtime::TaskContext& task) {
-                    const codelets::SgdBucket memory{ranges_[bucket], task.buffer<float>(0),
-                                                     task.buffer<float>(1), task.buffer<float>(2)};
-                    step_here({&memory, 1}, gradient_scale, learning_rate, task);
+                    const auto here = updated(bucket, task.buffer<float>(0), task.buffer<float>(1),
+                                              task.buffer<float>(2));
+                    step_here({&here, 1}, gradient_scale, learning_rate, task);
                   },
                   {.worker = worker,
                    .priority = priority,
                    .footprint = static_cast<std::uint32_t>(gradient.bytes())});
 }
 
-void Optimizer::step_here(std::span<const codelets::SgdBucket> buckets, float gradient_scale,
+void Optimizer::step_here(std::span<const codelets::UpdatedBucket> buckets, float gradient_scale,
                           float learning_rate, const runtime::TaskContext& task) const {
   codelets::on_device(task.kind, [&](auto device) {
-    codelets::sgd_step(buckets, gradient_scale, learning_rate, settings_, device, task.stream);
+    codelets::optimizer_step(buckets, gradient_scale, learning_rate, settings_, device,
+                             task.stream);
   });
 }
 

@@ -16,7 +16,7 @@ namespace stpt::models {
 /// Which stretches of a bucket weight decay applies to, and the step itself.
 class Optimizer {
  public:
-  Optimizer(const Network& network, const codelets::SgdSettings& settings, bool decay_all);
+  Optimizer(const Network& network, const codelets::OptimizerSettings& settings, bool decay_all);
 
   /// Updates bucket `bucket` of the state from the sum of gradients times `gradient_scale`.
   /// Asynchronous: the optimizer must outlive it.
@@ -24,16 +24,19 @@ class Optimizer {
             float gradient_scale, float learning_rate, int worker = -1, int priority = 0) const;
 
   /// The same inside a task that has the buckets' memory.
-  void step_here(std::span<const codelets::SgdBucket> buckets, float gradient_scale,
+  void step_here(std::span<const codelets::UpdatedBucket> buckets, float gradient_scale,
                  float learning_rate, const runtime::TaskContext& task) const;
 
-  /// What of bucket `bucket` is updated, and how.
-  [[nodiscard]] std::span<const codelets::ParameterRange> ranges(std::size_t bucket) const {
-    return ranges_[bucket];
+  [[nodiscard]] codelets::UpdateRule rule() const { return settings_.rule; }
+  /// What of bucket `bucket` is updated, and how, with the memory of its buffers.
+  [[nodiscard]] codelets::UpdatedBucket updated(std::size_t bucket, float* weights, float* moments,
+                                                const float* gradient) const {
+    return {ranges_[bucket], elements_[bucket], weights, moments, gradient};
   }
 
  private:
-  codelets::SgdSettings settings_;
+  codelets::OptimizerSettings settings_;
+  std::vector<std::size_t> elements_;                          ///< per bucket
   std::vector<std::vector<codelets::ParameterRange>> ranges_;  ///< per bucket
 };
 

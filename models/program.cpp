@@ -101,21 +101,24 @@ void Program::run_task(const Lowered::Segment& segment, const runtime::TaskConte
   run();
 }
 
-std::vector<codelets::SgdBucket> Program::updated_buckets(const Lowered::Segment& segment,
-                                                          const Optimizer& optimizer,
-                                                          std::span<void* const> buffers) const {
-  std::map<int, codelets::SgdBucket> buckets;
+std::vector<codelets::UpdatedBucket> Program::updated_buckets(
+    const Lowered::Segment& segment, const Optimizer& optimizer,
+    std::span<void* const> buffers) const {
+  struct Pair {
+    float *weights, *gradient;
+  };
+  std::map<int, Pair> buckets;
   for (std::size_t i = 0; i < segment.bindings.size(); ++i) {
     const auto [resource, index, access] = segment.bindings[i];
     auto* const memory = static_cast<float*>(buffers[i]);
     if (resource == Resource::parameters) buckets[index].weights = memory;
     if (resource == Resource::gradients) buckets[index].gradient = memory;
   }
-  std::vector<codelets::SgdBucket> result;
-  for (auto& [index, bucket] : buckets) {
-    bucket.ranges = optimizer.ranges(static_cast<std::size_t>(index));
-    bucket.velocity = static_cast<float*>(buffers[segment.bindings.size() + result.size()]);
-    result.push_back(bucket);
+  std::vector<codelets::UpdatedBucket> result;
+  for (const auto& [index, bucket] : buckets) {
+    auto* const moments = static_cast<float*>(buffers[segment.bindings.size() + result.size()]);
+    result.push_back(optimizer.updated(static_cast<std::size_t>(index), bucket.weights, moments,
+                                       bucket.gradient));
   }
   return result;
 }
@@ -143,7 +146,7 @@ void Program::submit(const ProgramInputs& inputs, int worker, int priority,
     }
     for (const int bucket : buckets) {
       uses.push_back(
-          {update->velocity.at(static_cast<std::size_t>(bucket)), runtime::Access::read_write});
+          {update->moments.at(static_cast<std::size_t>(bucket)), runtime::Access::read_write});
     }
     runtime::TaskBody body = [this, &segment](const runtime::TaskContext& task) {
       run_task(segment, task);

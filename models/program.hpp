@@ -41,7 +41,7 @@ struct ProgramInputs {
 /// An update that a training step makes at its end, in its own task.
 struct UpdateInStep {
   const Optimizer& optimizer;  ///< outlives the task
-  const std::vector<runtime::Tensor>& velocity;
+  const std::vector<runtime::Tensor>& moments;
   float gradient_scale, learning_rate;
 };
 
@@ -87,8 +87,8 @@ class Program {
   void run_segment(const Lowered::Segment& segment, std::span<void* const> buffers,
                    codelets::Stream stream) const;
   void run_task(const Lowered::Segment& segment, const runtime::TaskContext& task) const;
-  /// The buckets' memory, `buffers` being those of the bindings and behind them the velocities.
-  [[nodiscard]] std::vector<codelets::SgdBucket> updated_buckets(
+  /// The buckets' memory, `buffers` being those of the bindings and behind them the moments.
+  [[nodiscard]] std::vector<codelets::UpdatedBucket> updated_buckets(
       const Lowered::Segment& segment, const Optimizer& optimizer,
       std::span<void* const> buffers) const;
 

@@ -31,12 +31,12 @@ struct Team {
 };
 
 /// The rank of [first_rank, first_rank + ranks) that owns each bucket, of so many elements: it sums
-/// the bucket's gradient, updates it and keeps its velocity. The largest buckets are given away
+/// the bucket's gradient, updates it and keeps its moments. The largest buckets are given away
 /// first, each to the rank that has the least, so ranks move about the same number of bytes.
 [[nodiscard]] std::vector<int> bucket_owners(std::span<const std::size_t> buckets, int first_rank,
                                              int ranks);
 
-/// Where the parts of one model are: parameters on all ranks of the team, a bucket's velocity on
+/// Where the parts of one model are: parameters on all ranks of the team, a bucket's moments on
 /// its owner, a worker's running statistics where it lives.
 struct Placement {
   Placement(const Network& network, const Team& model_team)

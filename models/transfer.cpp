@@ -31,8 +31,8 @@ void transfer(const ModelState* source, const Placement& from, ModelState* desti
       move(MessageKind::parameters, bucket, at(source, &ModelState::parameters, bucket), sender,
            at(destination, &ModelState::parameters, bucket), rank);
     }
-    move(MessageKind::velocity, bucket, at(source, &ModelState::velocity, bucket),
-         from.owners[bucket], at(destination, &ModelState::velocity, bucket), to.owners[bucket]);
+    move(MessageKind::moments, bucket, at(source, &ModelState::moments, bucket),
+         from.owners[bucket], at(destination, &ModelState::moments, bucket), to.owners[bucket]);
   }
   const ModelState* any = source != nullptr ? source : destination;
   if (any == nullptr || any->running.empty()) return;

@@ -19,7 +19,7 @@ void transfer(const ModelState* source, const Placement& from, ModelState* desti
 
 /// The kinds of messages, and their tags: (kind, a number below 2^16, another below 2^16, a third
 /// below 2^24).
-enum class MessageKind { gradient = 1, parameters, velocity, running, average, redux };
+enum class MessageKind { gradient = 1, parameters, moments, running, average, redux };
 [[nodiscard]] runtime::MessageTag message_tag(MessageKind kind, std::size_t a, std::size_t b,
                                               std::size_t c);
 

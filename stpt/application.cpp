@@ -359,7 +359,8 @@ std::string export_model(const CommandLine& line) {
   const RunRecord run = record_until(checkpoint, directory);
   const models::Network network = build_network(
       config.model, {1, run.channels, run.height, run.width}, run.classes, config_file);
-  if (!checkpoint.model.arrange_for(network, config.training.workers)) {
+  if (!checkpoint.model.arrange_for(network, config.training.workers,
+                                    optimizer_settings(config.training.optimizer).rule)) {
     throw CheckpointError(checkpoint_file.string() + ": its tensors are not those of " +
                           network.name + "; must be the checkpoint of the run's config");
   }

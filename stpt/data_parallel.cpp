@@ -301,7 +301,7 @@ void DataParallel::step(models::ModelState& state, std::span<const data::Batch> 
   const std::span<const Tensor> scores = scores_of(buffers, batches);
   const auto first = static_cast<std::size_t>(placement.team.first_worker(here()));
   const float mean = 1.0f / (static_cast<float>(placement.team.workers) * program_.loss_scale());
-  const models::UpdateInStep update{optimizer_, state.velocity, mean, learning_rate};
+  const models::UpdateInStep update{optimizer_, state.moments, mean, learning_rate};
   for (std::size_t worker = 0; worker < batches.size(); ++worker) {
     models::ProgramInputs inputs;
     inputs.images = batches[worker].images;

@@ -2,7 +2,7 @@
 // on one model:
 //   each worker i:   gradient[i] = d loss(batch[i]) / d parameters
 //   fixed tree:      gradient[0] = sum of gradient[0..g), pairs at distance 1, 2, 4, ...
-//   each bucket:     its owner: parameters, velocity = SGD(gradient[0] / g); sent to the others
+//   each bucket:     its owner: parameters, moments = update(gradient[0] / g); sent to the others
 // A logical worker is no device: which one runs it is the scheduler's business, and the result has
 // the same bits whatever it decides, and on however many ranks the team's workers live.
 #pragma once

@@ -226,9 +226,24 @@ void Experiment::check_batch_norm(const ConfigSource& source) const {
     throw ConfigError(source, "data.hold_out", reason);
 }
 
+codelets::OptimizerSettings optimizer_settings(const OptimizerConfig& config) {
+  codelets::OptimizerSettings settings;
+  settings.momentum = static_cast<float>(config.momentum);
+  settings.weight_decay = static_cast<float>(config.weight_decay);
+  settings.beta2 = static_cast<float>(config.beta2);
+  settings.epsilon = static_cast<float>(config.epsilon);
+  // No two of them: config_rules.cpp refuses it.
+  if (config.name == OptimizerName::adamw) settings.rule = codelets::UpdateRule::adamw;
+  if (config.nesterov) settings.rule = codelets::UpdateRule::nesterov;
+  if (config.momentum_form == MomentumForm::lr_in_velocity)
+    settings.rule = codelets::UpdateRule::lr_in_velocity;
+  return settings;
+}
+
 models::ModelValues Experiment::initial_values() const {
   models::ModelValues values =
-      models::ModelValues::initial(network, config.training.workers, config.training.seed);
+      models::ModelValues::initial(network, config.training.workers, config.training.seed,
+                                   optimizer_settings(config.training.optimizer).rule);
   if (!config.model.weights.empty())
     import_weights(config.model.weights, network, values, config.model.new_layers);
   return values;

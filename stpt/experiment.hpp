@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "codelets/optimizer.hpp"
 #include "data/augmentation.hpp"
 #include "data/dataset.hpp"
 #include "data/sampler.hpp"
@@ -25,6 +26,9 @@ namespace stpt {
 /// ConfigError.
 [[nodiscard]] models::Network build_network(const ModelConfig& config, const runtime::Shape& input,
                                             int classes, const ConfigSource& source);
+
+/// What the config says of the optimizer, but for its learning rate and what decays.
+[[nodiscard]] codelets::OptimizerSettings optimizer_settings(const OptimizerConfig& config);
 
 struct Experiment {
   /// Reads the data and builds the network. Throws ConfigError (with `source` as the file it

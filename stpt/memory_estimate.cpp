@@ -99,10 +99,12 @@ std::uint64_t MemoryEstimate::parameter_bytes() const {
 }
 
 std::uint64_t MemoryEstimate::model_bytes(std::size_t candidates) const {
-  // Parameters, velocity, running statistics of this rank's workers.
-  const std::uint64_t state = 2 * parameter_bytes() + static_cast<std::uint64_t>(sizes_.workers) *
-                                                          network_.running_statistics *
-                                                          sizeof(float);
+  // Parameters, their moments, running statistics of this rank's workers.
+  const std::uint64_t moments =
+      config_.training.optimizer.name == OptimizerName::adamw ? 2 : 1;  // of each parameter
+  const std::uint64_t state =
+      (1 + moments) * parameter_bytes() +
+      static_cast<std::uint64_t>(sizes_.workers) * network_.running_statistics * sizeof(float);
   return (candidates + 1) * state + (sizes_.scores_mean ? candidates * parameter_bytes() : 0);
 }
 

@@ -70,8 +70,9 @@ std::size_t wave_of(const Session& session) {
 
 }  // namespace
 
-Replica::Replica(const models::Network& network, const models::Team& team, const std::string& name)
-    : state(network, team, name), log(name) {}
+Replica::Replica(const models::Network& network, const models::Team& team, const std::string& name,
+                 codelets::UpdateRule rule)
+    : state(network, team, name, rule), log(name) {}
 
 bool LossLimit::exceeded_by(std::span<const StepResult> steps) const {
   constexpr std::int64_t enough = 64;
@@ -142,7 +143,8 @@ void Pretrain::prepare(std::size_t candidates) {
     replicas_[k].reset();
     if (!team.has(runtime::Cluster::current().rank())) continue;
     const std::string name = "replica." + std::to_string(k);
-    replicas_[k] = std::make_unique<Replica>(experiment.network, team, name);
+    replicas_[k] =
+        std::make_unique<Replica>(experiment.network, team, name, session_.optimizer.rule());
     if (experiment.scores_mean()) replicas_[k]->mean.emplace(replicas_[k]->state, name + ".mean");
     if (running) {
       replicas_[k]->averaged_running =
@@ -369,7 +371,7 @@ void Pretrain::hand_over(std::size_t winner, std::size_t candidates) {
   }
   // With one candidate there was no choice.
   if (experiment.config.stpt.momentum == MomentumAtChoice::reset && candidates > 1)
-    session_.current->reset_velocity();
+    session_.current->reset_moments();
 }
 
 }  // namespace stpt

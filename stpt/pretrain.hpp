@@ -30,7 +30,8 @@ struct LossLimit {
 
 /// One candidate's model and how it went.
 struct Replica {
-  Replica(const models::Network& network, const models::Team& team, const std::string& name);
+  Replica(const models::Network& network, const models::Team& team, const std::string& name,
+          codelets::UpdateRule rule);
 
   models::ModelState state;
   runtime::Tensor averaged_running;  ///< for scores with running statistics; empty if not needed

@@ -9,17 +9,6 @@
 namespace stpt {
 namespace {
 
-codelets::SgdSettings sgd_settings(const OptimizerConfig& config) {
-  codelets::SgdSettings settings;
-  settings.momentum = static_cast<float>(config.momentum);
-  settings.weight_decay = static_cast<float>(config.weight_decay);
-  // Not both: config_rules.cpp refuses it.
-  if (config.nesterov) settings.form = codelets::SgdForm::nesterov;
-  if (config.momentum_form == MomentumForm::lr_in_velocity)
-    settings.form = codelets::SgdForm::lr_in_velocity;
-  return settings;
-}
-
 std::optional<data::Augmentation> augmentation(const DataConfig& config) {
   if (config.crop_padding == 0 && !config.flip && !config.random_resized_crop &&
       config.crop_size == 0) {
@@ -43,7 +32,7 @@ std::vector<std::uint32_t> all_of(const data::Dataset& dataset) {
 Session::Session(const Experiment& run)
     : experiment(run),
       runtime(run.runtime_options()),
-      optimizer(run.network, sgd_settings(run.config.training.optimizer),
+      optimizer(run.network, optimizer_settings(run.config.training.optimizer),
                 run.config.training.optimizer.decay_all),
       train_pixels(run.pixels_on_gpu() ? data::gather_pixels(*run.data.train) : nullptr),
       train_loader(run.data.train, run.normalization, augmentation(run.config.data),
@@ -53,7 +42,8 @@ Session::Session(const Experiment& run)
       test_loader(run.data.test, run.normalization, std::nullopt, run.config.training.seed,
                   run.lowering().device,
                   run.pixels_on_gpu() ? data::gather_pixels(*run.data.test) : nullptr),
-      current(std::make_unique<models::ModelState>(run.network, run.team(), "model")),
+      current(
+          std::make_unique<models::ModelState>(run.network, run.team(), "model", optimizer.rule())),
       data_parallel(run.network, run.most_local_workers(), run.config.training.batch_per_worker,
                     train_loader.parts(run.config.training.batch_per_worker), run.lowering(),
                     run.config.runtime.steps_in_flight, optimizer,

@@ -607,7 +607,8 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
         ": the images or labels are not those that the run began with; give their folder "
         "with --set data.path=..., or start a new run");
   }
-  if (!checkpoint.model.arrange_for(impl_->experiment.network, config.training.workers)) {
+  if (!checkpoint.model.arrange_for(impl_->experiment.network, config.training.workers,
+                                    optimizer_settings(config.training.optimizer).rule)) {
     throw CheckpointError("checkpoint: its tensors are not those of model " +
                           impl_->experiment.network.name + " with " +
                           std::to_string(config.training.workers) +

@@ -63,7 +63,7 @@ class Trainer {
   /// data::Dataset::unreadable() of the training and the test images, as far as this rank met them.
   [[nodiscard]] std::vector<std::string> unreadable_images() const;
 
-  /// The model after run(): parameters, velocity, running statistics. For tests and tools. Rank 0
+  /// The model after run(): parameters, moments, running statistics. For tests and tools. Rank 0
   /// only.
   [[nodiscard]] const models::ModelValues& model() const;
 

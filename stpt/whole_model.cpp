@@ -22,7 +22,8 @@ models::ModelValues collect_model(Session& session) {
   if (cluster.size() == 1) return models::read(*session.current);
   const models::Placement whole = whole_placement(session.experiment);
   std::optional<models::ModelState> state;
-  if (cluster.rank() == 0) state.emplace(session.experiment.network, whole.team, "collected");
+  if (cluster.rank() == 0)
+    state.emplace(session.experiment.network, whole.team, "collected", session.optimizer.rule());
   models::transfer(session.current.get(), session.current->placement, state ? &*state : nullptr,
                    whole, 0);
   session.runtime.wait_for_all();
@@ -35,7 +36,7 @@ void place_model(Session& session, const models::ModelValues& values) {
   const models::Placement whole = whole_placement(session.experiment);
   std::optional<models::ModelState> state;
   if (cluster.rank() == 0) {
-    state.emplace(session.experiment.network, whole.team, "placed");
+    state.emplace(session.experiment.network, whole.team, "placed", session.optimizer.rule());
     models::write(*state, values);
   }
   models::transfer(state ? &*state : nullptr, whole, session.current.get(),

@@ -169,6 +169,18 @@ void place_default_anneal(LearningRateConfig& rate, const std::set<std::string>&
   if (!form && !fraction && !chooses(rate.policy)) rate.anneal.form = AnnealForm::none;
 }
 
+/// AdamW's step does not depend on the size of the gradient: it needs a smaller LR and, its decay
+/// being multiplied by that alone, a larger decay.
+void place_adamw_defaults(TrainingConfig& training, const std::set<std::string>& given) {
+  if (training.optimizer.name != OptimizerName::adamw) return;
+  const auto place = [&given](const char* key, double& value, double standard) {
+    if (!given.contains(key)) value = standard;
+  };
+  place("training.learning_rate.initial", training.learning_rate.initial, 0.001);
+  place("training.learning_rate.warmup.start", training.learning_rate.warmup.start, 0.00005);
+  place("training.optimizer.weight_decay", training.optimizer.weight_decay, 0.01);
+}
+
 /// A network takes the place of the model that was named below, and the other way round.
 void drop_older_model(ModelConfig& model, const std::set<std::string>& given) {
   const bool name = given.contains("model.name"), network = given.contains("model.network");
@@ -256,6 +268,7 @@ ParsedConfig parse_run_file(std::string_view json_text, const std::string& sourc
     config.stpt.tie_rule = TieRule::prefer_unchanged;
   }
   place_default_anneal(config.training.learning_rate, given);
+  place_adamw_defaults(config.training, given);
   ConfigSource source(source_name, std::move(overridden));
   try {
     check_rules(config);
@@ -390,6 +403,7 @@ template std::string_view enum_name(TieRule);
 template std::string_view enum_name(ReplicaData);
 template std::string_view enum_name(RunningStatistics);
 template std::string_view enum_name(MomentumAtChoice);
+template std::string_view enum_name(OptimizerName);
 template std::string_view enum_name(MomentumForm);
 template std::string_view enum_name(Progress);
 template std::string_view enum_name(DriftLimit);

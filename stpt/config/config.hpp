@@ -39,6 +39,7 @@ enum class TieRule { prefer_unchanged, none, larger };
 enum class ReplicaData { same, disjoint };
 enum class RunningStatistics { winner, recalibrate };
 enum class MomentumAtChoice { winner, reset };
+enum class OptimizerName { sgd, adamw };
 enum class MomentumForm { velocity, lr_in_velocity };
 enum class Progress { kept, discarded };
 enum class DriftLimit { clamp, anchor, ratio_cap };
@@ -115,10 +116,13 @@ struct LearningRateConfig {
 };
 
 struct OptimizerConfig {
-  double momentum = 0.9;
-  MomentumForm momentum_form = MomentumForm::velocity;
-  bool nesterov = false;
+  OptimizerName name = OptimizerName::sgd;
+  double momentum = 0.9;                                ///< adamw: beta1
+  MomentumForm momentum_form = MomentumForm::velocity;  ///< sgd
+  bool nesterov = false;                                ///< sgd
   double weight_decay = 5e-4;
+  double beta2 = 0.999;    ///< adamw
+  double epsilon = 1e-8;   ///< adamw
   bool decay_all = false;  ///< weight decay on BatchNorm parameters and biases, too
   friend bool operator==(const OptimizerConfig&, const OptimizerConfig&) = default;
 };
@@ -253,7 +257,7 @@ struct ParsedConfig {
 /// candidates nor a schedule are given, the default schedule begins behind the warm-up; where they
 /// are but no tie rule, it is prefer_unchanged, since `larger` would let the LR climb in a set that
 /// is tried again and again; where nothing is said about the anneal, only policies that choose the
-/// LR have one. Throws ConfigError.
+/// LR have one; adamw has defaults of its own. Throws ConfigError.
 [[nodiscard]] ParsedConfig parse_run_file(std::string_view json_text,
                                           const std::string& source_name,
                                           const std::vector<std::string>& overrides = {});

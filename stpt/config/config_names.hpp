@@ -165,6 +165,12 @@ inline constexpr std::array names<MomentumAtChoice> = {
           "zero, but not in epochs with one candidate, where nothing was chosen"},
 };
 template <>
+inline constexpr std::array names<OptimizerName> = {
+    Named{OptimizerName::sgd, "sgd", "stochastic gradient descent with momentum, as in the paper"},
+    Named{OptimizerName::adamw, "adamw",
+          "Adam with the weight decay beside the gradient (Loshchilov and Hutter 2019)"},
+};
+template <>
 inline constexpr std::array names<MomentumForm> = {
     Named{MomentumForm::velocity, "velocity",
           "v = momentum * v + g, w = w - lr * v: a new learning rate acts at once"},

@@ -235,6 +235,19 @@ const std::vector<Rule>& rules() {
          if (optimizer.momentum > 0) return std::nullopt;
          return Problem{path, "is true without momentum; must be false, or momentum above 0"};
        }},
+      {"`training.optimizer.name` is sgd with `nesterov` or the `momentum_form` lr_in_velocity.",
+       [](const Config& config) -> MaybeProblem {
+         const OptimizerConfig& optimizer = config.training.optimizer;
+         if (optimizer.name == OptimizerName::sgd) return std::nullopt;
+         const std::string of_sgd = ", which adamw does not know; must be ";
+         if (optimizer.nesterov) {
+           return Problem{"training.optimizer.nesterov",
+                          "is true" + of_sgd + "false, or the optimizer's name sgd"};
+         }
+         if (optimizer.momentum_form == MomentumForm::velocity) return std::nullopt;
+         return Problem{"training.optimizer.momentum_form",
+                        "is lr_in_velocity" + of_sgd + "velocity, or the optimizer's name sgd"};
+       }},
       {"`stpt.schedule` rises in `from_epoch`.",
        [](const Config& config) -> MaybeProblem {
          const std::vector<ScheduleEntry>& schedule = config.stpt.schedule;

@@ -339,7 +339,7 @@ const std::vector<Section>& sections() {
        "Down to 0 at the end. A chooser of learning rates never goes down by itself, so this is "
        "worth much with `stpt`, and is there unless the run file says otherwise; the policies "
        "cosine and linear do it already."},
-      {"training.optimizer", "Stochastic gradient descent with momentum."},
+      {"training.optimizer", "How a gradient changes the weights."},
       {"stpt",
        "An epoch under policy `stpt` begins with Pre-train: every candidate trains for `alpha` "
        "iterations from the same model, with the base learning rate times its factor. The best one "
@@ -453,11 +453,11 @@ const std::vector<Key>& schema() {
             "Of initialisation, order, augmentation and split."),
 
       // Parameters are float32.
-      number("training.learning_rate.initial", STPT_FIELD(training.learning_rate.initial),
-             {1e-30, true, 1e30, true},
-             "The learning rate to begin with. Where the first epoch tries the set search, what "
-             "`stpt` "
-             "finds depends little on it."),
+      number(
+          "training.learning_rate.initial", STPT_FIELD(training.learning_rate.initial),
+          {1e-30, true, 1e30, true},
+          "The learning rate to begin with; with adamw 0.001 unless something else is said. Where "
+          "the first epoch tries the set search, what `stpt` finds depends little on it."),
       choice("training.learning_rate.policy", STPT_FIELD(training.learning_rate.policy),
              "How it goes on."),
       epochs_key("training.learning_rate.milestones", STPT_FIELD(training.learning_rate.milestones),
@@ -472,8 +472,11 @@ const std::vector<Key>& schema() {
             STPT_FIELD(training.learning_rate.warmup.epochs), {0},
             "How long; 0 for none. A search behind it may take too small a learning rate "
             "(docs/learning_rate.md): keep what it warmed up to, or do without."),
-      number("training.learning_rate.warmup.start", STPT_FIELD(training.learning_rate.warmup.start),
-             at_least(0), "The learning rate of the first iteration."),
+      number(
+          "training.learning_rate.warmup.start", STPT_FIELD(training.learning_rate.warmup.start),
+          at_least(0),
+          "The learning rate of the first iteration; with adamw 0.00005 unless something else is "
+          "said."),
       choice("training.learning_rate.warmup.form", STPT_FIELD(training.learning_rate.warmup.form),
              "How it goes on from there."),
       choice("training.learning_rate.anneal.form", STPT_FIELD(training.learning_rate.anneal.form),
@@ -484,14 +487,21 @@ const std::vector<Key>& schema() {
              "Over the last part of what follows the warm-up. No epoch that begins in it has a "
              "Pre-train."),
 
+      choice("training.optimizer.name", STPT_FIELD(training.optimizer.name), "Which rule."),
       number("training.optimizer.momentum", STPT_FIELD(training.optimizer.momentum),
-             {0, true, 1, false}, "0 is plain gradient descent."),
+             {0, true, 1, false}, "0 is plain gradient descent. With adamw Adam's beta1."),
       choice("training.optimizer.momentum_form", STPT_FIELD(training.optimizer.momentum_form),
-             "Where the learning rate stands."),
+             "With sgd: where the learning rate stands."),
       flag("training.optimizer.nesterov", STPT_FIELD(training.optimizer.nesterov),
-           "Nesterov's look-ahead."),
+           "With sgd: Nesterov's look-ahead."),
       number("training.optimizer.weight_decay", STPT_FIELD(training.optimizer.weight_decay),
-             {0, true, 1, true}, "Times the weights, added to the gradient."),
+             {0, true, 1, true},
+             "Times the weights: with sgd added to the gradient; with adamw, where it is 0.01 "
+             "unless something else is said, taken off them times the learning rate."),
+      number("training.optimizer.beta2", STPT_FIELD(training.optimizer.beta2), {0, true, 1, false},
+             "With adamw: of the mean of squared gradients."),
+      number("training.optimizer.epsilon", STPT_FIELD(training.optimizer.epsilon),
+             {1e-30, true, 1, true}, "With adamw: added to the root of that mean."),
       flag("training.optimizer.decay_all", STPT_FIELD(training.optimizer.decay_all),
            "Weight decay on batch normalisation's parameters and on biases, too."),
 
@@ -531,8 +541,10 @@ const std::vector<Key>& schema() {
       whole("stpt.recalibration_batches", STPT_FIELD(stpt.recalibration_batches), {1},
             "With running_statistics recalibrate: so many batches of `batch_per_worker` training "
             "images as they are, the first of the epoch's order."),
-      choice("stpt.momentum", STPT_FIELD(stpt.momentum),
-             "The momentum buffer after the choice, with winner_progress kept."),
+      choice(
+          "stpt.momentum", STPT_FIELD(stpt.momentum),
+          "The optimizer's momentum (with adamw both of its means, and the count of their steps) "
+          "after the choice, with winner_progress kept."),
       choice("stpt.winner_progress", STPT_FIELD(stpt.winner_progress),
              "What the winner learnt in Pre-train."),
       number("stpt.divergence_factor", STPT_FIELD(stpt.divergence_factor), at_least(0),

@@ -39,7 +39,7 @@ static_assert(std::endian::native == std::endian::little, "checkpoints are copie
 static_assert(sizeof(float) == 4 && std::numeric_limits<float>::is_iec559);
 
 constexpr std::string_view magic = "STPTCKPT";
-constexpr std::uint32_t version = 3;
+constexpr std::uint32_t version = 4;
 constexpr std::size_t preamble_bytes =
     magic.size() + sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t);
 constexpr std::size_t digest_bytes = 64;
@@ -51,7 +51,7 @@ using Arrays = std::vector<std::vector<float>>;
 template <class Model, class Visit>
 void visit_arrays(Model& model, Visit&& visit) {
   visit("parameters", model.parameters);
-  visit("velocity", model.velocity);
+  visit("moments", model.moments);
   visit("running", model.running);
 }
 

@@ -365,25 +365,30 @@ void pools(Bench& bench, const models::Network& network, const auto& spec_of) {
   }
 }
 
-void update(Bench& bench, const models::Network& network) {
-  const models::Optimizer optimizer(network, {}, false);
-  std::vector<Bench::Buffer> buffers;  // weights, velocity and gradient of each bucket
-  std::int64_t parameters = 0;
+void update(Bench& bench, const models::Network& network, const char* what,
+            codelets::UpdateRule rule) {
+  const codelets::OptimizerSettings settings{.rule = rule};
+  const models::Optimizer optimizer(network, settings, false);
+  std::vector<Bench::Buffer> buffers;  // weights, moments and gradient of each bucket
+  std::size_t read = 0, written = 0;   // floats
   for (const std::size_t elements : network.buckets) {
-    for (int i = 0; i < 3; ++i) buffers.push_back(floats(static_cast<std::int64_t>(elements)));
-    parameters += static_cast<std::int64_t>(elements);
+    const std::size_t moments = codelets::moment_elements(rule, elements);
+    for (const std::size_t count : {elements, moments, elements})
+      buffers.push_back(floats(static_cast<std::int64_t>(count)));
+    read += 2 * elements + moments;
+    written += elements + moments;
   }
-  bench.time("SGD step", std::to_string(network.buckets.size()) + " buckets",
-             {0, 5.0 * sizeof(float) * static_cast<double>(parameters)}, buffers,
+  bench.time(what, std::to_string(network.buckets.size()) + " buckets",
+             {0, static_cast<double>((read + written) * sizeof(float))}, buffers,
              [&](std::span<void* const> at, codelets::Stream stream) {
-               std::vector<codelets::SgdBucket> buckets;
+               std::vector<codelets::UpdatedBucket> buckets;
                for (std::size_t bucket = 0; bucket < network.buckets.size(); ++bucket) {
                  const auto part = [&](std::size_t i) {
                    return static_cast<float*>(at[3 * bucket + i]);
                  };
-                 buckets.push_back({optimizer.ranges(bucket), part(0), part(1), part(2)});
+                 buckets.push_back(optimizer.updated(bucket, part(0), part(1), part(2)));
                }
-               codelets::sgd_step(buckets, 1, 1e-6f, {}, Cuda{}, stream);
+               codelets::optimizer_step(buckets, 1, 1e-6f, settings, Cuda{}, stream);
              });
 }
 
@@ -410,7 +415,8 @@ int bench_operations(const Options& options) {
   copy(bench, options.batch);
   normalisations(bench, network, spec_of);
   pools(bench, network, spec_of);
-  update(bench, network);
+  update(bench, network, "SGD step", codelets::UpdateRule::velocity);
+  update(bench, network, "AdamW step", codelets::UpdateRule::adamw);
   convolutions(bench, options, network, spec_of);  // they take the longest
   depthwise_convolutions(bench, options);
   return 0;

@@ -175,7 +175,7 @@ class PlainLoop {
     for (std::size_t bucket = 0; bucket < values.parameters.size(); ++bucket) {
       put(models::Resource::parameters, values.parameters[bucket]);
       put(models::Resource::gradients, std::vector<float>(values.parameters[bucket].size()));
-      velocity_.push_back(on_device(values.velocity[bucket]));
+      moments_.push_back(on_device(values.moments[bucket]));
     }
     if (network.has_batch_norm()) put(models::Resource::running, values.running[0]);
     for (const std::size_t bytes : program_.group_bytes())
@@ -184,17 +184,17 @@ class PlainLoop {
       program_.run_here(
           [this](models::Resource resource, int index) { return address(resource, index); },
           scratch_.address(), stream_.native());
-      std::vector<codelets::SgdBucket> buckets;
-      for (std::size_t bucket = 0; bucket < velocity_.size(); ++bucket) {
+      std::vector<codelets::UpdatedBucket> buckets;
+      for (std::size_t bucket = 0; bucket < moments_.size(); ++bucket) {
         const auto at = [&](models::Resource resource) {
           return static_cast<float*>(address(resource, static_cast<int>(bucket)));
         };
-        buckets.push_back({replicas.optimizer().ranges(bucket), at(models::Resource::parameters),
-                           static_cast<float*>(velocity_[bucket].address()),
-                           at(models::Resource::gradients)});
+        buckets.push_back(replicas.optimizer().updated(
+            bucket, at(models::Resource::parameters),
+            static_cast<float*>(moments_[bucket].address()), at(models::Resource::gradients)));
       }
-      codelets::sgd_step(buckets, 1 / program_.loss_scale(), learning_rate, {}, codelets::Cuda{},
-                         stream_.native());
+      codelets::optimizer_step(buckets, 1 / program_.loss_scale(), learning_rate, {},
+                               codelets::Cuda{}, stream_.native());
     };
     steps(warm_up_steps);
   }
@@ -237,7 +237,7 @@ class PlainLoop {
   const models::Program& program_;
   DeviceMemory scratch_;
   std::map<models::Resource, std::vector<DeviceMemory>> memory_;
-  std::vector<DeviceMemory> velocity_;
+  std::vector<DeviceMemory> moments_;
   std::vector<codelets::SampleScore> loss_scores_;
   OwnStream stream_;
   std::function<void()> enqueue_;

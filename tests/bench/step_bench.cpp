@@ -166,14 +166,15 @@ class PlainLoop {
                              codelets::Cpu{}, nullptr);
       }
       const runtime::HostView weights(bench_.state.parameters[bucket], runtime::Access::read_write);
-      const runtime::HostView velocity(bench_.state.velocity[bucket], runtime::Access::read_write);
+      const runtime::HostView moments(bench_.state.moments[bucket], runtime::Access::read_write);
       const codelets::ParameterRange whole{0, count, false};
-      const codelets::SgdBucket updated{{&whole, 1},
-                                        weights.as<float>().data(),
-                                        velocity.as<float>().data(),
-                                        sum.as<float>().data()};
-      codelets::sgd_step({&updated, 1}, 1.0f / static_cast<float>(gradients_.size()), 0.01f, {},
-                         codelets::Cpu{}, nullptr);
+      const codelets::UpdatedBucket updated{{&whole, 1},
+                                            count,
+                                            weights.as<float>().data(),
+                                            moments.as<float>().data(),
+                                            sum.as<float>().data()};
+      codelets::optimizer_step({&updated, 1}, 1.0f / static_cast<float>(gradients_.size()), 0.01f,
+                               {}, codelets::Cpu{}, nullptr);
     }
   }
 

@@ -393,6 +393,42 @@ def sgd():
     return out
 
 
+def adamw():
+    """Five steps with a learning rate that changes; "<case>/gradients" has one row a step."""
+    cases = {
+        # name: count, beta1, beta2, epsilon, weight_decay
+        "default": (37, 0.9, 0.999, 1e-8, 1e-2),
+        "fast": (101, 0.5, 0.9, 1e-3, 0.3),
+        "no_momentum": (23, 0.0, 0.99, 1e-8, 0.0),
+        "no_memory": (23, 0.9, 0.0, 1e-8, 0.0),
+    }
+    learning_rates = [float(np.float32(lr)) for lr in (0.1, 0.2, 0.05, 0.05, 0.001)]
+    out = {}
+    random = Random(26)
+    for name, (count, *settings) in cases.items():
+        beta1, beta2, epsilon, decay = (float(np.float32(value)) for value in settings)
+        weights = random.normal(count)
+        gradients = random.normal(len(learning_rates), count)
+        gradients[:, :3] *= 1e-6
+        gradients[:2, 3:6] = 0
+        out[f"{name}/settings"] = np.array([beta1, beta2, epsilon, decay])
+        out[f"{name}/learning_rates"] = np.array(learning_rates)
+        out[f"{name}/weights"] = weights.clone()
+        out[f"{name}/gradients"] = gradients
+        w = torch.nn.Parameter(weights)
+        optimizer = torch.optim.AdamW(
+            [w], lr=1.0, betas=(beta1, beta2), eps=epsilon, weight_decay=decay
+        )
+        for lr, gradient in zip(learning_rates, gradients):
+            optimizer.param_groups[0]["lr"] = lr
+            w.grad = gradient.clone()
+            optimizer.step()
+        out[f"{name}/weights_after"] = w
+        out[f"{name}/first_after"] = optimizer.state[w]["exp_avg"]
+        out[f"{name}/second_after"] = optimizer.state[w]["exp_avg_sq"]
+    return out
+
+
 # --- one training step of ResNet-8 -----------------------------------------------------------------
 
 
@@ -606,7 +642,7 @@ def main():
     files = {
         f.__name__: f
         for f in (conv2d, concat, dropout, multiply, activation, fully_connected, pool2d, batch_norm,
-                  softmax_cross_entropy, sgd, resnet8_step, resnet50_step,
+                  softmax_cross_entropy, sgd, adamw, resnet8_step, resnet50_step,
                   torchvision_losses)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

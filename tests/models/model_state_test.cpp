@@ -16,22 +16,23 @@ using testing::network_of_buckets;
 using testing::numbered;
 
 bool equal(const ModelValues& a, const ModelValues& b) {
-  return a.parameters == b.parameters && a.velocity == b.velocity && a.running == b.running;
+  return a.parameters == b.parameters && a.moments == b.moments && a.running == b.running;
 }
 
 TEST_CASE("a state gives back what was written", "[model state]") {
   Runtime runtime({.cpu_workers = 2, .scheduler = {}});
+  const auto rule = GENERATE(codelets::UpdateRule::velocity, codelets::UpdateRule::adamw);
   for (const char* name : {"resnet8", "lenet5"}) {
     const Network net = make_network(name, {1, 3, 28, 28}, 10);
-    ModelState state(net, 3, "state");
+    ModelState state(net, 3, "state", rule);
     const ModelValues fresh = read(state);
-    for (const auto& bucket : fresh.velocity)
+    for (const auto& bucket : fresh.moments)
       CHECK(bucket == std::vector<float>(bucket.size(), 0.0f));
-    const ModelValues initial = ModelValues::initial(net, 3, 5);
+    const ModelValues initial = ModelValues::initial(net, 3, 5, rule);
     CHECK(initial.running.size() == (net.has_batch_norm() ? 3U : 0U));
     write(state, initial);
     CHECK(equal(read(state), initial));
-    const ModelValues values = numbered(net, 3, 0);
+    const ModelValues values = numbered(net, 3, 0, rule);
     write(state, values);
     CHECK(equal(read(state), values));
   }
@@ -40,13 +41,14 @@ TEST_CASE("a state gives back what was written", "[model state]") {
 TEST_CASE("values in other buckets are cut anew, those of another network are not",
           "[model state]") {
   Network cut = network_of_buckets();
+  const auto rule = GENERATE(codelets::UpdateRule::velocity, codelets::UpdateRule::adamw);
   for (const std::size_t least : {least_bucket, std::size_t{5000}, std::size_t{1}}) {
     const Network written = cut;
-    ModelValues values = numbered(written, 2, 0);
+    ModelValues values = numbered(written, 2, 0, rule);
     make_buckets(cut, least);
-    REQUIRE(values.arrange_for(cut, 2));
+    REQUIRE(values.arrange_for(cut, 2, rule));
     REQUIRE(values.parameters.size() == cut.buckets.size());
-    const ModelValues before = numbered(written, 2, 0);
+    const ModelValues before = numbered(written, 2, 0, rule);
     for (std::size_t i = 0; i < cut.parameters.size(); ++i) {
       const Parameter &from = written.parameters[i], &to = cut.parameters[i];
       const auto value = [](const std::vector<std::vector<float>>& buckets,
@@ -54,7 +56,16 @@ TEST_CASE("values in other buckets are cut anew, those of another network are no
         return buckets[static_cast<std::size_t>(place.bucket)][place.offset];
       };
       CHECK(value(values.parameters, to) == value(before.parameters, from));
-      CHECK(value(values.velocity, to) == value(before.velocity, from));
+      CHECK(value(values.moments, to) == value(before.moments, from));
+      if (rule != codelets::UpdateRule::adamw) continue;
+      const auto second = [](const Network& network, const ModelValues& of,
+                             const Parameter& place) {
+        const auto bucket = static_cast<std::size_t>(place.bucket);
+        return of.moments[bucket][network.buckets[bucket] + place.offset];
+      };
+      CHECK(second(cut, values, to) == second(written, before, from));
+      // The number of steps, which all buckets have in common.
+      CHECK(values.moments[static_cast<std::size_t>(to.bucket)].back() == before.moments[0].back());
     }
   }
   ModelValues values = numbered(cut, 2, 0);
@@ -62,8 +73,15 @@ TEST_CASE("values in other buckets are cut anew, those of another network are no
   CHECK_FALSE(values.arrange_for(cut, 3));
   CHECK_FALSE(values.arrange_for(make_network("resnet20", {1, 3, 8, 8}, 10), 2));
   CHECK_FALSE(values.arrange_for(make_network("mlp", {1, 3, 8, 8}, 10), 2));
-  values.velocity.pop_back();
+  CHECK_FALSE(values.arrange_for(cut, 2, codelets::UpdateRule::adamw));
+  values.moments.pop_back();
   CHECK_FALSE(values.arrange_for(cut, 2));
+  ModelValues two = numbered(cut, 2, 0, codelets::UpdateRule::adamw);
+  CHECK_FALSE(two.arrange_for(cut, 2));
+  two.moments.back().pop_back();
+  CHECK_FALSE(two.arrange_for(cut, 2, codelets::UpdateRule::adamw));
+  two.moments.pop_back();
+  CHECK_FALSE(two.arrange_for(cut, 2, codelets::UpdateRule::adamw));
 }
 
 TEST_CASE("values of another network are refused", "[model state]") {
@@ -86,15 +104,16 @@ TEST_CASE("values of another network are refused", "[model state]") {
 TEST_CASE("copies are complete and independent", "[model state]") {
   Runtime runtime({.cpu_workers = 2, .scheduler = {}});
   const Network net = network_of_buckets();
-  ModelState a(net, 2, "a"), b(net, 2, "b");
-  const ModelValues values = numbered(net, 2, 0);
+  const auto rule = GENERATE(codelets::UpdateRule::velocity, codelets::UpdateRule::adamw);
+  ModelState a(net, 2, "a", rule), b(net, 2, "b", rule);
+  const ModelValues values = numbered(net, 2, 0, rule);
   write(a, values);
   b.copy_from(a);
-  a.reset_velocity();
+  a.reset_moments();
   a.copy_from(a);
   CHECK(equal(read(b), values));
   ModelValues cleared = values;
-  for (auto& bucket : cleared.velocity) std::fill(bucket.begin(), bucket.end(), 0.0f);
+  for (auto& bucket : cleared.moments) std::fill(bucket.begin(), bucket.end(), 0.0f);
   CHECK(equal(read(a), cleared));
   runtime.wait_for_all();
 }

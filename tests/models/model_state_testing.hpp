@@ -13,9 +13,10 @@ inline models::Network network_of_buckets() {
 }
 
 /// Every number another one.
-inline models::ModelValues numbered(const models::Network& network, int workers, float start) {
-  models::ModelValues values = models::ModelValues::initial(network, workers, 1);
-  for (auto* part : {&values.parameters, &values.velocity, &values.running}) {
+inline models::ModelValues numbered(const models::Network& network, int workers, float start,
+                                    codelets::UpdateRule rule = {}) {
+  models::ModelValues values = models::ModelValues::initial(network, workers, 1, rule);
+  for (auto* part : {&values.parameters, &values.moments, &values.running}) {
     for (auto& tensor : *part) {
       for (float& value : tensor) value = start += 1;
     }

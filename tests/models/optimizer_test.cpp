@@ -23,10 +23,12 @@ TEST_CASE("the optimizer updates every parameter, with decay where it applies", 
   Runtime runtime({.cpu_workers = 2, .scheduler = {}});
   const Network net = GENERATE(network_of_buckets(), make_network("lenet5", {1, 1, 28, 28}, 10));
   const bool decay_all = GENERATE(false, true);
-  const codelets::SgdSettings settings{.momentum = 0.9f, .weight_decay = 0.1f};
+  const auto rule = GENERATE(codelets::UpdateRule::velocity, codelets::UpdateRule::adamw);
+  const codelets::OptimizerSettings settings{
+      .momentum = 0.9f, .weight_decay = 0.1f, .rule = rule, .beta2 = 0.5f, .epsilon = 1e-3f};
   const Optimizer optimizer(net, settings, decay_all);
-  ModelState state(net, 1, "state");
-  const ModelValues before = ModelValues::initial(net, 1, 3);
+  ModelState state(net, 1, "state", rule);
+  const ModelValues before = ModelValues::initial(net, 1, 3, rule);
   write(state, before);
   std::mt19937 random(1);
   std::vector<Tensor> gradients;
@@ -56,15 +58,27 @@ TEST_CASE("the optimizer updates every parameter, with decay where it applies", 
     const double decay = parameter.decay || decay_all ? 0.1 : 0.0;
     for (std::size_t i = parameter.offset;
          i < parameter.offset + static_cast<std::size_t>(parameter.shape.elements()); ++i) {
-      double w = static_cast<double>(before.parameters[bucket][i]), v = 0;
-      for (int step = 0; step < 2; ++step) {
-        v = 0.9 * v + static_cast<double>(values[bucket][i] * scale) + decay * w;
-        w -= static_cast<double>(rate) * v;
+      double w = static_cast<double>(before.parameters[bucket][i]), m = 0, v = 0;
+      const double g = static_cast<double>(values[bucket][i] * scale);
+      for (int step = 1; step <= 2; ++step) {
+        if (rule == codelets::UpdateRule::velocity) {
+          m = 0.9 * m + g + decay * w;
+          w -= static_cast<double>(rate) * m;
+          continue;
+        }
+        m = 0.9 * m + 0.1 * g;
+        v = 0.5 * v + 0.5 * g * g;
+        const double root = std::sqrt(v / (1 - std::pow(0.5, step)));
+        w -=
+            static_cast<double>(rate) * (m / (1 - std::pow(0.9, step)) / (root + 1e-3) + decay * w);
       }
-      REQUIRE(static_cast<double>(after.parameters[bucket][i]) ==
-              Approx(w).epsilon(1e-5).margin(1e-6));
-      REQUIRE(static_cast<double>(after.velocity[bucket][i]) ==
-              Approx(v).epsilon(1e-5).margin(1e-6));
+      const std::vector<float>& moments = after.moments[bucket];
+      const auto same = [](double value) { return Approx(value).epsilon(1e-5).margin(1e-6); };
+      REQUIRE(static_cast<double>(after.parameters[bucket][i]) == same(w));
+      REQUIRE(static_cast<double>(moments[i]) == same(m));
+      if (rule == codelets::UpdateRule::velocity) continue;
+      REQUIRE(static_cast<double>(moments[net.buckets[bucket] + i]) == same(v));
+      REQUIRE(moments.back() == 2);
     }
   }
   // What lies between the parameters has stayed 0.

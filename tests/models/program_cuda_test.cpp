@@ -221,7 +221,7 @@ TEST_CASE("Steps on a GPU follow those on cores", "[cuda]") {
   // Roundings of 6e-8 in four steps of a network without normalisation.
   for (std::size_t bucket = 0; bucket < cores.values.parameters.size(); ++bucket) {
     CHECK(distance(gpu.values.parameters[bucket], cores.values.parameters[bucket]) <= 1e-5);
-    CHECK(distance(gpu.values.velocity[bucket], cores.values.velocity[bucket]) <= 1e-4);
+    CHECK(distance(gpu.values.moments[bucket], cores.values.moments[bucket]) <= 1e-4);
   }
 }
 

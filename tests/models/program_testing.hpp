@@ -53,7 +53,7 @@ struct Problem {
   Problem(Network net, int size) : network(std::move(net)), batch(size) {
     for (const std::size_t elements : network.buckets)
       values.parameters.emplace_back(elements, 0.0f);
-    values.velocity = values.parameters;
+    values.moments = values.parameters;
     values.running = {network.initial_running_statistics()};
   }
 
@@ -177,7 +177,7 @@ inline bool same(const Outcome& a, const Outcome& b) {
          (a.scores.empty() || std::memcmp(a.scores.data(), b.scores.data(),
                                           a.scores.size() * sizeof(SampleScore)) == 0) &&
          same(a.gradients, b.gradients) && same(a.values.parameters, b.values.parameters) &&
-         same(a.values.velocity, b.values.velocity) && same(a.values.running, b.values.running);
+         same(a.values.moments, b.values.moments) && same(a.values.running, b.values.running);
 }
 
 enum class How { tasks, here };

@@ -22,7 +22,7 @@ TEST_CASE("a transfer spreads running statistics of fewer workers in turn", "[tr
   for (std::size_t worker = 0; worker < 5; ++worker)
     CHECK(after.running[worker] == values.running[worker % 2]);
   CHECK(after.parameters == values.parameters);
-  CHECK(after.velocity == values.velocity);
+  CHECK(after.moments == values.moments);
 }
 
 }  // namespace

@@ -195,6 +195,9 @@ TEST_CASE("replicas of any number share the ranks", "[cluster]") {
        {"stpt.running_statistics=recalibrate", "stpt.recalibration_batches=3",
         "stpt.momentum=reset", "training.optimizer.momentum_form=lr_in_velocity",
         "model.name=resnet20", "stpt.candidates=[2,1]"}},
+      {"AdamW, its means reset",
+       {"training.optimizer.name=adamw", "stpt.momentum=reset", "stpt.pretrain_batch=worker",
+        "stpt.candidates=[4,3,2,1,0.5,0.25]", "training.workers=4"}},
   }));
   INFO(name);
   Program program;

@@ -91,7 +91,7 @@ TEST_CASE("who asks for too many candidates is told how many fit", "[experiment]
                       "at most %d fit",
                       &needed, &free, &fit) == 3);
   // The first layer has 512 x 512 x 256 weights, or 0.25 GiB. A candidate has them three times, as
-  // parameters, velocity and mean.
+  // parameters, moments and mean.
   CHECK(needed > 768);
   CHECK(needed < 780);
   CHECK(free > 0.5 * available / gibibyte);

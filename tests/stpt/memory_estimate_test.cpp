@@ -112,7 +112,7 @@ TEST_CASE("what cannot fit names what to make smaller", "[memory_estimate]") {
 
 TEST_CASE("who has no memory for all candidates is told how many fit", "[memory_estimate]") {
   Rank rank;
-  // A model of a 13th of the memory. It is there twice with the checkpoint, each with its velocity,
+  // A model of a 13th of the memory. It is there twice with the checkpoint, each with its moments,
   // and two steps' gradients: what is left holds three and a half candidates.
   const std::uint64_t available = runtime::Machine::detect().available_bytes;
   rank.network = models::make_network("mlp", {1, 2, 12, 12}, 4);
@@ -122,6 +122,9 @@ TEST_CASE("who has no memory for all candidates is told how many fit", "[memory_
   CHECK_THAT(rank.refusal(),
              Catch::Matchers::StartsWith("run.json: stpt.candidates: 10 candidates need about ") &&
                  Catch::Matchers::EndsWith(" are available; at most 3 fit"));
+  // With AdamW each has two moments: what is left beside 6 + 2 holds one and two thirds.
+  rank.config.training.optimizer.name = OptimizerName::adamw;
+  CHECK_THAT(rank.refusal(), Catch::Matchers::EndsWith(" are available; at most 1 fit"));
 }
 
 TEST_CASE("a GPU gets as many workers as fit beside its models", "[memory_estimate]") {

@@ -92,9 +92,14 @@ TEST_CASE("training steps as the run file's optimizer says", "[session]") {
       auto& gradient = gradients.emplace_back(before.parameters[bucket].size());
       for (std::size_t i = 0; i < gradient.size(); ++i) {
         gradient[i] = static_cast<float>(i % 13) - 6;
-        before.velocity[bucket][i] = static_cast<float>(i % 7) - 3;
+        before.moments[bucket][i] = static_cast<float>(i % 7) - 3;
+        if (settings.name == OptimizerName::adamw)
+          before.moments[bucket][gradient.size() + i] = 1 + static_cast<float>(i % 3);
         before.parameters[bucket][i] += static_cast<float>(i % 5);  // biases begin at 0
       }
+    }
+    if (settings.name == OptimizerName::adamw) {
+      for (auto& moments : before.moments) moments.back() = 2;  // steps
     }
     models::write(*session.current, before);
     const double scale = 0.25, rate = 0.5;
@@ -117,7 +122,26 @@ TEST_CASE("training steps as the run file's optimizer says", "[session]") {
       for (std::int64_t k = 0; k < parameter.shape.elements(); ++k) {
         const std::size_t i = parameter.offset + static_cast<std::size_t>(k);
         double w = static_cast<double>(before.parameters[bucket][i]);
-        double v = static_cast<double>(before.velocity[bucket][i]);
+        double v = static_cast<double>(before.moments[bucket][i]);
+        if (settings.name == OptimizerName::adamw) {
+          const std::size_t second = before.parameters[bucket].size() + i;
+          const auto mean = [](double beta, double value, double now) {
+            return beta * value + (1 - beta) * now;
+          };
+          const double now = static_cast<double>(gradients[bucket][i]) * scale;
+          const double m = mean(settings.momentum, v, now),
+                       square =
+                           mean(settings.beta2, static_cast<double>(before.moments[bucket][second]),
+                                now * now);
+          // It was the third step.
+          const double root = std::sqrt(square / (1 - std::pow(settings.beta2, 3)));
+          w -= rate *
+               (m / (1 - std::pow(settings.momentum, 3)) / (root + settings.epsilon) + decay * w);
+          if (!(std::abs(static_cast<double>(after.parameters[bucket][i]) - w) < 1e-5)) ++wrong;
+          if (!(std::abs(static_cast<double>(after.moments[bucket][second]) - square) < 1e-5))
+            ++wrong;
+          continue;
+        }
         const double g = static_cast<double>(gradients[bucket][i]) * scale + decay * w;
         const bool inside = settings.momentum_form == MomentumForm::lr_in_velocity;
         const double step = inside ? -rate * g : g;
@@ -126,7 +150,7 @@ TEST_CASE("training steps as the run file's optimizer says", "[session]") {
         w += inside ? change : -rate * change;
         // A few roundings of values below 10.
         if (!(std::abs(static_cast<double>(after.parameters[bucket][i]) - w) < 1e-5)) ++wrong;
-        if (!(std::abs(static_cast<double>(after.velocity[bucket][i]) - v) < 1e-5)) ++wrong;
+        if (!(std::abs(static_cast<double>(after.moments[bucket][i]) - v) < 1e-5)) ++wrong;
       }
     }
     CHECK(wrong == 0);
@@ -144,6 +168,16 @@ TEST_CASE("training steps as the run file's optimizer says", "[session]") {
   check({optimizer + "weight_decay=0.25"}, settings);
   settings.decay_all = true;
   check({optimizer + "weight_decay=0.25", optimizer + "decay_all=true"}, settings);
+  settings = {.name = OptimizerName::adamw, .weight_decay = 0.01};
+  check({optimizer + "name=adamw"}, settings);
+  settings = {.name = OptimizerName::adamw,
+              .momentum = 0.5,
+              .weight_decay = 0.25,
+              .beta2 = 0.75,
+              .epsilon = 0.125};
+  check({optimizer + "name=adamw", optimizer + "momentum=0.5", optimizer + "weight_decay=0.25",
+         optimizer + "beta2=0.75", optimizer + "epsilon=0.125"},
+        settings);
 }
 
 TEST_CASE("running statistics are the workers' mean, or those of the first batches", "[session]") {

@@ -104,7 +104,8 @@ TEST_CASE("Every option of Pre-train runs on a GPU", "[cuda]") {
        {"stpt.winner_progress=discarded", "stpt.momentum=reset", "stpt.replica_data=disjoint",
         "stpt.score=training_window", "stpt.score_statistics=running",
         "stpt.running_statistics=recalibrate", "stpt.pretrain_batch=worker",
-        "training.optimizer.nesterov=true", "training.optimizer.momentum_form=lr_in_velocity"}) {
+        "training.optimizer.nesterov=true", "training.optimizer.momentum_form=lr_in_velocity",
+        "training.optimizer.name=adamw"}) {
     INFO(option);
     const Outcome gpu =
         train_on(1, 2, run + Overrides{option, "stpt.score_window=2", "training.epochs=1"});

@@ -170,7 +170,8 @@ TEST_CASE("losers leave no trace in the winner") {
 }
 
 TEST_CASE("the same bits on 1, 2 and 8 StarPU workers under every scheduler") {
-  const Overrides run = small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]"};
+  const Overrides run = small + Overrides{"model.name=resnet8", "stpt.candidates=[2, 1, 0.5]"} +
+                        GENERATE(Overrides{}, adamw);
   const Outcome reference =
       train(run + Overrides{"runtime.cpu_workers=1", "runtime.scheduler=eager"});
   for (const char* workers : {"1", "2", "8"}) {
@@ -774,8 +775,10 @@ TEST_CASE("baselines follow their schedules") {
 }
 
 TEST_CASE("a run resumed from a checkpoint ends with the same bits") {
-  const Overrides run = GENERATE(small + Overrides{"model.name=resnet8"}, small_with_dropout()) +
-                        Overrides{"stpt.candidates=[2, 1, 0.5]", "training.epochs=4"};
+  const Overrides run =
+      GENERATE(small + Overrides{"model.name=resnet8"},
+               small + adamw + Overrides{"model.name=resnet8"}, small_with_dropout()) +
+      Overrides{"stpt.candidates=[2, 1, 0.5]", "training.epochs=4"};
   const Outcome whole = train(run);
   Checkpoint middle;
   RunRecord record;

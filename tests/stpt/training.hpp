@@ -38,6 +38,8 @@ inline Overrides operator+(Overrides first, const Overrides& second) {
   return first;
 }
 
+inline const Overrides adamw = {"training.optimizer.name=adamw"};
+
 /// The same of a network with batch norm and, unless `dropout` is "", such a layer.
 inline Overrides small_with(const std::string& dropout) {
   Overrides overrides = small;
@@ -84,7 +86,7 @@ inline bool same_bits(const models::ModelValues& a, const models::ModelValues& b
       return p.size() == q.size() && std::memcmp(p.data(), q.data(), p.size() * sizeof(float)) == 0;
     });
   };
-  return same(a.parameters, b.parameters) && same(a.velocity, b.velocity) &&
+  return same(a.parameters, b.parameters) && same(a.moments, b.moments) &&
          same(a.running, b.running);
 }
 

@@ -417,6 +417,13 @@ TEST_CASE("rules between keys", "[config]") {
                      {"nesterov": true, "momentum_form": "lr_in_velocity"}}})") ==
         "run.json: training.optimizer.nesterov: is true with momentum_form lr_in_velocity; must be "
         "false, or momentum_form velocity");
+  CHECK(error_of(R"({"training": {"optimizer": {"name": "adamw", "nesterov": true}}})") ==
+        "run.json: training.optimizer.nesterov: is true, which adamw does not know; must be false, "
+        "or the optimizer's name sgd");
+  CHECK(error_of(R"({"training": {"optimizer":
+                     {"name": "adamw", "momentum_form": "lr_in_velocity"}}})") ==
+        "run.json: training.optimizer.momentum_form: is lr_in_velocity, which adamw does not know; "
+        "must be velocity, or the optimizer's name sgd");
   CHECK(error_of(R"({"training": {"optimizer": {"nesterov": true, "momentum": 0}}})") ==
         "run.json: training.optimizer.nesterov: is true without momentum; must be false, or "
         "momentum above 0");
@@ -597,6 +604,22 @@ TEST_CASE("where nothing is said about the anneal there is one if the LR is chos
         AnnealConfig{AnnealForm::linear, 0.2});
   CHECK(anneal_of({policy + "fixed", anneal + "form=cosine"}) ==
         AnnealConfig{AnnealForm::cosine, 0.5});
+}
+
+TEST_CASE("AdamW has learning rates and a decay of its own where nothing is said", "[config]") {
+  const auto of = [](const std::string& training) {
+    return parse_config(R"({"training": {"optimizer": {"name": "adamw")" + training + "}", "test")
+        .training;
+  };
+  const TrainingConfig own = of("}}");
+  CHECK(own.learning_rate.initial == 0.001);
+  CHECK(own.learning_rate.warmup.start == 0.00005);
+  CHECK(own.optimizer.weight_decay == 0.01);
+  const TrainingConfig given = of(
+      R"(, "weight_decay": 0.0005}, "learning_rate": {"initial": 0.1, "warmup": {"start": 0.005}}})");
+  CHECK(given.learning_rate.initial == 0.1);
+  CHECK(given.learning_rate.warmup.start == 0.005);
+  CHECK(given.optimizer.weight_decay == 0.0005);
 }
 
 TEST_CASE("where nothing is said about candidates the first Pre-train searches", "[config]") {

@@ -45,7 +45,7 @@ Checkpoint example() {
       {},
       {std::bit_cast<float>(0xff812345U),  // a signalling NaN
        std::numeric_limits<float>::infinity(), std::numeric_limits<float>::denorm_min()}};
-  checkpoint.model.velocity = {{0.25F, 1e-38F, -3.0F}, {}, {1, 2, 3}};
+  checkpoint.model.moments = {{0.25F, 1e-38F, -3.0F}, {}, {1, 2, 3}};
   checkpoint.model.running = {{0.5F, 0.75F}};
   return checkpoint;
 }
@@ -75,7 +75,7 @@ void check_same(const Checkpoint& a, const Checkpoint& b) {
   CHECK(same_bits({a.normalization.mean, a.normalization.stddev},
                   {b.normalization.mean, b.normalization.stddev}));
   CHECK(same_bits(a.model.parameters, b.model.parameters));
-  CHECK(same_bits(a.model.velocity, b.model.velocity));
+  CHECK(same_bits(a.model.moments, b.model.moments));
   CHECK(same_bits(a.model.running, b.model.running));
 }
 
@@ -224,7 +224,7 @@ TEST_CASE("What is no checkpoint is refused in one line", "[checkpoint]") {
     std::string changed = bytes;
     changed[8] = 1;
     CHECK(error_with(sign(changed)) ==
-          "is of version 1; must be of version 3, go on with the program that wrote it");
+          "is of version 1; must be of version 4, go on with the program that wrote it");
   }
 }
 
@@ -300,7 +300,7 @@ TEST_CASE("A save that does not end leaves the older checkpoint", "[checkpoint]"
   save_checkpoint(file, example());
   Checkpoint larger = example();
   larger.epoch = 8;
-  larger.model.velocity[0].assign(100000, 1.0F);
+  larger.model.moments[0].assign(100000, 1.0F);
 
   SECTION("killed in the middle of writing") {
     const int status = save_with_limit(file, larger, 65536, true);

@@ -60,7 +60,7 @@ TEST_CASE("what is exported is imported with the same bits", "[weights]") {
     ModelValues imported = ModelValues::initial(network, 2, 2);
     import_weights(file, network, imported);
     CHECK(imported.parameters == values.parameters);
-    CHECK(imported.velocity == values.velocity);
+    CHECK(imported.moments == values.moments);
     CHECK(imported.running == values.running);
   }
 }
