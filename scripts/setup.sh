@@ -102,7 +102,7 @@ debian_packages() {
   local boost=libboost-json-dev
   [[ ${VERSION_ID:-} == 12 ]] && boost=libboost-json1.81-dev  # 12's default Boost has no JSON
   echo g++ cmake ninja-build pkg-config libhwloc-dev libopenmpi-dev openmpi-bin "$boost" \
-    libdnnl-dev zlib1g-dev libjpeg62-turbo-dev libpng-dev libssl-dev catch2 \
+    libdnnl-dev zlib1g-dev libjpeg62-turbo-dev libpng-dev nettle-dev catch2 \
     dataset-fashion-mnist python3-matplotlib
   # To build StarPU:
   have_own_starpu || echo libfxt-dev fxt-tools dpkg-dev make patch debian-archive-keyring
@@ -153,7 +153,7 @@ check_elsewhere() {
   header zlib.h || need "zlib"
   header jpeglib.h || need "libjpeg-turbo"
   header png.h || need "libpng 1.6"
-  header openssl/evp.h || need "OpenSSL 3 (libcrypto)"
+  header nettle/sha2.h || need "Nettle 3"
   header catch2/catch.hpp || header catch2/catch_all.hpp || need "Catch2 2.13 or 3"
   "${PYTHON:-/usr/bin/python3}" -c "import matplotlib" 2>/dev/null ||
     need "Python 3 with matplotlib, for scripts/paper.sh (as /usr/bin/python3, or named by PYTHON)"

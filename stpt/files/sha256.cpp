@@ -1,46 +1,28 @@
 #include "stpt/files/sha256.hpp"
 
-#include <openssl/evp.h>
-
 #include <array>
-#include <stdexcept>
+#include <cstdint>
 #include <string_view>
 
 namespace stpt {
-namespace {
 
-void require(int ok) {
-  if (ok != 1) throw std::runtime_error("OpenSSL cannot compute SHA-256");
-}
-
-}  // namespace
-
-void Sha256::Free::operator()(evp_md_ctx_st* context) const noexcept { EVP_MD_CTX_free(context); }
-
-Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
-  require(context_ != nullptr);
-  require(EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr));
-}
+Sha256::Sha256() { sha256_init(&context_); }
 
 void Sha256::update(std::span<const std::byte> bytes) {
-  require(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()));
+  sha256_update(&context_, bytes.size(), reinterpret_cast<const std::uint8_t*>(bytes.data()));
 }
 
 std::string Sha256::hex_digest() const {
-  // Finishing a digest ends it, so a copy is finished.
-  const std::unique_ptr<evp_md_ctx_st, Free> copy(EVP_MD_CTX_new());
-  require(copy != nullptr);
-  require(EVP_MD_CTX_copy_ex(copy.get(), context_.get()));
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-  unsigned size = 0;
-  require(EVP_DigestFinal_ex(copy.get(), digest.data(), &size));
+  sha256_ctx finished = context_;  // whose digest ends it
+  std::array<std::uint8_t, SHA256_DIGEST_SIZE> digest{};
+  sha256_digest(&finished, digest.size(), digest.data());
 
   constexpr std::string_view digits = "0123456789abcdef";
   std::string text;
-  text.reserve(2 * size);
-  for (const unsigned char byte : std::span(digest).first(size)) {
-    text += digits[byte >> 4];
-    text += digits[byte & 15];
+  text.reserve(2 * digest.size());
+  for (const std::uint8_t byte : digest) {
+    text += digits[byte >> 4U];
+    text += digits[byte & 15U];
   }
   return text;
 }
