@@ -317,6 +317,50 @@ int train(const CommandLine& line, const std::string& version) {
   return train_in(*directory, *trainer, version, ranks, notices);
 }
 
+// ---- Testing ---------------------------------------------------------------------------------
+
+int test_model(const CommandLine& line, const std::string& version) {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  cluster.watch(tell_failure);
+  RunFile file;
+  std::optional<Trainer> trainer;
+  on_all_ranks([&] {
+    file = load_run_file(line);
+    check_runtime(file);
+    check_ranks(file);
+    Config config = file.config;
+    if (line.resume) {
+      config.model.weights.clear();  // the checkpoint has them
+      config.model.new_layers.clear();
+    }
+    trainer.emplace(config, file.source);
+    if (!line.resume) return;
+    const RunDirectory directory = RunDirectory::open(*line.resume);
+    trainer->load(load_checkpoint(directory.file(checkpoint_name)),
+                  directory.read_metrics().classes);
+  });
+  check_agreement(file, *trainer, version);
+  const auto end = [&cluster](const std::string& failure) {
+    if (cluster.size() > 1) cluster.abandon(failure, failed);
+    print_error(failure);
+  };
+  const BeforeAbort before_abort([&] { end(abort_failure(*trainer)); });
+  try {
+    const TestResult result =
+        trainer->test([&](const std::exception& error) { end(message_of(error)); });
+    if (cluster.rank() > 0) return 0;
+    const RunRecord& model = trainer->record();
+    print(model.model + " on " + format_count(result.images) + " test images of " + model.dataset +
+          ": accuracy " + format("%.2f %%", 100 * result.top1) +
+          (model.classes > 5 ? format(", among the best five %.2f %%", 100 * result.top5) : "") +
+          ", loss " + format("%.6g", result.loss) + "\n");
+  } catch (const std::exception& error) {
+    print_error(message_of(error));
+    return blames_data(error) ? bad_input : failed;
+  }
+  return 0;
+}
+
 // ---- The other actions -----------------------------------------------------------------------
 
 std::string memory_text(std::uint64_t bytes) {
@@ -408,6 +452,8 @@ int perform(const CommandLine& line, const std::string& version) {
   switch (line.action) {
     case Action::train:
       return train(line, version);
+    case Action::test:
+      return test_model(line, version);
     case Action::validate:
       print(validate_run(line));
       break;
@@ -456,7 +502,8 @@ int run_application(int argc, const char* const* argv, const std::string& versio
     try {
       const CommandLine line = agreed_command_line(argc, argv);
       // Of what only shows something, one answer is enough.
-      return cluster.rank() == 0 || line.action == Action::train ? perform(line, version) : 0;
+      const bool by_all = line.action == Action::train || line.action == Action::test;
+      return cluster.rank() == 0 || by_all ? perform(line, version) : 0;
     } catch (const StartError& error) {
       if (cluster.rank() == 0) print_error(error.what());
       return error.status();

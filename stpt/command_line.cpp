@@ -28,7 +28,8 @@ void set_action(CommandLine& line, Action action) {
   const bool asks = action == Action::help || action == Action::version;
   if (line.action != Action::train && line.action != action && !quiet && !asks) {
     throw UsageError(
-        "--validate, --export, --print-config, --print-config-docs and --list-models exclude one "
+        "--validate, --test, --export, --print-config, --print-config-docs and --list-models "
+        "exclude one "
         "another; give one of them");
   }
   if (!quiet) line.action = action;
@@ -52,6 +53,8 @@ constexpr std::array options = {
            }},
     Option{"--validate", "", "check the run file and the overrides, then stop",
            [](CommandLine& line, const std::string&) { set_action(line, Action::validate); }},
+    Option{"--test", "", "test the model that training would begin or go on with, then stop",
+           [](CommandLine& line, const std::string&) { set_action(line, Action::test); }},
     Option{"--export", "DIR", "write the model of this run's last checkpoint as safetensors",
            [](CommandLine& line, const std::string& value) {
              set_action(line, Action::export_model);
@@ -100,9 +103,14 @@ void check(const CommandLine& line) {
         "--resume and --output exclude each other: a run goes on where it is; give "
         "one");
   }
-  if (line.action == Action::train && !line.config && !line.resume) {
-    throw UsageError("no run file is given; try --config configs/quickstart.json, or --help");
+  const bool trains = line.action == Action::train;
+  if ((trains || line.action == Action::test) && !line.config && !line.resume) {
+    throw UsageError(
+        trains ? "no run file is given; try --config configs/quickstart.json, or --help"
+               : "--test needs a model; add --resume DIR, or --config FILE with model.weights");
   }
+  if (line.action == Action::test && line.output)
+    throw UsageError("--test writes nothing; leave --output out");
   if (line.action == Action::export_model &&
       (line.config || line.resume || line.output || !line.overrides.empty())) {
     throw UsageError("--export takes the run as it is; give nothing but --to FILE with it");
@@ -158,6 +166,7 @@ std::string help_text() {
       "\n"
       "usage: stpt_starpu --config FILE [options]\n"
       "       stpt_starpu --resume DIR\n"
+      "       stpt_starpu --test --resume DIR\n"
       "       stpt_starpu --export DIR [--to FILE]\n"
       "\n"
       "options:\n";

@@ -14,6 +14,7 @@ namespace stpt {
 enum class Action {
   train,
   validate,
+  test,
   export_model,
   print_config,
   print_config_docs,
@@ -24,7 +25,8 @@ enum class Action {
 
 struct CommandLine {
   Action action = Action::train;
-  std::optional<std::string> config;   ///< run file; never empty to train unless resume is given
+  std::optional<std::string>
+      config;  ///< run file; never empty to train or test unless resume is given
   std::vector<std::string> overrides;  ///< "key=value", in order
   std::optional<std::string> output;   ///< run directory
   std::optional<std::string> resume;   ///< run directory to go on in; excludes config and output

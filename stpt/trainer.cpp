@@ -128,7 +128,8 @@ struct Trainer::Impl {
   void start_over(Session& session, double base, double chosen, EpochRecord& record);
   void record_traffic(const Session& session, const runtime::Traffic& before, double busy_before,
                       EpochRecord& record) const;
-  void test(Session& session, std::span<const std::uint32_t> order, EpochRecord& record);
+  TestResult test(Session& session, std::span<const std::uint32_t> order);
+  void arrange_model(Checkpoint& checkpoint) const;
   [[nodiscard]] Choice decide(const PretrainResult& outcome, int epoch) const;
   void show(int epoch, const std::string& phase, double learning_rate);
 
@@ -433,9 +434,7 @@ void Trainer::Impl::record_traffic(const Session& session, const runtime::Traffi
   }
 }
 
-void Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order,
-                         EpochRecord& result) {
-  const auto start = Clock::now();
+TestResult Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order) {
   EvaluatedModel model;
   model.parameters = &session.current->parameters;
   if (session.averaged_running) {
@@ -450,10 +449,7 @@ void Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order,
   for (const auto& samples : cluster.all_gather(part.samples)) {
     evaluation.samples.insert(evaluation.samples.end(), samples.begin(), samples.end());
   }
-  result.test_top1 = evaluation.top1();
-  result.test_top5 = evaluation.top5();
-  result.test_loss = evaluation.loss();
-  result.seconds_test = seconds_since(start);
+  return {std::ssize(evaluation.samples), evaluation.top1(), evaluation.top5(), evaluation.loss()};
 }
 
 void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
@@ -486,7 +482,12 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
                         "; start from a smaller training.learning_rate.initial");
   }
   show(epoch, "test", result.learning_rate);
-  test(session, order, result);
+  const auto testing = Clock::now();
+  const TestResult tested = test(session, order);
+  result.test_top1 = tested.top1;
+  result.test_top5 = tested.top5;
+  result.test_loss = tested.loss;
+  result.seconds_test = seconds_since(testing);
   result.seconds = seconds_since(start);
   result.images_per_second = static_cast<double>(result.samples_winner + result.samples_discarded) /
                              (result.seconds_pretrain + result.seconds_main);
@@ -598,6 +599,17 @@ std::string Trainer::caution() const { return impl_->experiment.caution(); }
 
 const RunRecord& Trainer::record() const { return impl_->record; }
 
+/// Has the model in the network's buckets; throws if it is another's.
+void Trainer::Impl::arrange_model(Checkpoint& checkpoint) const {
+  const TrainingConfig& training = experiment.config.training;
+  if (!checkpoint.model.arrange_for(experiment.network, training.workers,
+                                    optimizer_settings(training.optimizer).rule)) {
+    throw CheckpointError("checkpoint: its tensors are not those of model " +
+                          experiment.network.name + " with " + std::to_string(training.workers) +
+                          " workers; resume with the config it was made with");
+  }
+}
+
 void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   const Config& config = impl_->experiment.config;
   check_made_with(checkpoint, impl_->given);
@@ -607,13 +619,7 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
         ": the images or labels are not those that the run began with; give their folder "
         "with --set data.path=..., or start a new run");
   }
-  if (!checkpoint.model.arrange_for(impl_->experiment.network, config.training.workers,
-                                    optimizer_settings(config.training.optimizer).rule)) {
-    throw CheckpointError("checkpoint: its tensors are not those of model " +
-                          impl_->experiment.network.name + " with " +
-                          std::to_string(config.training.workers) +
-                          " workers; resume with the config it was made with");
-  }
+  impl_->arrange_model(checkpoint);
   // A run that was killed between its last checkpoint and its end has only the end left to do.
   if (checkpoint.epoch > config.training.epochs ||
       (checkpoint.epoch == config.training.epochs && record.status == "complete")) {
@@ -629,6 +635,32 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   impl_->record.failure.clear();
   impl_->record.epochs_planned = config.training.epochs;
   impl_->progress = std::move(checkpoint);
+}
+
+void Trainer::load(Checkpoint checkpoint, int classes) {
+  if (impl_->experiment.network.classes != classes) {
+    throw data::DataError(impl_->record.dataset + ": has " +
+                          std::to_string(impl_->experiment.network.classes) +
+                          " classes; must have as many as the run, " + std::to_string(classes));
+  }
+  check_made_with(checkpoint, impl_->given);
+  impl_->arrange_model(checkpoint);
+  impl_->experiment.normalization = checkpoint.normalization;
+  impl_->progress = std::move(checkpoint);
+}
+
+TestResult Trainer::test(const std::function<void(const std::exception& error)>& abandon) {
+  // Checkpoints and exports have the running statistics of the last test.
+  impl_->experiment.config.stpt.running_statistics = RunningStatistics::winner;
+  Session session(impl_->experiment);
+  try {
+    impl_->restore_model(session);
+    return impl_->test(session, {});
+  } catch (const std::exception& error) {
+    // As in Impl::run().
+    if (runtime::Cluster::current().size() > 1) abandon(error);
+    throw;
+  }
 }
 
 const std::string& Trainer::data_checksum() const { return impl_->experiment.data_checksum; }

@@ -32,6 +32,12 @@ struct TrainerObserver {
   std::function<void(const std::exception& error)> abandon;
 };
 
+/// How a model does on the test images.
+struct TestResult {
+  std::int64_t images = 0;
+  double top1 = 0, top5 = 0, loss = 0;
+};
+
 class Trainer {
  public:
   /// Reads the data, builds the network and allocates nothing else. Throws ConfigError,
@@ -52,9 +58,16 @@ class Trainer {
   /// `record` is the run's until then. Throws CheckpointError if they do not fit, data::DataError
   /// if the data are others.
   void resume(Checkpoint checkpoint, const RunRecord& record);
+  /// Takes over the checkpoint's model and normalization, to test it, maybe on other data of as
+  /// many `classes` as the run's have. All ranks call it. Throws CheckpointError, data::DataError.
+  void load(Checkpoint checkpoint, int classes);
 
   /// Of the labels and some of the images.
   [[nodiscard]] const std::string& data_checksum() const;
+
+  /// Tests the model that run() would begin with. Throws runtime::TaskError; over several ranks
+  /// `abandon` is called before, as an observer's. All ranks of the job call it, instead of run().
+  [[nodiscard]] TestResult test(const std::function<void(const std::exception& error)>& abandon);
 
   /// Trains to the end or until `stop` is set on any rank (then status is "stopped"). Throws
   /// runtime::TaskError, TrainingError. All ranks of the job call it.

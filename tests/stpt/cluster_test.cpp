@@ -144,6 +144,21 @@ TEST_CASE("1, 2, 3 and 4 ranks give the same bits", "[cluster]") {
   }
 }
 
+TEST_CASE("ranks share the test of a model", "[cluster]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  REQUIRE(program
+              .run({"--config", "run.json", "--output", "out", "--set", "training.epochs=1",
+                    "--set", "model.name=resnet8"})
+              .status == 0);
+  const Outcome one = program.run({"--test", "--resume", "out"});
+  REQUIRE(one.status == 0);
+  const Outcome three =
+      program.run_command(with(launcher(3), {STPT_EXECUTABLE, "--test", "--resume", "out"}));
+  CHECK(three.status == 0);
+  CHECK(three.out == one.out);
+}
+
 TEST_CASE("ranks of one host name the cores that each has", "[cluster]") {
   constexpr int ranks = 2;
   Program program;

@@ -41,6 +41,8 @@ TEST_CASE("actions", "[command_line]") {
     return parse_command_line(arguments).action;
   };
   CHECK(action({"--config", "a.json", "--validate"}) == Action::validate);
+  CHECK(action({"--config", "a.json", "--test"}) == Action::test);
+  CHECK(action({"--test", "--resume", "runs/a", "--set", "data.path=b"}) == Action::test);
   CHECK(action({"--print-config"}) == Action::print_config);
   CHECK(action({"--print-config", "--set", "name=x"}) == Action::print_config);
   CHECK(action({"--print-config-docs"}) == Action::print_config_docs);
@@ -82,12 +84,17 @@ TEST_CASE("command lines that are wrong", "[command_line]") {
         "training.epochs=3: is no option; did you mean --set training.epochs=3?");
   CHECK(error_of({"train"}) == "train: is no option; --help lists them");
   CHECK(error_of({"--validate"}) == "--validate needs a run file; add --config FILE");
+  CHECK(error_of({"--test"}) ==
+        "--test needs a model; add --resume DIR, or --config FILE with model.weights");
+  CHECK(error_of({"--test", "--config", "a.json", "--output", "runs/a"}) ==
+        "--test writes nothing; leave --output out");
   CHECK(error_of({"--resume", "a", "--config", "b"}) ==
         "--resume and --config exclude each other: a run keeps its config; give one");
   CHECK(error_of({"--resume", "a", "--output", "b"}) ==
         "--resume and --output exclude each other: a run goes on where it is; give one");
   CHECK(error_of({"--validate", "--list-models"}) ==
-        "--validate, --export, --print-config, --print-config-docs and --list-models exclude one "
+        "--validate, --test, --export, --print-config, --print-config-docs and --list-models "
+        "exclude one "
         "another; give one of them");
   CHECK(error_of({"--export"}) == "--export: has no value; write --export DIR");
   CHECK(error_of({"--export", "a", "--resume", "b"}) ==
@@ -104,7 +111,7 @@ TEST_CASE("command lines that are wrong", "[command_line]") {
 TEST_CASE("the help names every option and fits a terminal", "[command_line]") {
   const std::string help = help_text();
   for (const char* word :
-       {"--config FILE", "--set KEY=VALUE", "--output DIR", "--resume DIR", "--validate",
+       {"--config FILE", "--set KEY=VALUE", "--output DIR", "--resume DIR", "--validate", "--test ",
         "--export DIR", "--to FILE", "--print-config ", "--print-config-docs", "--list-models",
         "--help", "--version", "STARPU_NCPU", "STARPU_NCUDA", "STARPU_SCHED", "130", "143"}) {
     INFO(word);

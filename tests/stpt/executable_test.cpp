@@ -1192,6 +1192,70 @@ TEST_CASE("What is exported is the model that was tested", "[executable]") {
              Catch::Matchers::Contains(R"("mean":"[)") && Catch::Matchers::Contains(R"("std":"[)"));
 }
 
+TEST_CASE("A model is tested without training", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const auto statistics = GENERATE(as<std::string>(), "winner", "recalibrate");
+  CAPTURE(statistics);
+  const Arguments model = {"--set", "model.name=resnet8", "--set",
+                           "stpt.running_statistics=" + statistics};
+  Arguments run = {"--config", "run.json", "--output", "out", "--set", "training.epochs=1"};
+  run.insert(run.end(), model.begin(), model.end());
+  REQUIRE(program.run(run).status == 0);
+  REQUIRE(program.run({"--export", "out", "--to", "a.safetensors"}).status == 0);
+  const json::value summary = summary_of(program.folder() / "out");
+  std::ostringstream loss;
+  loss << summary.at("test_loss").to_number<double>();  // six digits
+  const auto before = snapshot(program.folder());
+  for (const bool imported : {false, true}) {
+    Arguments arguments = {"--test"};
+    if (imported) {
+      arguments.insert(arguments.end(),
+                       {"--config", "run.json", "--set", "model.weights=a.safetensors"});
+      arguments.insert(arguments.end(), model.begin(), model.end());
+    } else {
+      arguments.insert(arguments.end(), {"--resume", "out"});
+    }
+    const Outcome outcome = program.run(arguments);
+    CHECK(outcome.err == "");
+    REQUIRE(outcome.status == 0);
+    CHECK_THAT(outcome.out,
+               Catch::Matchers::StartsWith("resnet8 on 128 test images of synthetic") &&
+                   Catch::Matchers::EndsWith(", loss " + loss.str() + "\n"));
+  }
+  CHECK(snapshot(program.folder()) == before);
+}
+
+TEST_CASE("What cannot be tested", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  std::string expected;
+  Arguments arguments = {"--test", "--resume", "out"};
+  Arguments run = {"--config", "run.json", "--output", "out", "--set", "training.epochs=1"};
+  SECTION("no run") {
+    run = {"--print-config"};
+    expected = "out: no such directory; must be that of a run";
+  }
+  SECTION("a run without checkpoints") {
+    run.insert(run.end(), {"--set", "runtime.checkpoint=false"});
+    expected = "out/checkpoint.bin: no such file";
+  }
+  SECTION("with another network") {
+    arguments.insert(arguments.end(), {"--set", "model.name=resnet8"});
+    expected = "--set: model.name: cannot change in a run that goes on";
+  }
+  SECTION("weights of another network") {
+    arguments = {"--test", "--config", "run.json", "--set", "model.weights=none.safetensors"};
+    expected = "none.safetensors: no such file";
+  }
+  REQUIRE(program.run(run).status == 0);
+  const Outcome outcome = program.run(arguments);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.out == "");
+  CHECK_THAT(outcome.err, Catch::Matchers::StartsWith("stpt_starpu: " + expected));
+  CHECK(std::ranges::count(outcome.err, '\n') == 1);
+}
+
 TEST_CASE("What cannot be exported", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
