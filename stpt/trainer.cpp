@@ -153,6 +153,7 @@ void Trainer::Impl::describe() {
   record.dataset = experiment.data.name;
   record.started = utc_now();
   record.policy = enum_name(config.training.learning_rate.policy);
+  record.optimizer = enum_name(config.training.optimizer.name);
   record.parameters = experiment.network.parameter_count();
   record.flops_per_image = experiment.network.flops_per_image();
   const runtime::Shape input = experiment.network.input();

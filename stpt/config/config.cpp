@@ -16,6 +16,7 @@
 #include "stpt/config/config_schema.hpp"
 #include "stpt/config/json_text.hpp"
 #include "stpt/config/lr_sets.hpp"
+#include "stpt/config/network_file.hpp"
 #include "stpt/config/run_file.hpp"
 #include "stpt/messages.hpp"
 
@@ -169,6 +170,16 @@ void place_default_anneal(LearningRateConfig& rate, const std::set<std::string>&
   if (!form && !fraction && !chooses(rate.policy)) rate.anneal.form = AnnealForm::none;
 }
 
+/// Where the LR is left to the program and nothing is said about the optimizer: AdamW for networks
+/// without batch norm, whose LR for SGD a short Pre-train does not find.
+void choose_optimizer(Config& config, const std::set<std::string>& given) {
+  const bool is_open = std::ranges::none_of(given, [](const std::string& key) {
+    return key.starts_with("training.optimizer.") || key == "training.learning_rate.initial";
+  });
+  if (is_open && chooses(config.training.learning_rate.policy) && !has_batch_norm(config.model))
+    config.training.optimizer.name = OptimizerName::adamw;
+}
+
 /// AdamW's step does not depend on the size of the gradient: it needs a smaller LR and, its decay
 /// being multiplied by that alone, a larger decay.
 void place_adamw_defaults(TrainingConfig& training, const std::set<std::string>& given) {
@@ -268,6 +279,7 @@ ParsedConfig parse_run_file(std::string_view json_text, const std::string& sourc
     config.stpt.tie_rule = TieRule::prefer_unchanged;
   }
   place_default_anneal(config.training.learning_rate, given);
+  choose_optimizer(config, given);
   place_adamw_defaults(config.training, given);
   ConfigSource source(source_name, std::move(overridden));
   try {

@@ -257,7 +257,8 @@ struct ParsedConfig {
 /// candidates nor a schedule are given, the default schedule begins behind the warm-up; where they
 /// are but no tie rule, it is prefer_unchanged, since `larger` would let the LR climb in a set that
 /// is tried again and again; where nothing is said about the anneal, only policies that choose the
-/// LR have one; adamw has defaults of its own. Throws ConfigError.
+/// LR have one, and they train networks without batch norm by adamw where nothing is said about the
+/// optimizer and the initial LR; adamw has defaults of its own. Throws ConfigError.
 [[nodiscard]] ParsedConfig parse_run_file(std::string_view json_text,
                                           const std::string& source_name,
                                           const std::vector<std::string>& overrides = {});

@@ -487,7 +487,11 @@ const std::vector<Key>& schema() {
              "Over the last part of what follows the warm-up. No epoch that begins in it has a "
              "Pre-train."),
 
-      choice("training.optimizer.name", STPT_FIELD(training.optimizer.name), "Which rule."),
+      choice("training.optimizer.name", STPT_FIELD(training.optimizer.name),
+             "Which rule. Where nothing is said about the optimizer and `learning_rate.initial`, "
+             "adamw for the policies stpt, random_winner and always_one if the network has no "
+             "batch normalisation, which a search of SGD's learning rate is not good at "
+             "(docs/learning_rate.md)."),
       number("training.optimizer.momentum", STPT_FIELD(training.optimizer.momentum),
              {0, true, 1, false}, "0 is plain gradient descent. With adamw Adam's beta1."),
       choice("training.optimizer.momentum_form", STPT_FIELD(training.optimizer.momentum_form),

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "models/zoo.hpp"
 #include "runtime/edit_distance.hpp"
 #include "stpt/config/config_schema.hpp"
 #include "stpt/config/json_text.hpp"
@@ -487,6 +488,23 @@ models::Network build_network(const json::value& description, const std::string&
   } catch (const Problem& problem) {
     throw ConfigError(source, problem.path, problem.text);
   }
+}
+
+bool has_batch_norm(const ModelConfig& model) {
+  if (model.network.description.empty()) {
+    const auto& all = models::available_models();
+    const auto info = std::ranges::find(all, model.name, &models::ModelInfo::name);
+    return info == all.end() ||
+           models::make_network(info->name, info->usual_input, 10).has_batch_norm();
+  }
+  const json::value description = read_json(model.network.description);
+  const json::object* network = description.if_object();
+  const json::value* layers = network == nullptr ? nullptr : network->if_contains("layers");
+  if (layers == nullptr || !layers->is_array()) return true;
+  return std::ranges::any_of(layers->get_array(), [](const json::value& layer) {
+    const json::value* type = layer.is_object() ? layer.get_object().if_contains("type") : nullptr;
+    return type != nullptr && *type == "batch_norm";
+  });
 }
 
 }  // namespace stpt

@@ -20,4 +20,8 @@ namespace stpt {
                                             const std::string& source, const runtime::Shape& input,
                                             int classes);
 
+/// Whether the network that the config names or describes has batch normalisation. Of what is no
+/// network, which build_network refuses, that is true.
+[[nodiscard]] bool has_batch_norm(const ModelConfig& model);
+
 }  // namespace stpt

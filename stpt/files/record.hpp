@@ -69,7 +69,7 @@ struct RankRecord {
 
 struct RunRecord {
   std::string name, version, model, dataset, device, started;  ///< started: ISO 8601, UTC
-  std::string policy;
+  std::string policy, optimizer;
   std::int64_t parameters = 0;
   double flops_per_image = 0;                            ///< forward
   int channels = 0, height = 0, width = 0, classes = 0;  ///< of the images

@@ -84,6 +84,7 @@ void visit_fields(Visitor&& visit,
   visit("device", record.device);
   visit("started", record.started);
   visit("policy", record.policy);
+  visit("optimizer", record.optimizer);
   visit("parameters", record.parameters);
   visit("flops_per_image", record.flops_per_image);
   visit("channels", record.channels);
@@ -293,6 +294,7 @@ json::object summary_json(const RunRecord& run) {
   summary["dataset"] = run.dataset;
   summary["device"] = run.device;
   summary["policy"] = run.policy;
+  summary["optimizer"] = run.optimizer;
   summary["started"] = run.started;
   return summary;
 }

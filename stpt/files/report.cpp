@@ -520,6 +520,7 @@ std::string facts(const RunRecord& run) {
   const auto positive = [](std::int64_t value) { return value > 0 ? count(value) : std::string(); };
   std::string html;
   if (!run.policy.empty()) html += fact("Policy", policy_name(run.policy));
+  html += fact("Optimizer", escaped(run.optimizer));
   html += fact("Workers × batch", run.workers > 0
                                       ? std::to_string(run.workers) + " × " +
                                             std::to_string(run.batch_per_worker) + " = " +

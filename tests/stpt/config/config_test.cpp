@@ -622,6 +622,48 @@ TEST_CASE("AdamW has learning rates and a decay of its own where nothing is said
   CHECK(given.optimizer.weight_decay == 0.0005);
 }
 
+TEST_CASE("networks without batch norm train by AdamW where the LR is left open", "[config]") {
+  const auto optimizer_of = [](const std::string& text, const std::vector<std::string>& keys = {}) {
+    return parse_config(text, "run.json", keys).training.optimizer.name;
+  };
+  const auto adamw = OptimizerName::adamw, sgd = OptimizerName::sgd;
+  const std::string mlp = R"({"model": {"name": "mlp"}})";
+  CHECK(optimizer_of(mlp) == adamw);
+  CHECK(parse_config(mlp, "run.json").training.learning_rate.initial == 0.001);
+  CHECK(optimizer_of(R"({"model": {"name": "vgg11"}})") == adamw);
+  CHECK(optimizer_of(R"({"model": {"name": "vgg11_bn"}})") == sgd);
+  CHECK(optimizer_of(R"({"model": {"name": "resnet20"}})") == sgd);
+  CHECK(optimizer_of(R"({"model": {"name": "none_such"}})") == sgd);
+  const auto with_network = [](const std::string& layers) {
+    return R"({"model": {"network": )" + layers + "}}";
+  };
+  CHECK(optimizer_of(with_network(
+            R"({"layers": [{"type": "relu"}, {"type": "fully_connected"}]})")) == adamw);
+  CHECK(optimizer_of(with_network(R"({"layers": [{"type": "relu"}, {"type": "batch_norm"}]})")) ==
+        sgd);
+  for (const char* none : {R"({"layers": 1})", "{}"})
+    CHECK(optimizer_of(with_network(none)) == sgd);
+  // No type, or one that is no text, is refused by who builds the network.
+  CHECK(optimizer_of(with_network(R"({"layers": [{}, 1, {"type": 1}]})")) == adamw);
+
+  for (const char* key :
+       {"training.learning_rate.initial=0.1", "training.learning_rate.policy=fixed",
+        "training.optimizer.momentum=0.9", "training.optimizer.nesterov=true",
+        "training.optimizer.weight_decay=0.0005", "training.optimizer.name=sgd",
+        "training.optimizer.decay_all=false"}) {
+    INFO(key);
+    CHECK(optimizer_of(mlp, {key}) == sgd);
+  }
+  for (const char* key : {"training.learning_rate.policy=random_winner",
+                          "training.learning_rate.warmup.epochs=1", "stpt.candidates=narrow"}) {
+    INFO(key);
+    CHECK(optimizer_of(mlp, {key}) == adamw);
+  }
+  // What a run has been given stays.
+  const Config run = parse_config(mlp, "run.json");
+  CHECK(parse_config(print_config(run), "config.json") == run);
+}
+
 TEST_CASE("where nothing is said about candidates the first Pre-train searches", "[config]") {
   const auto schedule_of = [](const char* text, const std::vector<std::string>& overrides = {}) {
     return parse_config(text, "run.json", overrides).stpt.schedule;

@@ -160,6 +160,7 @@ RunRecord run_of(int epochs, int candidates) {
   run.device = "2 cores";
   run.started = "2025-11-23T18:53:07Z";
   run.policy = candidates > 0 ? "stpt" : "fixed";
+  run.optimizer = "adamw";
   run.workers = 8;
   run.batch_per_worker = 4;
   run.iterations_per_epoch = 50;
@@ -342,7 +343,8 @@ TEST_CASE("a failed run's report says what failed", "[report]") {
 TEST_CASE("words from outside cannot break the page", "[report]") {
   RunRecord run = run_of(4, 3);
   const std::string evil = "</style><script>alert('x')</script>&\" onload=\"x";
-  run.name = run.version = run.model = run.dataset = run.device = run.started = run.policy = evil;
+  run.name = run.version = run.model = run.dataset = run.device = run.started = run.policy =
+      run.optimizer = evil;
   run.status = run.failure = run.model_digest = evil;
   for (EpochRecord& epoch : run.epochs) {
     epoch.choice_reason = evil;

@@ -134,6 +134,7 @@ RunRecord some_run() {
   run.name = "quick";
   run.model = "resnet8";
   run.policy = "stpt";
+  run.optimizer = "adamw";
   run.workers = 8;
   run.batch_per_worker = 64;
   run.iterations_per_epoch = 58;
