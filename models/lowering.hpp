@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,11 @@ struct Lowered {
   std::vector<Segment> segments;
   std::vector<std::size_t> group_bytes;  ///< of each group of activations
   std::size_t scratch_bytes = 0;         ///< of the segment that needs most
+
+  /// Of all groups.
+  [[nodiscard]] std::size_t lane_bytes() const {
+    return std::accumulate(group_bytes.begin(), group_bytes.end(), std::size_t{0});
+  }
 };
 
 /// What is lowered, and for what.

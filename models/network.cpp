@@ -208,8 +208,9 @@ ActivationId NetworkBuilder::multiply(ActivationId x, ActivationId factors) {
   const Shape wanted{1, shape(x).c, 1, 1};
   if (shape(factors) != wanted) {
     throw LayerError(network_.name + ": ", "cannot multiply " + shape(x).to_string() + " by " +
-                                               shape(factors).to_string() + ": that must be " +
-                                               wanted.to_string() + ", a number for each channel");
+                                               shape(factors).to_string() +
+                                               ": the second must be " + wanted.to_string() +
+                                               ", a number for each channel");
   }
   return append(LayerKind::multiply, "multiply", {x, factors}, shape(x)).output;
 }

@@ -27,12 +27,6 @@ Program::Program(const Network& network, int batch, Mode mode, const LoweringOpt
   }
 }
 
-std::size_t Program::lane_bytes() const {
-  std::size_t bytes = 0;
-  for (const std::size_t group : lowered_.group_bytes) bytes += group;
-  return bytes;
-}
-
 Lane Program::make_lane() const {
   Lane lane;
   for (const std::size_t bytes : lowered_.group_bytes) {

@@ -62,7 +62,7 @@ class Program {
   [[nodiscard]] std::size_t segments() const { return lowered_.segments.size(); }
   [[nodiscard]] std::size_t operations() const { return lowered_.operations.size(); }
   /// Of one lane, and of one task's scratch memory.
-  [[nodiscard]] std::size_t lane_bytes() const;
+  [[nodiscard]] std::size_t lane_bytes() const { return lowered_.lane_bytes(); }
   [[nodiscard]] std::size_t scratch_bytes() const { return lowered_.scratch_bytes; }
 
   [[nodiscard]] Lane make_lane() const;

@@ -124,12 +124,18 @@ std::list<Variable> environment_for(const RuntimeOptions& options, const CpuPlan
 
 }  // namespace
 
+int planned_cpu_workers(const RuntimeOptions& options) {
+  const Environment asked = Environment::read();
+  const CpuPlan plan = plan_cpu(options, asked);
+  return std::max(0, plan.workers.value_or(plan.cores) - asked.reserved_cpu_workers);
+}
+
 std::string reserve_problem(const RuntimeOptions& options) {
   const Environment asked = Environment::read();
   const CpuPlan plan = plan_cpu(options, asked);
   const int workers = plan.workers.value_or(plan.cores);
   const int reserved = asked.reserved_cpu_workers;
-  const int left = std::max(0, workers - reserved);
+  const int left = planned_cpu_workers(options);
   if (reserved == 0 || left >= plan.least) return "";
   return "is " + std::to_string(reserved) + ", which leaves " + std::to_string(left) + " of " +
          std::to_string(workers) + " CPU workers; must leave at least " +

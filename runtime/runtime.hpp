@@ -48,6 +48,10 @@ struct CpuWorkerLimits {
 /// each GPU. At most what StarPU was built for, and one at least.
 [[nodiscard]] int default_cpu_workers(const CpuWorkerLimits& limits);
 
+/// How many workers on cores a Runtime with these options is to have. Throws as
+/// Environment::read().
+[[nodiscard]] int planned_cpu_workers(const RuntimeOptions& options);
+
 /// The CUDA workers in the order in which work is dealt out: the first worker of every GPU, then
 /// the second of every GPU, and so on. Piece k of some work belongs to number k mod their count, so
 /// on GPU k mod G.

@@ -378,7 +378,18 @@ MemoryEstimate Experiment::memory_estimate(const GpuChoice& choice) const {
   sizes.evaluation_batch = evaluation_batch();
   if (config.data.format == DataFormat::image_folder)
     sizes.cached_image_bytes = data::cache_bytes(data, cache_limit(config.data));
-  sizes.grain = grain();
+  if (choice.gpus.empty()) {
+    sizes.cpu_workers = runtime::planned_cpu_workers(
+        {.cpu_workers = config.runtime.cpu_workers, .scheduler = config.runtime.scheduler});
+    models::LoweringOptions options;
+    options.grain = grain();
+    const auto bytes_of = [&](int batch, models::Mode mode) -> ProgramBytes {
+      const models::Lowered program = models::lower({network, batch, mode, options, 1});
+      return {program.lane_bytes(), program.scratch_bytes};
+    };
+    sizes.training = bytes_of(config.training.batch_per_worker, models::Mode::train);
+    sizes.evaluation = bytes_of(sizes.evaluation_batch, models::Mode::inference);
+  }
   return {config, network, sizes, choice};
 }
 

@@ -30,17 +30,17 @@ std::uint64_t MemoryEstimate::main_bytes(std::size_t candidates) const {
   const std::uint64_t batches = (in_flight + 1) * workers *
                                 static_cast<std::uint64_t>(config_.training.batch_per_worker) *
                                 image;
-  const int cores = config_.runtime.cpu_workers > 0 ? config_.runtime.cpu_workers
-                                                    : runtime::Machine::detect().cores;
-  auto chains = static_cast<std::uint64_t>(sizes_.grain == models::Grain::step ? cores : 2 * cores);
-  auto computing = static_cast<std::size_t>(cores);
-  if (!gpu_choice_.gpus.empty()) {
-    chains = 0;  // theirs are in their own memory
+  auto computing = static_cast<std::size_t>(sizes_.cpu_workers);
+  std::uint64_t activations = 0;
+  if (gpu_choice_.gpus.empty()) {
+    const std::uint64_t chains = std::min<std::uint64_t>(workers, 2 * computing);  // DataParallel's
+    activations = chains * sizes_.training.lane + computing * sizes_.training.scratch;
+  } else {
     computing = gpu_choice_.gpus.size() * static_cast<std::size_t>(gpu_choice_.workers_per_gpu);
   }
   const std::uint64_t copy = model_bytes(0);  // for the checkpoint, and at the end
   return model_bytes(candidates) + copy + gradient_bytes() + batches + evaluation_bytes(computing) +
-         chains * activation_bytes() + sizes_.cached_image_bytes;
+         activations + sizes_.cached_image_bytes;
 }
 
 void MemoryEstimate::check_main(const ConfigSource& source) const {
@@ -56,6 +56,8 @@ void MemoryEstimate::check_main(const ConfigSource& source) const {
         "training needs about " + gibibytes(least) + " of memory, " + gibibytes(available) +
             " are available; take fewer workers, a smaller batch" +
             (config_.data.format == DataFormat::image_folder ? ", a smaller data.cache" : "") +
+            (gpu_choice_.gpus.empty() && sizes_.cpu_workers > 1 ? ", fewer cores (STARPU_NCPU)"
+                                                                : "") +
             " or a smaller model");
   }
   const std::uint64_t each = main_bytes(1) - main_bytes(0);
@@ -67,7 +69,7 @@ void MemoryEstimate::check_main(const ConfigSource& source) const {
 }
 
 void MemoryEstimate::check_gpu(const ConfigSource& source) const {
-  const std::uint64_t least = gpu_model_bytes() + activation_bytes();
+  const std::uint64_t least = gpu_model_bytes() + gpu_activation_bytes();
   if (least <= usable_gpu_bytes()) return;
   throw ConfigError(source, "training.batch_per_worker",
                     "training needs about " + gibibytes(least) + " of GPU memory, of which " +
@@ -78,7 +80,7 @@ void MemoryEstimate::check_gpu(const ConfigSource& source) const {
 int MemoryEstimate::workers_per_gpu() const {
   const std::size_t pieces = std::max(static_cast<std::size_t>(sizes_.workers), sizes_.candidates);
   return stpt::workers_per_gpu(pieces, gpu_choice_.gpus.size(),
-                               usable_gpu_bytes() - gpu_model_bytes(), activation_bytes());
+                               usable_gpu_bytes() - gpu_model_bytes(), gpu_activation_bytes());
 }
 
 std::uint64_t MemoryEstimate::usable_gpu_bytes() const {
@@ -129,11 +131,14 @@ std::uint64_t MemoryEstimate::evaluation_bytes(std::size_t workers) const {
   const bool on_gpu = !gpu_choice_.gpus.empty();
   const std::uint64_t batches = Evaluator::batches_in_flight(workers, on_gpu);
   const std::uint64_t evaluators = sizes_.candidates > 0 ? 2 : 1;
-  return 2 * evaluators * batches * static_cast<std::uint64_t>(sizes_.evaluation_batch) *
-         static_cast<std::uint64_t>(network_.input().elements()) * sizeof(float);
+  const std::uint64_t images = static_cast<std::uint64_t>(sizes_.evaluation_batch) *
+                               static_cast<std::uint64_t>(network_.input().elements()) *
+                               sizeof(float);
+  return 2 * evaluators *
+         (batches * (images + sizes_.evaluation.lane) + workers * sizes_.evaluation.scratch);
 }
 
-std::uint64_t MemoryEstimate::activation_bytes() const {
+std::uint64_t MemoryEstimate::gpu_activation_bytes() const {
   // Forward keeps every activation; backward adds about as much again where nothing is alive for
   // long.
   std::uint64_t elements = 0;

@@ -13,6 +13,12 @@
 
 namespace stpt {
 
+/// A program's memory, on cores.
+struct ProgramBytes {
+  std::uint64_t lane = 0;     ///< of each chain of its tasks
+  std::uint64_t scratch = 0;  ///< of each StarPU worker
+};
+
 /// What a rank holds, and how it computes.
 struct RankSizes {
   int workers = 1;                       ///< logical workers at a time, at most
@@ -21,7 +27,9 @@ struct RankSizes {
   bool scores_mean = false;              ///< a candidate keeps the mean of its parameters too
   int evaluation_batch = 1;              ///< images
   std::uint64_t cached_image_bytes = 0;  ///< that the cache of decoded images comes to hold
-  models::Grain grain = models::Grain::step;
+  int cpu_workers = 1;                   ///< StarPU workers on cores
+  ProgramBytes training;                 ///< of a logical worker's step; on cores
+  ProgramBytes evaluation;               ///< of a batch that is scored; on cores
 };
 
 class MemoryEstimate {
@@ -53,10 +61,10 @@ class MemoryEstimate {
   [[nodiscard]] std::uint64_t model_bytes(std::size_t candidates) const;
   /// Of the steps under way.
   [[nodiscard]] std::uint64_t gradient_bytes() const;
-  /// Of the images that are scored at a time on so many StarPU workers.
+  /// Of what is scored at a time on so many StarPU workers: images and, on cores, activations.
   [[nodiscard]] std::uint64_t evaluation_bytes(std::size_t workers) const;
-  /// Activations of one worker's step.
-  [[nodiscard]] std::uint64_t activation_bytes() const;
+  /// About what the activations of one worker's step take on a GPU.
+  [[nodiscard]] std::uint64_t gpu_activation_bytes() const;
 
   const Config& config_;
   const models::Network& network_;

@@ -369,8 +369,8 @@ const std::vector<Key>& schema() {
            "Empty: parameters as He et al. have it."),
       names_key("model.new_layers", STPT_FIELD(model.new_layers), "a layer",
                 "Layers that start as without `weights`, whatever the file has for them: the last "
-                "one, where it was trained for other classes. The name of a block stands for all "
-                "of its layers."),
+                "one, where it was trained for other classes. A name also stands for all layers "
+                "whose names begin with it and a dot."),
       choice("model.data_type", STPT_FIELD(model.data_type),
              "Of activations and of what convolutions and matrix products multiply. Parameters, "
              "their updates and all sums are float32. Cores compute in float32 only."),

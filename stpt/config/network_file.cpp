@@ -35,7 +35,8 @@ using runtime::Shape;
 // Far above what anybody trains, and far below what overflows.
 constexpr std::size_t most_layers = 4096;
 constexpr WholeRange<int> channel_range{1, 65536}, window_range{1, 1024}, padding_range{0, 1024};
-constexpr NumberRange rate_range{0, true, 1}, share_range{0, false, 1, true};
+constexpr NumberRange rate_range{0, true, 1}, share_range{0, false, 1, true},
+    epsilon_range{1e-30, true, 1, true};  // which is none of 0 in float32
 constexpr std::int64_t most_elements = std::numeric_limits<std::int32_t>::max();
 
 constexpr std::string_view input_name = "input";
@@ -161,11 +162,11 @@ ActivationId add_convolution(NetworkBuilder& net, const LayerText& layer, Inputs
 ActivationId add_batch_norm(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   models::BatchNormOptions options;
   if (layer.whole("gamma", {0, 1}, 1) == 0) options.gamma = models::Initialisation::zero;
-  const auto share = [&](const char* key, float& option) {
-    option = static_cast<float>(layer.number(key, share_range, static_cast<double>(option)));
+  const auto set = [&](const char* key, const NumberRange& range, float& option) {
+    option = static_cast<float>(layer.number(key, range, static_cast<double>(option)));
   };
-  share("epsilon", options.epsilon);
-  share("momentum", options.momentum);
+  set("epsilon", epsilon_range, options.epsilon);
+  set("momentum", share_range, options.momentum);
   return net.batch_norm(layer.name(), inputs[0], options);
 }
 
@@ -275,10 +276,8 @@ const LayerType& type_of(const LayerText& layer) {
   const std::string word = layer.word("type", right);
   const auto found = std::ranges::find(layer_types(), word, &LayerType::name);
   if (found != layer_types().end()) return *found;
-  const std::string meant = runtime::nearest_word(word, names);
-  throw Problem{layer.at("type"),
-                "is " + in_quotes(word) + "; " +
-                    (meant.empty() ? "must be " + right : "did you mean " + meant + "?")};
+  // Names of activations are so alike that the nearest may be another one: swish is no hard_swish.
+  throw Problem{layer.at("type"), "is " + in_quotes(word) + "; must be " + right};
 }
 
 /// A layer as far as it can be understood without the shapes.

@@ -6,6 +6,7 @@
 
 #include "runtime/machine.hpp"
 #include "tests/data/testing.hpp"
+#include "tests/gpu.hpp"
 #include "tests/stpt/training.hpp"
 
 using namespace stpt;
@@ -98,6 +99,19 @@ TEST_CASE("who asks for too many candidates is told how many fit", "[experiment]
   CHECK(free < 2 * available / gibibyte);
   CHECK(fit >= free / needed * 1024 - 10);
   CHECK(fit <= free / needed * 1024 + 1);
+}
+
+TEST_CASE("memory is that of the StarPU workers that there will be", "[experiment]") {
+  const auto memory = [](const char* environment, const Overrides& keys) {
+    const WithEnvironment workers("STARPU_NCPU", environment);
+    return experiment(small + Overrides{"model.name=resnet8"} + keys).memory_bytes();
+  };
+  const std::uint64_t one = memory("1", {}), three = memory("3", {});
+  CHECK(one < three);
+  CHECK(memory("3", {"runtime.cpu_workers=1"}) == one);
+  CHECK(memory("1", {"runtime.cpu_workers=3"}) == three);
+  // What a task keeps between forward and backward is its own memory, or passes on to the next.
+  CHECK(memory("1", {"runtime.fusion=op"}) > one);
 }
 
 TEST_CASE("the data's checksum tells labels apart", "[experiment]") {

@@ -14,17 +14,18 @@ namespace {
 struct Rank {
   Config config;
   models::Network network = models::make_network("resnet8", {1, 2, 12, 12}, 4);
-  RankSizes sizes{.workers = 4, .evaluation_batch = 32};
+  RankSizes sizes{.workers = 4,
+                  .evaluation_batch = 32,
+                  .cpu_workers = 3,
+                  .training = {.lane = 500, .scratch = 70},
+                  .evaluation = {.lane = 30, .scratch = 2}};
   GpuChoice gpus;
-  std::uint64_t parameters = 0, activations = 0;
+  std::uint64_t parameters = 0;
 
   Rank() {
     config.training.batch_per_worker = 8;
-    config.runtime.cpu_workers = 3;
     config.runtime.steps_in_flight = 2;
     for (const std::size_t elements : network.buckets) parameters += 4 * elements;
-    for (const runtime::Shape& shape : network.activations)
-      activations += 4 * static_cast<std::uint64_t>(shape.elements());
   }
   [[nodiscard]] std::uint64_t bytes(std::size_t candidates = 0) const {
     return MemoryEstimate(config, network, sizes, gpus).main_bytes(candidates);
@@ -44,14 +45,14 @@ struct Rank {
 };
 
 constexpr std::uint64_t image = 4 * 2 * 12 * 12;
+/// What three cores evaluate at a time: 4 batches, which are of two sizes, and their activations.
+constexpr std::uint64_t evaluated = 2 * (4 * (32 * image + 30) + 3 * 2);
 
 TEST_CASE("main memory holds the models, gradients, images and activations", "[memory_estimate]") {
   Rank rank;
-  // Of 4 workers that have 3 sets of batches: 2 steps in flight and the one that is loaded. Three
-  // cores evaluate 4 batches, which are of two sizes, and each has the activations of 8 images, and
-  // their gradients.
-  const std::uint64_t images = 3 * 4 * 8 * image, evaluated = 2 * 4 * 32 * image;
-  const std::uint64_t computed = 3 * 2 * 8 * rank.activations;
+  // Of 4 workers that have 3 sets of batches: 2 steps in flight and the one that is loaded. Each
+  // worker has a chain of tasks, and each core the scratch memory of one.
+  const std::uint64_t images = 3 * 4 * 8 * image, computed = 4 * 500 + 3 * 70;
   const std::uint64_t plain =
       2 * rank.state() + 4 * rank.parameters + images + evaluated + computed;
   CHECK(rank.bytes() == plain);
@@ -59,14 +60,15 @@ TEST_CASE("main memory holds the models, gradients, images and activations", "[m
   rank.sizes.cached_image_bytes = 1000;
   CHECK(rank.bytes() == plain + 1000);
   rank.sizes.cached_image_bytes = 0;
-  rank.sizes.grain = models::Grain::block;  // two steps may be under way on each core
-  CHECK(rank.bytes() == plain + computed);
+  // Two chains on each core do.
+  rank.sizes.cpu_workers = 1;
+  CHECK(rank.bytes() == plain - 2 * 500 - 2 * 70 - 2 * (2 * (32 * image + 30) + 2 * 2));
 }
 
 TEST_CASE("candidates have models, a second evaluation and their steps' gradients",
           "[memory_estimate]") {
   Rank rank;
-  const std::uint64_t plain = rank.bytes(), evaluated = 2 * 4 * 32 * image;
+  const std::uint64_t plain = rank.bytes();
   rank.sizes.candidates = 3;
   rank.sizes.workers_per_replica = 4;
   // Two steps are in flight, each of 4 workers.
@@ -86,25 +88,28 @@ TEST_CASE("candidates have models, a second evaluation and their steps' gradient
 
 TEST_CASE("on GPUs main memory has no activations", "[memory_estimate]") {
   Rank rank;
+  rank.sizes.training = rank.sizes.evaluation = {};
   const std::uint64_t plain = rank.bytes();
   rank.gpus.gpus.resize(2);
   rank.gpus.workers_per_gpu = 3;
   // Six workers evaluate two batches each.
-  CHECK(rank.bytes() ==
-        plain - 3 * 2 * 8 * rank.activations + (12 - 4) * 2 * std::uint64_t{32} * image);
+  CHECK(rank.bytes() == plain + (12 - 4) * 2 * std::uint64_t{32} * image);
 }
 
 TEST_CASE("what cannot fit names what to make smaller", "[memory_estimate]") {
   Rank rank;
   CHECK(rank.gpus.gpus.empty());
   rank.sizes.cached_image_bytes = std::uint64_t{1} << 60U;
-  CHECK_THAT(rank.refusal(),
-             Catch::Matchers::StartsWith("run.json: training.batch_per_worker: training needs "
-                                         "about 1073741824.") &&
-                 Catch::Matchers::EndsWith(
-                     " are available; take fewer workers, a smaller batch or a smaller model"));
+  CHECK_THAT(
+      rank.refusal(),
+      Catch::Matchers::StartsWith("run.json: training.batch_per_worker: training needs "
+                                  "about 1073741824.") &&
+          Catch::Matchers::EndsWith(
+              " are available; take fewer workers, a smaller batch, fewer cores (STARPU_NCPU) or "
+              "a smaller model"));
   rank.config.data.format = DataFormat::image_folder;
   rank.sizes.candidates = 2;
+  rank.sizes.cpu_workers = 1;
   CHECK_THAT(rank.refusal(), Catch::Matchers::EndsWith(" are available; take fewer workers, a "
                                                        "smaller batch, a smaller data.cache or a "
                                                        "smaller model"));
