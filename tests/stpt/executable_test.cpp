@@ -1226,6 +1226,19 @@ TEST_CASE("A model is tested without training", "[executable]") {
   CHECK(snapshot(program.folder()) == before);
 }
 
+TEST_CASE("A run is tested without the weights that it began with", "[executable]") {
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  REQUIRE(program.run({"--config", "run.json", "--output", "first"}).status == 0);
+  REQUIRE(program.run({"--export", "first", "--to", "a.safetensors"}).status == 0);
+  REQUIRE(
+      program
+          .run({"--config", "run.json", "--output", "out", "--set", "model.weights=a.safetensors"})
+          .status == 0);
+  fs::remove(program.folder() / "a.safetensors");
+  CHECK(program.run({"--test", "--resume", "out"}).status == 0);
+}
+
 TEST_CASE("What cannot be tested", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);

@@ -618,6 +618,7 @@ TEST_CASE("AdamW has learning rates and a decay of its own where nothing is said
   const TrainingConfig given = of(
       R"(, "weight_decay": 0.0005}, "learning_rate": {"initial": 0.1, "warmup": {"start": 0.005}}})");
   CHECK(given.learning_rate.initial == 0.1);
+  CHECK(of(R"(}, "learning_rate": {"initial": 0.1}})").learning_rate.warmup.start == 0.00005);
   CHECK(given.learning_rate.warmup.start == 0.005);
   CHECK(given.optimizer.weight_decay == 0.0005);
 }
