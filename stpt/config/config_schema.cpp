@@ -350,6 +350,7 @@ const std::vector<Section>& sections() {
 }
 
 const std::vector<Key>& schema() {
+  constexpr double most_averaging = 0.999999;  // of steps; what is nearer to 1 is 1 in float32
   static const std::vector<Key> table = {
       text("name", STPT_FIELD(name), std::string(layer_name_text) + ", no '.' or '-' first",
            is_name, "Names the run's folder and report."),
@@ -493,7 +494,8 @@ const std::vector<Key>& schema() {
              "batch normalisation, which a search of SGD's learning rate is not good at "
              "(docs/learning_rate.md)."),
       number("training.optimizer.momentum", STPT_FIELD(training.optimizer.momentum),
-             {0, true, 1, false}, "0 is plain gradient descent. With adamw Adam's beta1."),
+             {0, true, most_averaging, true},
+             "0 is plain gradient descent. With adamw Adam's beta1."),
       choice("training.optimizer.momentum_form", STPT_FIELD(training.optimizer.momentum_form),
              "With sgd: where the learning rate stands."),
       flag("training.optimizer.nesterov", STPT_FIELD(training.optimizer.nesterov),
@@ -502,8 +504,8 @@ const std::vector<Key>& schema() {
              {0, true, 1, true},
              "Times the weights: with sgd added to the gradient; with adamw, where it is 0.01 "
              "unless something else is said, taken off them times the learning rate."),
-      number("training.optimizer.beta2", STPT_FIELD(training.optimizer.beta2), {0, true, 1, false},
-             "With adamw: of the mean of squared gradients."),
+      number("training.optimizer.beta2", STPT_FIELD(training.optimizer.beta2),
+             {0, true, most_averaging, true}, "With adamw: of the mean of squared gradients."),
       number("training.optimizer.epsilon", STPT_FIELD(training.optimizer.epsilon),
              {1e-30, true, 1, true}, "With adamw: added to the root of that mean."),
       flag("training.optimizer.decay_all", STPT_FIELD(training.optimizer.decay_all),

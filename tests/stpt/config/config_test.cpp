@@ -275,7 +275,8 @@ TEST_CASE("values out of range", "[config]") {
         "run.json: training.learning_rate.initial: is 0; must be a number of at least 1e-30 and at "
         "most 1e30");
   CHECK(error_of(R"({"training": {"optimizer": {"momentum": 1}}})") ==
-        "run.json: training.optimizer.momentum: is 1; must be a number of at least 0 and below 1");
+        "run.json: training.optimizer.momentum: is 1; must be a number of at least 0 and at most "
+        "0.999999");
   CHECK(error_of(R"({"training": {"learning_rate": {"anneal": {"fraction": 1.5}}}})") ==
         "run.json: training.learning_rate.anneal.fraction: is 1.5; must be a number above 0 and at "
         "most 1");
