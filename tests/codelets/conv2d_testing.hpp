@@ -1,6 +1,7 @@
 // 2-D convolution by its definition.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -89,8 +90,11 @@ struct Reference {
       if (c.bias) dst[i] = static_cast<double>(bias[k]);
       d_bias[k] += static_cast<double>(d_dst[i]);
     }
+    std::vector<double> device_weights(weights.size());
+    std::ranges::transform(weights, device_weights.begin(),
+                           [&](float weight) { return static_cast<double>(round(weight)); });
     for_each_product(c, dst_shape, [&](std::size_t s, std::size_t w, std::size_t d) {
-      const double weight = static_cast<double>(round(weights[w]));
+      const double weight = device_weights[w];
       dst[d] += static_cast<double>(src[s]) * weight;
       d_src[s] += static_cast<double>(d_dst[d]) * weight;
       d_weights[w] += static_cast<double>(src[s]) * static_cast<double>(d_dst[d]);
@@ -124,5 +128,29 @@ inline const std::vector<Case> small_cases = {
     {{1, 7, 5, 5}, 14, 3, 3, 2, 1, false, 7},   // with two filters a channel, no whole block
     {{2, 6, 4, 4}, 9, 1, 1, 1, 0, true, 3},
 };
+
+/// Of such sizes that cuDNN computes them on an H200 by the engines that ResNets are trained with.
+inline const std::vector<Case> engine_cases = {
+    {{8, 64, 14, 14}, 128, 3, 3, 2, 1, false}, {{1, 256, 7, 7}, 256, 3, 3, 1, 1, false},
+    {{8, 64, 8, 8}, 64, 3, 3, 1, 1, false},    {{4, 256, 14, 14}, 64, 1, 1, 1, 0, false},
+    {{1, 16, 56, 56}, 16, 3, 3, 1, 1, false},  {{64, 16, 14, 14}, 32, 3, 3, 2, 1, false},
+    {{1, 32, 16, 16}, 16, 3, 3, 1, 1, false},  {{32, 3, 14, 14}, 16, 3, 3, 1, 1, false},
+    {{4, 16, 28, 28}, 64, 3, 3, 2, 1, false},  {{16, 3, 7, 7}, 16, 3, 3, 1, 1, false},
+    {{16, 16, 14, 14}, 16, 3, 3, 2, 1, false}, {{128, 16, 32, 32}, 32, 3, 3, 2, 1, false},
+};
+
+/// What is checked on a GPU: the cases of every device, and the kinds of ResNet-50 in small, with
+/// channels that make vectors or not.
+inline std::vector<Case> gpu_cases() {
+  std::vector<Case> cases = small_cases;
+  for (const Case& c : {
+           Case{{2, 3, 33, 31}, 16, 7, 7, 2, 3, true}, Case{{2, 64, 8, 8}, 24, 1, 1, 1, 0, true},
+           Case{{3, 20, 9, 9}, 65, 3, 3, 2, 1, true},
+           Case{{1, 8, 6, 6}, 320, 1, 1, 2, 0, true},  // several groups of channels
+       })
+    cases.push_back(c);
+  cases.insert(cases.end(), engine_cases.begin(), engine_cases.end());
+  return cases;
+}
 
 }  // namespace stpt::testing::conv2d
