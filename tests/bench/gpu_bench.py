@@ -365,7 +365,8 @@ class Bench:
         if not self.attempt("GPU", 60, self.identify):
             return 1
         # models_tests starts StarPU a hundred times, and lets it measure the buses.
-        limits = {"codelets_tests": 45 if quick else 90, "models_tests": 75 if quick else 180}
+        limits = {"codelets_tests": 45 if quick else 90, "models_tests": 75 if quick else 180,
+                  "stpt_tests": 40 if quick else 90}
         checked = [] if options.skip_checks else [
             self.attempt(f"checks: {program}", seconds, lambda limit: self.check(program, limit))
             for program, seconds in limits.items()]

@@ -113,7 +113,8 @@ class GpuBench(unittest.TestCase):
         self.assertNotIn("NOT CHECKED", self.done.stdout)
         self.assertEqual(result["program"], "stpt_starpu 1.2.3")
         self.assertEqual(result["checks"], [{"program": "codelets_tests", "tests": 3},
-                                            {"program": "models_tests", "tests": 3}])
+                                            {"program": "models_tests", "tests": 3},
+                                            {"program": "stpt_tests", "tests": 3}])
         for data_type, peak in (("float16", 989.5e12), ("bfloat16", 989.5e12), ("float32", 494.7e12)):
             row = self.row(result, "training", model="resnet50", type=data_type)
             self.assertEqual(row["best"], "eager")
@@ -148,8 +149,8 @@ class GpuBench(unittest.TestCase):
         parts = [part.replace("resnet50, batch 256, ", "").replace("resnet20, batch 128, ", "small ")
                  .replace(", PyTorch", "") for part in result["seconds"]]
         self.assertEqual(parts, [
-            "GPU", "checks: codelets_tests", "checks: models_tests", "PyTorch",
-            "float16 eager", "float16 default", "operations", "StarPU's cost, small", "replicas",
+            "GPU", "checks: codelets_tests", "checks: models_tests", "checks: stpt_tests",
+            "PyTorch", "float16 eager", "float16 default", "operations", "StarPU's cost, small", "replicas",
             "StarPU's cost", "bfloat16 eager", "small float16 eager", "float32 eager",
             "bfloat16 default", "small float16 reduce-overhead", "float32 default",
             "float16 max-autotune-no-cudagraphs", "bfloat16 max-autotune-no-cudagraphs",
