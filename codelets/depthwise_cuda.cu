@@ -280,7 +280,7 @@ class Correlation final : public Kernel {
 /// A block sums over some runs of d_dst, and a thread for some taps of a row: of row threadIdx.z,
 /// or, where the size is not known, tap blockIdx.z alone. partials[slice][tap][channel]
 template <class T, int width, class Known>
-__global__ void __launch_bounds__(cuda::block_threads)
+__global__ void __launch_bounds__(cuda::block_threads, 2)
     sum_products(const T* __restrict__ src, const T* __restrict__ d_dst, Geometry geometry,
                  Slices slices, float* __restrict__ partials) {
   constexpr bool any = Known::side == 0;
