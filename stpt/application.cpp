@@ -13,11 +13,9 @@
 #include <utility>
 #include <vector>
 
-#include "data/dataset.hpp"
 #include "models/zoo.hpp"
 #include "runtime/cluster.hpp"
 #include "runtime/environment.hpp"
-#include "runtime/machine.hpp"
 #include "runtime/runtime.hpp"
 #include "stpt/command_line.hpp"
 #include "stpt/config/config.hpp"
@@ -30,6 +28,7 @@
 #include "stpt/ranks.hpp"
 #include "stpt/run_output.hpp"
 #include "stpt/signals.hpp"
+#include "stpt/tester.hpp"
 #include "stpt/trainer.hpp"
 
 namespace stpt {
@@ -86,12 +85,12 @@ void check_runtime(const RunFile& file) {
 // ---- Training --------------------------------------------------------------------------------
 
 /// What to say when StarPU aborts the process, or the C++ library, or a library below them.
-std::string abort_failure(const Trainer& trainer) {
+std::string abort_failure(const Experiment& experiment) {
   std::string why;
   if (runtime::Runtime::alive()) why = one_line(runtime::Runtime::current().failure().message());
   if (why.empty())
     why = "the program was aborted, by StarPU or a library; standard error may say why";
-  if (!trainer.gpus().gpus.empty()) why += "; if it was CUDA, see nvidia-smi";
+  if (!experiment.gpu_choice.gpus.empty()) why += "; if it was CUDA, see nvidia-smi";
   return why;
 }
 
@@ -125,7 +124,7 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
   RunOutput output(directory, trainer.record(), version, ranks);
   const FailureRecorder failure_recorder(output);
   const BeforeAbort before_abort([&] {
-    std::string failure = abort_failure(trainer);
+    std::string failure = abort_failure(trainer.experiment());
     std::error_code ignored;
     if (fs::exists(directory.file(checkpoint_name), ignored))
       failure += "; the last checkpoint is kept: go on with --resume";
@@ -161,7 +160,8 @@ int train_in(RunDirectory& directory, Trainer& trainer, const std::string& versi
 /// Another rank's part: it trains, and writes no files.
 int train_along(Trainer& trainer) {
   runtime::Cluster& cluster = runtime::Cluster::current();
-  const BeforeAbort before_abort([&] { cluster.abandon(abort_failure(trainer), failed); });
+  const BeforeAbort before_abort(
+      [&] { cluster.abandon(abort_failure(trainer.experiment()), failed); });
   TrainerObserver observer;
   observer.abandon = [&](const std::exception& error) {
     cluster.abandon(message_of(error), failed);
@@ -203,62 +203,6 @@ bool ended_before_checkpoint(const RunDirectory& directory, const RunFile& file)
   return directory.read_metrics().epochs.size() <= (file.saved_checkpoints ? 1U : 0U);
 }
 
-/// All ranks have the same program, config and data; else an error that says which rank has not.
-void check_agreement(const RunFile& file, const Trainer& trainer, const std::string& version) {
-  runtime::Cluster& cluster = runtime::Cluster::current();
-  if (cluster.size() == 1) return;
-  const std::string other_version = cluster.broadcast(version);
-  const std::string other_config = cluster.broadcast(print_config(file.config));
-  const std::string data = trainer.data_checksum(), other_data = cluster.broadcast(data);
-  const std::string kind = trainer.gpus().gpus.empty() ? "cores" : "GPUs",
-                    other_kind = cluster.broadcast(kind);
-  on_all_ranks([&] {
-    if (version != other_version) {
-      throw ConfigError("", "",
-                        "this is stpt_starpu " + version + ", on rank 0 it is " + other_version +
-                            "; all ranks must run the same program");
-    }
-    const std::string difference = first_difference(
-        file.config, parse_config(other_config, "rank 0"), [](std::string_view) { return true; });
-    if (!difference.empty()) {
-      throw ConfigError(file.source, difference,
-                        "differs from rank 0's; all ranks must train with the same config");
-    }
-    if (kind != other_kind) {
-      throw ConfigError(file.source, "runtime",
-                        "this rank would train on " + kind + ", rank 0 on " + other_kind +
-                            "; set STARPU_NCUDA=0 for all to train on cores");
-    }
-    if (data != other_data) {
-      throw data::DataError(trainer.record().dataset +
-                            ": the images or labels differ from rank 0's; all ranks must read the "
-                            "same data");
-    }
-  });
-}
-
-/// Host and device of every rank; empty for a job of one.
-std::vector<RankRecord> describe_ranks(const Trainer& trainer) {
-  runtime::Cluster& cluster = runtime::Cluster::current();
-  if (cluster.size() == 1) return {};
-  const std::string mine = cluster.host() + "\n" + trainer.record().device;
-  std::vector<RankRecord> ranks;
-  for (const std::string& text : cluster.all_gather(mine)) {
-    const std::size_t end = text.find('\n');
-    ranks.push_back({text.substr(0, end), text.substr(end + 1)});
-  }
-  return ranks;
-}
-
-/// Every rank must have a logical worker to train with.
-void check_ranks(const RunFile& file) {
-  const int ranks = runtime::Cluster::current().size();
-  if (file.config.training.workers >= ranks) return;
-  throw ConfigError(file.source, "training.workers",
-                    "is " + std::to_string(file.config.training.workers) + ", but the job has " +
-                        std::to_string(ranks) + " ranks; each needs at least one worker");
-}
-
 int train(const CommandLine& line, const std::string& version) {
   ignore_broken_pipes();
   runtime::Cluster& cluster = runtime::Cluster::current();
@@ -278,7 +222,7 @@ int train(const CommandLine& line, const std::string& version) {
     file = load_run_file(line);
     if (!line.resume && writes) RunDirectory::check(output);
     check_runtime(file);
-    check_ranks(file);
+    check_workers_of_ranks(file.config, file.source);
     if (directory) starts_over = ended_before_checkpoint(*directory, file);
   });
   starts_over = cluster.broadcast(starts_over);
@@ -291,8 +235,8 @@ int train(const CommandLine& line, const std::string& version) {
     }
     trainer.emplace(config, file.source);
   });
-  check_agreement(file, *trainer, version);
-  const std::vector<RankRecord> ranks = describe_ranks(*trainer);
+  check_agreement(file.config, file.source, trainer->experiment(), version);
+  const std::vector<RankRecord> ranks = describe_ranks(trainer->record().device);
   const StopSignals signals;
   on_all_ranks([&] {
     if (!writes) return;
@@ -311,9 +255,10 @@ int train(const CommandLine& line, const std::string& version) {
     notices.push_back(directory->path().string() +
                       ": the run ended before its first checkpoint; it starts from the beginning");
   }
-  if (const std::string& shortage = trainer->gpus().shortage; !shortage.empty())
+  if (const std::string& shortage = trainer->experiment().gpu_choice.shortage; !shortage.empty())
     notices.push_back(shortage + "; training on " + trainer->record().device);
-  if (const std::string caution = trainer->caution(); !caution.empty()) notices.push_back(caution);
+  if (const std::string caution = trainer->experiment().caution(); !caution.empty())
+    notices.push_back(caution);
   return train_in(*directory, *trainer, version, ranks, notices);
 }
 
@@ -323,36 +268,34 @@ int test_model(const CommandLine& line, const std::string& version) {
   runtime::Cluster& cluster = runtime::Cluster::current();
   cluster.watch(tell_failure);
   RunFile file;
-  std::optional<Trainer> trainer;
+  std::optional<Tester> tester;
   on_all_ranks([&] {
     file = load_run_file(line);
     check_runtime(file);
-    check_ranks(file);
-    Config config = file.config;
     if (line.resume) {
-      config.model.weights.clear();  // the checkpoint has them
-      config.model.new_layers.clear();
+      const RunDirectory directory = RunDirectory::open(*line.resume);
+      tester.emplace(file.config, file.source, load_checkpoint(directory.file(checkpoint_name)),
+                     directory.read_metrics().classes);
+    } else {
+      tester.emplace(file.config, file.source);
     }
-    trainer.emplace(config, file.source);
-    if (!line.resume) return;
-    const RunDirectory directory = RunDirectory::open(*line.resume);
-    trainer->load(load_checkpoint(directory.file(checkpoint_name)),
-                  directory.read_metrics().classes);
   });
-  check_agreement(file, *trainer, version);
+  const Experiment& experiment = tester->experiment();
+  check_agreement(file.config, file.source, experiment, version);
   const auto end = [&cluster](const std::string& failure) {
     if (cluster.size() > 1) cluster.abandon(failure, failed);
     print_error(failure);
   };
-  const BeforeAbort before_abort([&] { end(abort_failure(*trainer)); });
+  const BeforeAbort before_abort([&] { end(abort_failure(experiment)); });
   try {
     const TestResult result =
-        trainer->test([&](const std::exception& error) { end(message_of(error)); });
+        tester->test([&](const std::exception& error) { end(message_of(error)); });
     if (cluster.rank() > 0) return 0;
-    const RunRecord& model = trainer->record();
-    print(model.model + " on " + format_count(result.images) + " test images of " + model.dataset +
-          ": accuracy " + format("%.2f %%", 100 * result.top1) +
-          (model.classes > 5 ? format(", among the best five %.2f %%", 100 * result.top5) : "") +
+    print(experiment.network.name + " on " + format_count(result.images) + " test images of " +
+          experiment.data.name + ": accuracy " + format("%.2f %%", 100 * result.top1) +
+          (experiment.network.classes > 5
+               ? format(", among the best five %.2f %%", 100 * result.top5)
+               : "") +
           ", loss " + format("%.6g", result.loss) + "\n");
   } catch (const std::exception& error) {
     print_error(message_of(error));

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "runtime/cluster.hpp"
 #include "runtime/task.hpp"
 
 namespace stpt {
@@ -120,6 +121,15 @@ std::vector<Evaluation> Evaluator::evaluate(std::span<const EvaluatedModel> mode
   }
   runtime::Runtime::current().wait_for_all();
   return std::move(*results);
+}
+
+TestResult Evaluator::evaluate_on_all_ranks(const EvaluatedModel& model) {
+  runtime::Cluster& cluster = runtime::Cluster::current();
+  const Evaluation part = evaluate({&model, 1}, cluster.rank(), cluster.size()).front();
+  Evaluation all;
+  for (const auto& samples : cluster.all_gather(part.samples))
+    all.samples.insert(all.samples.end(), samples.begin(), samples.end());
+  return {std::ssize(all.samples), all.top1(), all.top5(), all.loss()};
 }
 
 }  // namespace stpt

@@ -28,6 +28,12 @@ struct EvaluatedModel {
   const runtime::Tensor* running = nullptr;  ///< nullptr without BatchNorm or with batch statistics
 };
 
+/// How a model does on images.
+struct TestResult {
+  std::int64_t images = 0;
+  double top1 = 0, top5 = 0, loss = 0;
+};
+
 class Evaluator {
  public:
   /// `mode`: inference or batch_statistics. The images are cut into batches of nearly equal size,
@@ -42,6 +48,9 @@ class Evaluator {
   /// result; throws runtime::TaskError.
   [[nodiscard]] std::vector<Evaluation> evaluate(std::span<const EvaluatedModel> models,
                                                  int part = 0, int parts = 1);
+
+  /// The model on all images, which the ranks share; all of them call it and have the result.
+  [[nodiscard]] TestResult evaluate_on_all_ranks(const EvaluatedModel& model);
 
   /// Batches that are loaded or scored at a time, of each size.
   [[nodiscard]] static std::size_t batches_in_flight(std::size_t workers, bool on_gpu);

@@ -128,7 +128,7 @@ void check_gpus(const GpuChoice& choice, const Config& config, const runtime::En
     throw ConfigError("", "STARPU_NCPU", "is 0 and no GPU is used; must be at least 1");
 }
 
-std::string checksum_of(const data::DatasetPair& data) {
+std::string checksum_of(const data::DatasetPair& data, const data::Normalization& normalization) {
   Sha256 hash;
   // Labels, and pixels of images spread evenly over the set, so few that it takes no time.
   constexpr std::size_t most_bytes = std::size_t{1} << 23;
@@ -147,6 +147,9 @@ std::string checksum_of(const data::DatasetPair& data) {
       hash.update(std::as_bytes(std::span(pixels)));
     }
   }
+  // All training images have a part in it, but for those of large folders.
+  for (const std::vector<float>& values : {normalization.mean, normalization.stddev})
+    hash.update(std::as_bytes(std::span(values)));
   return hash.hex_digest();
 }
 
@@ -190,7 +193,7 @@ Experiment::Experiment(const Config& run_config, const ConfigSource& source)
                                                   iterations_per_epoch);
                     })),
       gpu_choice(find_gpus(source)),
-      data_checksum(checksum_of(data)) {
+      data_checksum(checksum_of(data, normalization)) {
   if (!config.model.weights.empty()) check_model_weights(source);
   check_workers();
   check_batch_norm(source);

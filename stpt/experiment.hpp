@@ -44,7 +44,7 @@ struct Experiment {
   int iterations_per_epoch;
   LearningRateSchedule schedule;
   GpuChoice gpu_choice;       ///< of this rank
-  std::string data_checksum;  ///< of the labels and some of the images
+  std::string data_checksum;  ///< of the labels, some of the images and the normalization
 
   /// Of the model, by the seed or from model.weights. Throws ConfigError.
   [[nodiscard]] models::ModelValues initial_values() const;

@@ -129,7 +129,6 @@ struct Trainer::Impl {
   void record_traffic(const Session& session, const runtime::Traffic& before, double busy_before,
                       EpochRecord& record) const;
   TestResult test(Session& session, std::span<const std::uint32_t> order);
-  void arrange_model(Checkpoint& checkpoint) const;
   [[nodiscard]] Choice decide(const PretrainResult& outcome, int epoch) const;
   void show(int epoch, const std::string& phase, double learning_rate);
 
@@ -443,14 +442,7 @@ TestResult Trainer::Impl::test(Session& session, std::span<const std::uint32_t> 
                                       session.averaged_running, 0);
     model.running = &session.averaged_running;
   }
-  runtime::Cluster& cluster = runtime::Cluster::current();
-  const Evaluation part =
-      session.test.evaluate({&model, 1}, cluster.rank(), cluster.size()).front();
-  Evaluation evaluation;
-  for (const auto& samples : cluster.all_gather(part.samples)) {
-    evaluation.samples.insert(evaluation.samples.end(), samples.begin(), samples.end());
-  }
-  return {std::ssize(evaluation.samples), evaluation.top1(), evaluation.top5(), evaluation.loss()};
+  return session.test.evaluate_on_all_ranks(model);
 }
 
 void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
@@ -503,6 +495,7 @@ void Trainer::Impl::restore(Session& session) {
   position = cluster.broadcast(position);
   if (progress.epoch > 0) experiment.schedule.restore(progress.plateau);
   restore_model(session);
+  if (!repeats_collapsed()) progress.model = {};  // nothing comes back to it
   for (const EpochRecord& epoch : record.epochs)
     meter->add(epoch.samples_winner + epoch.samples_discarded);
 }
@@ -565,9 +558,9 @@ void Trainer::Impl::train(Session& session, double earlier_seconds) {
   }
   record.wall_seconds = earlier_seconds + meter->elapsed();
   progress.model = {};  // one copy of a large model is enough
+  if (record.status != "complete") return;
   final_model = collect_model(session);
-  // Without an epoch there are no settled running statistics to take the digest of.
-  if (record.status == "complete" && runtime::Cluster::current().rank() == 0)
+  if (runtime::Cluster::current().rank() == 0)
     record.model_digest = digest_of(final_model, session);
 }
 
@@ -594,22 +587,9 @@ Trainer::Trainer(const Config& config, const ConfigSource& source)
 
 Trainer::~Trainer() = default;
 
-const GpuChoice& Trainer::gpus() const { return impl_->experiment.gpu_choice; }
-
-std::string Trainer::caution() const { return impl_->experiment.caution(); }
+const Experiment& Trainer::experiment() const { return impl_->experiment; }
 
 const RunRecord& Trainer::record() const { return impl_->record; }
-
-/// Has the model in the network's buckets; throws if it is another's.
-void Trainer::Impl::arrange_model(Checkpoint& checkpoint) const {
-  const TrainingConfig& training = experiment.config.training;
-  if (!checkpoint.model.arrange_for(experiment.network, training.workers,
-                                    optimizer_settings(training.optimizer).rule)) {
-    throw CheckpointError("checkpoint: its tensors are not those of model " +
-                          experiment.network.name + " with " + std::to_string(training.workers) +
-                          " workers; resume with the config it was made with");
-  }
-}
 
 void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   const Config& config = impl_->experiment.config;
@@ -620,7 +600,8 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
         ": the images or labels are not those that the run began with; give their folder "
         "with --set data.path=..., or start a new run");
   }
-  impl_->arrange_model(checkpoint);
+  arrange_model(checkpoint, impl_->experiment.network, config.training.workers,
+                optimizer_settings(config.training.optimizer).rule);
   // A run that was killed between its last checkpoint and its end has only the end left to do.
   if (checkpoint.epoch > config.training.epochs ||
       (checkpoint.epoch == config.training.epochs && record.status == "complete")) {
@@ -637,34 +618,6 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   impl_->record.epochs_planned = config.training.epochs;
   impl_->progress = std::move(checkpoint);
 }
-
-void Trainer::load(Checkpoint checkpoint, int classes) {
-  if (impl_->experiment.network.classes != classes) {
-    throw data::DataError(impl_->record.dataset + ": has " +
-                          std::to_string(impl_->experiment.network.classes) +
-                          " classes; must have as many as the run, " + std::to_string(classes));
-  }
-  check_made_with(checkpoint, impl_->given);
-  impl_->arrange_model(checkpoint);
-  impl_->experiment.normalization = checkpoint.normalization;
-  impl_->progress = std::move(checkpoint);
-}
-
-TestResult Trainer::test(const std::function<void(const std::exception& error)>& abandon) {
-  // Checkpoints and exports have the running statistics of the last test.
-  impl_->experiment.config.stpt.running_statistics = RunningStatistics::winner;
-  Session session(impl_->experiment);
-  try {
-    impl_->restore_model(session);
-    return impl_->test(session, {});
-  } catch (const std::exception& error) {
-    // As in Impl::run().
-    if (runtime::Cluster::current().size() > 1) abandon(error);
-    throw;
-  }
-}
-
-const std::string& Trainer::data_checksum() const { return impl_->experiment.data_checksum; }
 
 RunRecord Trainer::run(const TrainerObserver& observer, const std::atomic<bool>* stop) {
   return impl_->run(observer, stop);

@@ -8,9 +8,9 @@
 #include <string>
 
 #include "stpt/config/config.hpp"
+#include "stpt/experiment.hpp"
 #include "stpt/files/checkpoint.hpp"
 #include "stpt/files/record.hpp"
-#include "stpt/gpu_choice.hpp"
 #include "stpt/progress.hpp"
 
 namespace stpt {
@@ -32,12 +32,6 @@ struct TrainerObserver {
   std::function<void(const std::exception& error)> abandon;
 };
 
-/// How a model does on the test images.
-struct TestResult {
-  std::int64_t images = 0;
-  double top1 = 0, top5 = 0, loss = 0;
-};
-
 class Trainer {
  public:
   /// Reads the data, builds the network and allocates nothing else. Throws ConfigError,
@@ -47,10 +41,7 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// The GPUs that this rank will train on.
-  [[nodiscard]] const GpuChoice& gpus() const;
-  /// Experiment::caution().
-  [[nodiscard]] std::string caution() const;
+  [[nodiscard]] const Experiment& experiment() const;
   /// What is known before the first epoch.
   [[nodiscard]] const RunRecord& record() const;
 
@@ -58,17 +49,6 @@ class Trainer {
   /// `record` is the run's until then. Throws CheckpointError if they do not fit, data::DataError
   /// if the data are others.
   void resume(Checkpoint checkpoint, const RunRecord& record);
-  /// Takes over the checkpoint's model and normalization, to test it, maybe on other data of as
-  /// many `classes` as the run's have. All ranks call it. Throws CheckpointError, data::DataError.
-  void load(Checkpoint checkpoint, int classes);
-
-  /// Of the labels and some of the images.
-  [[nodiscard]] const std::string& data_checksum() const;
-
-  /// Tests the model that run() would begin with. Throws runtime::TaskError; over several ranks
-  /// `abandon` is called before, as an observer's. All ranks of the job call it, instead of run().
-  [[nodiscard]] TestResult test(const std::function<void(const std::exception& error)>& abandon);
-
   /// Trains to the end or until `stop` is set on any rank (then status is "stopped"). Throws
   /// runtime::TaskError, TrainingError. All ranks of the job call it.
   RunRecord run(const TrainerObserver& observer, const std::atomic<bool>* stop = nullptr);
@@ -76,8 +56,8 @@ class Trainer {
   /// data::Dataset::unreadable() of the training and the test images, as far as this rank met them.
   [[nodiscard]] std::vector<std::string> unreadable_images() const;
 
-  /// The model after run(): parameters, moments, running statistics. For tests and tools. Rank 0
-  /// only.
+  /// The model after a complete run(): parameters, moments, running statistics. For tests and
+  /// tools. Rank 0 only.
   [[nodiscard]] const models::ModelValues& model() const;
 
  private:

@@ -39,7 +39,7 @@ static_assert(std::endian::native == std::endian::little, "checkpoints are copie
 static_assert(sizeof(float) == 4 && std::numeric_limits<float>::is_iec559);
 
 constexpr std::string_view magic = "STPTCKPT";
-constexpr std::uint32_t version = 4;
+constexpr std::uint32_t version = 5;
 constexpr std::size_t preamble_bytes =
     magic.size() + sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t);
 constexpr std::size_t digest_bytes = 64;
@@ -252,6 +252,14 @@ void check_made_with(const Checkpoint& checkpoint, const Config& config) {
   if (changed.empty()) return;
   throw CheckpointError("checkpoint: was made with another " + changed +
                         "; the run's config.json must say what it said then");
+}
+
+void arrange_model(Checkpoint& checkpoint, const models::Network& network, int workers,
+                   codelets::UpdateRule rule) {
+  if (checkpoint.model.arrange_for(network, workers, rule)) return;
+  throw CheckpointError("checkpoint: its tensors are not those of model " + network.name +
+                        " with " + std::to_string(workers) +
+                        " workers; must be the checkpoint of the run's config");
 }
 
 }  // namespace stpt

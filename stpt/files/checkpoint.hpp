@@ -49,4 +49,9 @@ void save_checkpoint(const std::filesystem::path& file, const Checkpoint& checkp
 /// on resume, and the weights that the run began with.
 void check_made_with(const Checkpoint& checkpoint, const Config& config);
 
+/// Has the model in the network's buckets. Throws CheckpointError if it is not one of such a
+/// network, of so many workers and an optimizer of that rule.
+void arrange_model(Checkpoint& checkpoint, const models::Network& network, int workers,
+                   codelets::UpdateRule rule);
+
 }  // namespace stpt

@@ -114,6 +114,15 @@ TEST_CASE("memory is that of the StarPU workers that there will be", "[experimen
   CHECK(memory("1", {"runtime.fusion=op"}) > one);
 }
 
+TEST_CASE("all training images have a part in the data's checksum", "[experiment]") {
+  // They have one in the normalization.
+  const auto checksum = [](const std::string& hold_out) {
+    return experiment(small + Overrides{"data.hold_out=" + hold_out}).data_checksum;
+  };
+  CHECK(checksum("64") == checksum("64"));
+  CHECK(checksum("64") != checksum("65"));
+}
+
 TEST_CASE("the data's checksum tells labels apart", "[experiment]") {
   const data::testing::TemporaryFolder folder;
   using Labels = std::vector<std::uint8_t>;

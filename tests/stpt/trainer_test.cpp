@@ -817,35 +817,6 @@ TEST_CASE("a run resumed from a checkpoint ends with the same bits") {
   CHECK(resumed.epochs[3].test_loss == whole.record.epochs[3].test_loss);
 }
 
-TEST_CASE("a checkpoint's model is tested as its run did, on other images as they are there") {
-  const Overrides run = small + Overrides{"model.name=resnet8", "training.epochs=2"};
-  Checkpoint last;
-  TrainerObserver observer;
-  observer.epoch_done = [&](const RunRecord&, const Checkpoint* checkpoint) { last = *checkpoint; };
-  Trainer first(parse_config("{}", "test", run), "test");
-  const EpochRecord epoch = first.run(observer).epochs.back();
-
-  const auto never = [](const std::exception&) { FAIL(); };
-  Trainer same(parse_config("{}", "test", run), "test");
-  same.load(last, 4);
-  const TestResult tested = same.test(never);
-  CHECK(tested.images == 64);
-  CHECK(tested.top1 == epoch.test_top1);
-  CHECK(tested.top5 == epoch.test_top5);
-  CHECK(tested.loss == epoch.test_loss);
-
-  // Its network is fed as in its run: with other statistics of the images the loss is another one.
-  Checkpoint shifted = last;
-  shifted.normalization.mean.at(0) += 0.1F;
-  same.load(shifted, 4);
-  CHECK(same.test(never).loss != epoch.test_loss);
-
-  CHECK_THROWS_WITH(same.load(last, 5),
-                    Catch::Matchers::Contains(": has 4 classes; must have as many as the run, 5"));
-  Trainer other(parse_config("{}", "test", small + Overrides{"model.name=resnet20"}), "test");
-  CHECK_THROWS_AS(other.load(last, 4), CheckpointError);
-}
-
 #ifndef __SANITIZE_ADDRESS__  // whose quarantine grows
 TEST_CASE("memory stays flat after the first epoch") {
   const Outcome outcome = train(

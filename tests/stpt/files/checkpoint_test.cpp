@@ -224,7 +224,7 @@ TEST_CASE("What is no checkpoint is refused in one line", "[checkpoint]") {
     std::string changed = bytes;
     changed[8] = 1;
     CHECK(error_with(sign(changed)) ==
-          "is of version 1; must be of version 4, go on with the program that wrote it");
+          "is of version 1; must be of version 5, go on with the program that wrote it");
   }
 }
 
