@@ -14,7 +14,6 @@ class Sampler {
   Sampler(std::vector<std::uint32_t> indices, std::uint64_t seed);
 
   [[nodiscard]] std::size_t size() const { return indices_.size(); }
-  [[nodiscard]] std::span<const std::uint32_t> indices() const { return indices_; }
 
   /// The indices, shuffled for this epoch.
   [[nodiscard]] std::vector<std::uint32_t> order(std::uint64_t epoch) const;

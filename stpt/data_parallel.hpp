@@ -45,8 +45,7 @@ struct WorkerResult {
 [[nodiscard]] std::vector<StepResult> join_steps(
     std::span<const std::span<const WorkerResult>> ranks, const models::Team& team);
 
-/// The results of one model's steps on this rank, in the order of the steps. Written by tasks: read
-/// it after waiting.
+/// Takes the results of one model's steps on this rank, in the order of the steps.
 class TrainingLog {
  public:
   explicit TrainingLog(const std::string& name);

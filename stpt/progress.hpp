@@ -15,7 +15,7 @@ namespace stpt {
 
 struct ProgressState {
   int epoch = 0, epochs = 0;  ///< from 1
-  std::string phase;          ///< "warm-up", "pre-train", "choose", "main-train", "test", ...
+  std::string phase;          ///< "warm-up", "pre-train", "main-train", "test", ...
   /// Work done and to do in the whole run, losers' share included, in any unit that passes evenly.
   std::int64_t done = 0, planned = 0;
   double images_per_second = 0;  ///< 0: not known yet
@@ -64,7 +64,8 @@ class ProgressLine {
   std::size_t drawn_columns_ = 0;  ///< of the line that stands there now
 };
 
-/// The parts, for tests and the report: "1:02:03", "3 120", "7.5", "0.0125", and the whole lines.
+/// The parts, for results and errors, too: "1:02:03", "3 120", "7.5", "0.0125", and the whole
+/// lines.
 [[nodiscard]] std::string format_duration(double seconds);
 [[nodiscard]] std::string format_count(std::uint64_t value);
 [[nodiscard]] std::string format_rate(double value);  ///< below 10 with a decimal

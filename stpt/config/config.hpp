@@ -111,7 +111,7 @@ struct LearningRateConfig {
   std::vector<int> milestones;
   double decay_factor = 0.1;  ///< policies `step` and `plateau`
   // policy `plateau`
-  int patience = 3;  ///< epochs without a better validation accuracy before the LR decays
+  int patience = 3;  ///< epochs without a better test accuracy before the LR decays
   friend bool operator==(const LearningRateConfig&, const LearningRateConfig&) = default;
 };
 
@@ -194,7 +194,7 @@ struct StptConfig {
 struct RuntimeConfig {
   Fusion fusion = Fusion::automatic;
   int steps_in_flight = 2;
-  std::string scheduler;      ///< StarPU policy, empty: STARPU_SCHED or "lws"
+  std::string scheduler;      ///< StarPU policy, empty: STARPU_SCHED, else "lws", with GPUs "prio"
   int cpu_workers = 0;        ///< StarPU workers on cores; 0: one per core (or STARPU_NCPU)
   bool data_on_gpu = true;    ///< where they fit
   bool require_cuda = false;  ///< an error where there are fewer GPUs than STARPU_NCUDA says

@@ -1,5 +1,5 @@
 // A network's parameters and running statistics in a safetensors file, under the names of
-// models::state_dict: for the ResNets of ImageNet and VGG those of torchvision.
+// models::state_dict: for networks that torchvision has, its own.
 #pragma once
 
 #include <cstdint>
