@@ -94,31 +94,31 @@ class Lowering {
   void emit_operations();
   void merge_layers();
   void emit_forward(Node& node);
+  void emit_backward(const Node& node);
   void forward_convolution(Node& node);
+  void backward_convolution(const Node& node);
   void forward_batch_norm(Node& node);
+  void backward_batch_norm(const Node& node);
   void forward_relu(const Node& node);
+  void backward_relu(const Node& node);
   void forward_activation(const Node& node);
+  void backward_activation(const Node& node);
   void forward_add(const Node& node);
+  void backward_add(const Node& node);
   void forward_pool(Node& node);
+  void backward_pool(const Node& node);
   void forward_fully_connected(Node& node);
+  void backward_fully_connected(const Node& node);
   void forward_concat(Node& node);
+  void backward_concat(const Node& node);
   void forward_dropout(Node& node);
+  void backward_dropout(const Node& node);
   void forward_multiply(Node& node);
+  void backward_multiply(const Node& node);
   /// The logits as the loss takes them.
   [[nodiscard]] TensorSpec loss_spec();
   void emit_loss();
   void emit_loss_backward();
-  void emit_backward(const Node& node);
-  void backward_convolution(const Node& node);
-  void backward_batch_norm(const Node& node);
-  void backward_relu(const Node& node);
-  void backward_activation(const Node& node);
-  void backward_add(const Node& node);
-  void backward_pool(const Node& node);
-  void backward_fully_connected(const Node& node);
-  void backward_concat(const Node& node);
-  void backward_dropout(const Node& node);
-  void backward_multiply(const Node& node);
 
   int new_buffer(std::size_t bytes);
   [[nodiscard]] Value& value(ActivationId id) { return values_[static_cast<std::size_t>(id)]; }
@@ -522,149 +522,32 @@ void Lowering::emit_forward(Node& node) {
   }
 }
 
-TensorSpec Lowering::output_spec(const Node& node) const {
-  return {batched(network_.shape(node.output)), network_.data_type, Layout::any};
-}
-
-Lowering::Argument Lowering::keep(int& buffer, std::size_t bytes) {
-  if (mode_ != Mode::train || bytes == 0) return {};
-  buffer = new_buffer(bytes);
-  return write(buffer);
-}
-
-void Lowering::forward_convolution(Node& node) {
-  const Layer& layer = *node.layer;
-  auto& conv = node.kept.conv;
-  conv = {input(node).spec, output_spec(node), layer.kernel_h,  layer.kernel_w,
-          layer.stride,     layer.padding,     layer.bias >= 0, layer.groups};
-  of_device([&conv](auto device) { codelets::choose_layout(conv, device); });
-  std::vector<Argument> arguments{read(input(node).location), weights(layer)};
-  if (conv.bias) arguments.push_back(parameter(layer.bias));
-  arguments.push_back(define(node.output, conv.dst).location);
-  emit(codelets::Conv2dForward{conv, node.relu}, layer.name, std::move(arguments));
-}
-
-void Lowering::forward_batch_norm(Node& node) {
-  const Layer& layer = *node.layer;
-  const codelets::BatchNormMode mode = batch_norm_mode(mode_);
-  auto& norm = node.kept.norm;
-  norm.x = input(node).spec;
-  norm.relu = node.relu;
-  norm.residual = node.residual.has_value();
-  norm.epsilon = layer.epsilon;
-  norm.momentum = mode_ == Mode::calibration ? 1.0f : layer.momentum;
-
-  std::vector<Argument> arguments{read(input(node).location)};
-  if (node.residual) arguments.push_back(in_layout(*node.residual, norm.x.layout));
-  arguments.push_back(parameter(layer.weight));
-  arguments.push_back(parameter(layer.bias));
-  if (mode == codelets::BatchNormMode::batch_statistics) {
-    arguments.insert(arguments.end(), 2, Argument{});
-  } else {
-    const Access access =
-        mode == codelets::BatchNormMode::inference ? Access::read : Access::read_write;
-    arguments.push_back(running(layer.running_mean, access));
-    arguments.push_back(running(layer.running_variance, access));
+void Lowering::emit_backward(const Node& node) {
+  if (output(node).gradients.empty()) return;  // nothing that the loss depends on
+  block_ = node.layer->block;
+  switch (node.layer->kind) {
+    case LayerKind::convolution:
+      return backward_convolution(node);
+    case LayerKind::batch_norm:
+      return backward_batch_norm(node);
+    case LayerKind::relu:
+      return backward_relu(node);
+    case LayerKind::activation:
+      return backward_activation(node);
+    case LayerKind::add:
+      return backward_add(node);
+    case LayerKind::max_pool:
+    case LayerKind::average_pool:
+      return backward_pool(node);
+    case LayerKind::fully_connected:
+      return backward_fully_connected(node);
+    case LayerKind::concat:
+      return backward_concat(node);
+    case LayerKind::dropout:
+      return backward_dropout(node);
+    case LayerKind::multiply:
+      return backward_multiply(node);
   }
-  arguments.push_back(define(node.output, norm.x).location);
-  if (mode == codelets::BatchNormMode::training) {
-    const std::size_t bytes = static_cast<std::size_t>(norm.x.shape.c) * sizeof(float);
-    node.kept.mean = new_buffer(bytes);
-    node.kept.inverse_stddev = new_buffer(bytes);
-    arguments.push_back(write(node.kept.mean));
-    arguments.push_back(write(node.kept.inverse_stddev));
-  } else {
-    arguments.insert(arguments.end(), 2, Argument{});
-  }
-  const std::size_t mask_bytes =
-      of_device([&norm](auto device) { return codelets::batch_norm_mask_bytes(norm, device); });
-  arguments.push_back(keep(node.kept.mask, mask_bytes));
-  emit(codelets::BatchNormForward{norm, mode}, layer.name, std::move(arguments));
-}
-
-void Lowering::forward_relu(const Node& node) {
-  const TensorSpec spec = input(node).spec;
-  emit(codelets::ReluForward{spec}, node.layer->name,
-       {read(input(node).location), define(node.output, spec).location});
-}
-
-void Lowering::forward_activation(const Node& node) {
-  const Layer& layer = *node.layer;
-  const TensorSpec spec = input(node).spec;
-  emit(codelets::ActivationForward{spec, layer.function, layer.slope}, layer.name,
-       {read(input(node).location), define(node.output, spec).location});
-}
-
-void Lowering::forward_add(const Node& node) {
-  const TensorSpec spec = input(node).spec;
-  const Argument other = in_layout(node.layer->inputs[1], spec.layout);
-  emit(codelets::Add{spec, node.relu}, node.layer->name,
-       {read(input(node).location), other, define(node.output, spec).location});
-}
-
-void Lowering::forward_pool(Node& node) {
-  const Layer& layer = *node.layer;
-  auto& pool = node.kept.pool;
-  pool.kind =
-      layer.kind == LayerKind::max_pool ? codelets::PoolKind::max : codelets::PoolKind::average;
-  pool.src = input(node).spec;
-  pool.dst = output_spec(node);
-  pool.dst.layout = pool.src.layout;
-  pool.kernel_h = layer.kernel_h;
-  pool.kernel_w = layer.kernel_w;
-  pool.stride = layer.stride;
-  pool.padding = layer.padding;
-  const std::size_t indices_bytes =
-      of_device([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); });
-  const Argument indices = keep(node.kept.indices, indices_bytes);
-  emit(codelets::Pool2dForward{pool, mode_ == Mode::train}, layer.name,
-       {read(input(node).location), define(node.output, pool.dst).location, indices});
-}
-
-void Lowering::forward_fully_connected(Node& node) {
-  const Layer& layer = *node.layer;
-  auto& fc = node.kept.fc;
-  fc.src = input(node).spec;
-  fc.dst = output_spec(node);
-  fc.dst.layout = Layout::nchw;
-  // The loss is computed in float32.
-  if (node.output == network_.logits) fc.dst.type = runtime::DataType::float32;
-  TensorSpec stored = fc.dst;
-  if (on_gpu()) stored.layout = Layout::nhwc;  // the same in memory
-  emit(codelets::FullyConnectedForward{fc, node.relu}, layer.name,
-       {read(input(node).location), weights(layer), parameter(layer.bias),
-        define(node.output, stored).location});
-}
-
-void Lowering::forward_concat(Node& node) {
-  auto& concat = node.kept.concat;
-  concat.whole = output_spec(node);
-  for (const ActivationId part : node.layer->inputs) concat.parts.push_back(value(part).spec);
-  of_device([&concat](auto device) { codelets::choose_layout(concat, device); });
-  std::vector<Argument> arguments;
-  for (const ActivationId part : node.layer->inputs)
-    arguments.push_back(in_layout(part, concat.whole.layout));
-  arguments.push_back(define(node.output, concat.whole).location);
-  emit(codelets::ConcatForward{concat}, node.layer->name, std::move(arguments));
-}
-
-void Lowering::forward_dropout(Node& node) {
-  if (mode_ != Mode::train) {
-    output(node) = input(node);
-    return;
-  }
-  auto& dropout = node.kept.dropout;
-  dropout = {input(node).spec, node.layer->rate, static_cast<std::uint32_t>(node.output),
-             node.layer->whole_images};
-  emit(dropout, node.layer->name,
-       {read(input(node).location), keys, define(node.output, dropout.x).location});
-}
-
-void Lowering::forward_multiply(Node& node) {
-  const TensorSpec spec = input(node).spec;
-  node.kept.factors = in_layout(node.layer->inputs[1], spec.layout);
-  emit(codelets::MultiplyForward{spec}, node.layer->name,
-       {read(input(node).location), node.kept.factors, define(node.output, spec).location});
 }
 
 TensorSpec Lowering::loss_spec() {
@@ -740,32 +623,28 @@ Lowering::Gradient Lowering::pre_activation_gradient(const Node& node) {
   return gradient;
 }
 
-void Lowering::emit_backward(const Node& node) {
-  if (output(node).gradients.empty()) return;  // nothing that the loss depends on
-  block_ = node.layer->block;
-  switch (node.layer->kind) {
-    case LayerKind::convolution:
-      return backward_convolution(node);
-    case LayerKind::batch_norm:
-      return backward_batch_norm(node);
-    case LayerKind::relu:
-      return backward_relu(node);
-    case LayerKind::activation:
-      return backward_activation(node);
-    case LayerKind::add:
-      return backward_add(node);
-    case LayerKind::max_pool:
-    case LayerKind::average_pool:
-      return backward_pool(node);
-    case LayerKind::fully_connected:
-      return backward_fully_connected(node);
-    case LayerKind::concat:
-      return backward_concat(node);
-    case LayerKind::dropout:
-      return backward_dropout(node);
-    case LayerKind::multiply:
-      return backward_multiply(node);
-  }
+// ---- Each kind of layer, forward and backward ------------------------------------------------
+
+TensorSpec Lowering::output_spec(const Node& node) const {
+  return {batched(network_.shape(node.output)), network_.data_type, Layout::any};
+}
+
+Lowering::Argument Lowering::keep(int& buffer, std::size_t bytes) {
+  if (mode_ != Mode::train || bytes == 0) return {};
+  buffer = new_buffer(bytes);
+  return write(buffer);
+}
+
+void Lowering::forward_convolution(Node& node) {
+  const Layer& layer = *node.layer;
+  auto& conv = node.kept.conv;
+  conv = {input(node).spec, output_spec(node), layer.kernel_h,  layer.kernel_w,
+          layer.stride,     layer.padding,     layer.bias >= 0, layer.groups};
+  of_device([&conv](auto device) { codelets::choose_layout(conv, device); });
+  std::vector<Argument> arguments{read(input(node).location), weights(layer)};
+  if (conv.bias) arguments.push_back(parameter(layer.bias));
+  arguments.push_back(define(node.output, conv.dst).location);
+  emit(codelets::Conv2dForward{conv, node.relu}, layer.name, std::move(arguments));
 }
 
 void Lowering::backward_convolution(const Node& node) {
@@ -781,6 +660,44 @@ void Lowering::backward_convolution(const Node& node) {
     emit(codelets::Conv2dBackwardData{node.kept.conv}, layer.name + " backward data",
          {weights(layer), read(gradient.buffer), write(new_gradient(x))});
   }
+}
+
+void Lowering::forward_batch_norm(Node& node) {
+  const Layer& layer = *node.layer;
+  const codelets::BatchNormMode mode = batch_norm_mode(mode_);
+  auto& norm = node.kept.norm;
+  norm.x = input(node).spec;
+  norm.relu = node.relu;
+  norm.residual = node.residual.has_value();
+  norm.epsilon = layer.epsilon;
+  norm.momentum = mode_ == Mode::calibration ? 1.0f : layer.momentum;
+
+  std::vector<Argument> arguments{read(input(node).location)};
+  if (node.residual) arguments.push_back(in_layout(*node.residual, norm.x.layout));
+  arguments.push_back(parameter(layer.weight));
+  arguments.push_back(parameter(layer.bias));
+  if (mode == codelets::BatchNormMode::batch_statistics) {
+    arguments.insert(arguments.end(), 2, Argument{});
+  } else {
+    const Access access =
+        mode == codelets::BatchNormMode::inference ? Access::read : Access::read_write;
+    arguments.push_back(running(layer.running_mean, access));
+    arguments.push_back(running(layer.running_variance, access));
+  }
+  arguments.push_back(define(node.output, norm.x).location);
+  if (mode == codelets::BatchNormMode::training) {
+    const std::size_t bytes = static_cast<std::size_t>(norm.x.shape.c) * sizeof(float);
+    node.kept.mean = new_buffer(bytes);
+    node.kept.inverse_stddev = new_buffer(bytes);
+    arguments.push_back(write(node.kept.mean));
+    arguments.push_back(write(node.kept.inverse_stddev));
+  } else {
+    arguments.insert(arguments.end(), 2, Argument{});
+  }
+  const std::size_t mask_bytes =
+      of_device([&norm](auto device) { return codelets::batch_norm_mask_bytes(norm, device); });
+  arguments.push_back(keep(node.kept.mask, mask_bytes));
+  emit(codelets::BatchNormForward{norm, mode}, layer.name, std::move(arguments));
 }
 
 void Lowering::backward_batch_norm(const Node& node) {
@@ -812,12 +729,25 @@ void Lowering::backward_batch_norm(const Node& node) {
   if (reorder) reorder_gradient(d_residual, norm.x, *node.residual);
 }
 
+void Lowering::forward_relu(const Node& node) {
+  const TensorSpec spec = input(node).spec;
+  emit(codelets::ReluForward{spec}, node.layer->name,
+       {read(input(node).location), define(node.output, spec).location});
+}
+
 void Lowering::backward_relu(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
   if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
   emit(codelets::ReluBackward{value(x).spec}, node.layer->name + " backward",
        {read(output(node).location), read(gradient.buffer), write(new_gradient(x))});
+}
+
+void Lowering::forward_activation(const Node& node) {
+  const Layer& layer = *node.layer;
+  const TensorSpec spec = input(node).spec;
+  emit(codelets::ActivationForward{spec, layer.function, layer.slope}, layer.name,
+       {read(input(node).location), define(node.output, spec).location});
 }
 
 void Lowering::backward_activation(const Node& node) {
@@ -828,6 +758,13 @@ void Lowering::backward_activation(const Node& node) {
   emit(codelets::ActivationBackward{value(x).spec, layer.function, layer.slope},
        layer.name + " backward",
        {read(value(x).location), read(gradient.buffer), write(new_gradient(x))});
+}
+
+void Lowering::forward_add(const Node& node) {
+  const TensorSpec spec = input(node).spec;
+  const Argument other = in_layout(node.layer->inputs[1], spec.layout);
+  emit(codelets::Add{spec, node.relu}, node.layer->name,
+       {read(input(node).location), other, define(node.output, spec).location});
 }
 
 void Lowering::backward_add(const Node& node) {
@@ -842,6 +779,25 @@ void Lowering::backward_add(const Node& node) {
   }
 }
 
+void Lowering::forward_pool(Node& node) {
+  const Layer& layer = *node.layer;
+  auto& pool = node.kept.pool;
+  pool.kind =
+      layer.kind == LayerKind::max_pool ? codelets::PoolKind::max : codelets::PoolKind::average;
+  pool.src = input(node).spec;
+  pool.dst = output_spec(node);
+  pool.dst.layout = pool.src.layout;
+  pool.kernel_h = layer.kernel_h;
+  pool.kernel_w = layer.kernel_w;
+  pool.stride = layer.stride;
+  pool.padding = layer.padding;
+  const std::size_t indices_bytes =
+      of_device([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); });
+  const Argument indices = keep(node.kept.indices, indices_bytes);
+  emit(codelets::Pool2dForward{pool, mode_ == Mode::train}, layer.name,
+       {read(input(node).location), define(node.output, pool.dst).location, indices});
+}
+
 void Lowering::backward_pool(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
   if (!needs_gradient(x)) return;
@@ -849,6 +805,21 @@ void Lowering::backward_pool(const Node& node) {
   emit(codelets::Pool2dBackward{node.kept.pool}, node.layer->name + " backward",
        {read(gradient.buffer), node.kept.indices >= 0 ? read(node.kept.indices) : Argument{},
         write(new_gradient(x))});
+}
+
+void Lowering::forward_fully_connected(Node& node) {
+  const Layer& layer = *node.layer;
+  auto& fc = node.kept.fc;
+  fc.src = input(node).spec;
+  fc.dst = output_spec(node);
+  fc.dst.layout = Layout::nchw;
+  // The loss is computed in float32.
+  if (node.output == network_.logits) fc.dst.type = runtime::DataType::float32;
+  TensorSpec stored = fc.dst;
+  if (on_gpu()) stored.layout = Layout::nhwc;  // the same in memory
+  emit(codelets::FullyConnectedForward{fc, node.relu}, layer.name,
+       {read(input(node).location), weights(layer), parameter(layer.bias),
+        define(node.output, stored).location});
 }
 
 void Lowering::backward_fully_connected(const Node& node) {
@@ -862,6 +833,18 @@ void Lowering::backward_fully_connected(const Node& node) {
     emit(codelets::FullyConnectedBackwardData{node.kept.fc}, layer.name + " backward data",
          {weights(layer), read(gradient.buffer), write(new_gradient(x))});
   }
+}
+
+void Lowering::forward_concat(Node& node) {
+  auto& concat = node.kept.concat;
+  concat.whole = output_spec(node);
+  for (const ActivationId part : node.layer->inputs) concat.parts.push_back(value(part).spec);
+  of_device([&concat](auto device) { codelets::choose_layout(concat, device); });
+  std::vector<Argument> arguments;
+  for (const ActivationId part : node.layer->inputs)
+    arguments.push_back(in_layout(part, concat.whole.layout));
+  arguments.push_back(define(node.output, concat.whole).location);
+  emit(codelets::ConcatForward{concat}, node.layer->name, std::move(arguments));
 }
 
 void Lowering::backward_concat(const Node& node) {
@@ -885,6 +868,18 @@ void Lowering::backward_concat(const Node& node) {
     reorder_gradient(buffer, node.kept.concat.parts[i], node.layer->inputs[i]);
 }
 
+void Lowering::forward_dropout(Node& node) {
+  if (mode_ != Mode::train) {
+    output(node) = input(node);
+    return;
+  }
+  auto& dropout = node.kept.dropout;
+  dropout = {input(node).spec, node.layer->rate, static_cast<std::uint32_t>(node.output),
+             node.layer->whole_images};
+  emit(dropout, node.layer->name,
+       {read(input(node).location), keys, define(node.output, dropout.x).location});
+}
+
 void Lowering::backward_dropout(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
   if (!needs_gradient(x)) return;
@@ -892,6 +887,13 @@ void Lowering::backward_dropout(const Node& node) {
   emit(node.kept.dropout, node.layer->name + " backward",
        {read(gradient.buffer), keys, update(gradient.buffer)});
   value(x).gradients.push_back(gradient);
+}
+
+void Lowering::forward_multiply(Node& node) {
+  const TensorSpec spec = input(node).spec;
+  node.kept.factors = in_layout(node.layer->inputs[1], spec.layout);
+  emit(codelets::MultiplyForward{spec}, node.layer->name,
+       {read(input(node).location), node.kept.factors, define(node.output, spec).location});
 }
 
 void Lowering::backward_multiply(const Node& node) {
