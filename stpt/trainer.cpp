@@ -1,10 +1,7 @@
 #include "stpt/trainer.hpp"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
-#include <ctime>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -16,6 +13,7 @@
 #include "stpt/config/lr_sets.hpp"
 #include "stpt/experiment.hpp"
 #include "stpt/pretrain.hpp"
+#include "stpt/recording.hpp"
 #include "stpt/sample_meter.hpp"
 #include "stpt/session.hpp"
 #include "stpt/whole_model.hpp"
@@ -27,44 +25,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm fields{};
-  gmtime_r(&now, &fields);
-  std::array<char, 32> text{};
-  std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &fields);
-  return text.data();
-}
-
-/// At most `points` means over consecutive steps; `first` is the run's iteration before the first
-/// step.
-std::vector<CurvePoint> curve_of(std::span<const StepResult> steps, std::int64_t first,
-                                 std::size_t points,
-                                 const std::function<double(std::int64_t)>& learning_rate) {
-  std::vector<CurvePoint> curve;
-  const std::size_t stretch = std::max<std::size_t>(1, (steps.size() + points - 1) / points);
-  for (std::size_t begin = 0; begin < steps.size(); begin += stretch) {
-    const auto part = steps.subspan(begin, std::min(stretch, steps.size() - begin));
-    CurvePoint& point = curve.emplace_back();
-    point.iteration = first + static_cast<std::int64_t>(begin + part.size());
-    point.learning_rate = learning_rate(point.iteration - 1);
-    for (const StepResult& step : part) {
-      point.loss += step.loss / static_cast<double>(part.size());
-      point.top1 += step.top1 / static_cast<double>(part.size());
-    }
-  }
-  return curve;
-}
-
-/// How well the epoch's model did on what it was trained on, as the mean over these steps.
-void set_training(std::span<const StepResult> steps, EpochRecord& record) {
-  record.train_loss = record.train_top1 = 0;
-  for (const StepResult& step : steps) {
-    record.train_loss += step.loss / static_cast<double>(steps.size());
-    record.train_top1 += step.top1 / static_cast<double>(steps.size());
-  }
 }
 
 /// After so many retries.
@@ -103,19 +63,17 @@ struct MainTrainEnd {
 
 struct Trainer::Impl {
   Impl(const Config& config, const ConfigSource& source)
-      : given(config), experiment(config, source) {
-    describe();
+      : given(config), experiment(config, source), record(new_record(experiment)) {
+    progress.chosen_learning_rate = config.training.learning_rate.initial;
+    progress.base_learning_rate = config.training.learning_rate.initial;
   }
 
-  void describe();
   RunRecord run(const TrainerObserver& observer, const std::atomic<bool>* stop);
   void restore(Session& session);
   void restore_model(Session& session);
   void settle_running_statistics(const Session& session, models::ModelValues& model) const;
   void train(Session& session, double earlier_seconds);
   void run_epoch(Session& session, Pretrain* pretrain, int epoch);
-  void record_candidates(const PretrainResult& outcome, const Choice& choice,
-                         EpochRecord& record) const;
   void choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
                             std::span<const std::uint32_t> order, EpochRecord& record);
   MainTrainSteps train_steps(Session& session, int epoch, std::span<const std::uint32_t> order,
@@ -126,8 +84,6 @@ struct Trainer::Impl {
   [[nodiscard]] LossCurve winners_pretrain(const EpochRecord& epoch) const;
   [[nodiscard]] bool has_collapsed(const EpochRecord& epoch) const;
   void start_over(Session& session, double base, double chosen, EpochRecord& record);
-  void record_traffic(const Session& session, const runtime::Traffic& before, double busy_before,
-                      EpochRecord& record) const;
   TestResult test(Session& session, std::span<const std::uint32_t> order);
   [[nodiscard]] Choice decide(const PretrainResult& outcome, int epoch) const;
   void show(int epoch, const std::string& phase, double learning_rate);
@@ -144,44 +100,6 @@ struct Trainer::Impl {
   const std::atomic<bool>* stop = nullptr;
   std::optional<SampleMeter> meter;
 };
-
-void Trainer::Impl::describe() {
-  const Config& config = experiment.config;
-  record.name = config.name;
-  record.model = experiment.network.name;
-  record.dataset = experiment.data.name;
-  record.started = utc_now();
-  record.policy = enum_name(config.training.learning_rate.policy);
-  record.optimizer = enum_name(config.training.optimizer.name);
-  record.parameters = experiment.network.parameter_count();
-  record.flops_per_image = experiment.network.flops_per_image();
-  const runtime::Shape input = experiment.network.input();
-  record.channels = static_cast<int>(input.c);
-  record.height = static_cast<int>(input.h);
-  record.width = static_cast<int>(input.w);
-  record.classes = experiment.network.classes;
-  for (const std::string& class_name : experiment.data.class_names)
-    record.class_names.push_back(utf8_text(class_name));
-  record.training_images = static_cast<std::int64_t>(experiment.split.training.size());
-  record.hold_out_images = static_cast<std::int64_t>(experiment.split.hold_out.size());
-  record.test_images = static_cast<std::int64_t>(experiment.data.test->size());
-  record.workers = config.training.workers;
-  record.batch_per_worker = config.training.batch_per_worker;
-  record.iterations_per_epoch = experiment.iterations_per_epoch;
-  record.epochs_planned = config.training.epochs;
-  record.alpha = experiment.pretrains() ? config.stpt.alpha : 0;
-  record.initial_learning_rate = config.training.learning_rate.initial;
-  if (experiment.pretrains()) {
-    record.score = enum_name(config.stpt.score);
-    record.score_metric = enum_name(config.stpt.score_metric);
-  }
-  const runtime::Machine machine = runtime::Machine::detect();
-  const std::string gpus = experiment.gpu_choice.to_string();
-  record.device = (gpus.empty() ? "" : gpus + "; ") + machine.to_string();
-  record.status = "running";
-  progress.chosen_learning_rate = config.training.learning_rate.initial;
-  progress.base_learning_rate = config.training.learning_rate.initial;
-}
 
 void Trainer::Impl::show(int epoch, const std::string& phase, double learning_rate) {
   if (runtime::Cluster::current().any(stop != nullptr && stop->load())) throw Stopped{};
@@ -205,39 +123,6 @@ Choice Trainer::Impl::decide(const PretrainResult& outcome, int epoch) const {
       return choose_unchanged(scores);
     default:
       return choose(scores, config.stpt.tie_rule, config.stpt.score_metric, outcome.guess);
-  }
-}
-
-/// What the candidates did and cost in this try, the last one so far.
-void Trainer::Impl::record_candidates(const PretrainResult& outcome, const Choice& choice,
-                                      EpochRecord& result) const {
-  const StptConfig& config = experiment.config.stpt;
-  const std::int64_t replica_batch = experiment.replica_batch(outcome.scores.size());
-  result.choice_reason = choice.reason;
-  result.candidates.clear();
-  for (std::size_t k = 0; k < outcome.scores.size(); ++k) {
-    const CandidateScore& score = outcome.scores[k];
-    CandidateRecord& candidate = result.candidates.emplace_back();
-    candidate.factor = score.factor;
-    candidate.learning_rate = score.learning_rate;
-    constexpr double none = std::numeric_limits<double>::quiet_NaN();  // null in metrics.jsonl
-    candidate.score_top1 = score.diverged ? none : score.accuracy;
-    candidate.score_loss = score.diverged ? none : score.loss;
-    candidate.diverged = score.diverged;
-    candidate.winner = choice.winner == k;
-    const double trained_with = pretrain_learning_rate(
-        result.base_learning_rate, score.factor, config, replica_batch, experiment.global_batch());
-    candidate.curve = curve_of(
-        outcome.steps[k], experiment.schedule.plan(result.epoch).first, 10,
-        [&](std::int64_t iteration) { return experiment.schedule.at(iteration, trained_with); });
-    const std::int64_t steps = std::ssize(outcome.steps[k]);
-    if (candidate.winner && config.winner_progress == Progress::kept) {
-      result.iterations += steps;
-      result.samples_winner += steps * replica_batch;
-    } else {
-      result.iterations_discarded += steps;
-      result.samples_discarded += steps * replica_batch;
-    }
   }
 }
 
@@ -269,7 +154,7 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     result.seconds_pretrain += outcome.seconds_train;
     result.seconds_score += outcome.seconds_score;
     result.seconds_choose += outcome.seconds_snapshot;
-    record_candidates(outcome, choice, result);
+    record_candidates(experiment, outcome, choice, result);
     if (choice.winner) {
       if (config.winner_progress == Progress::kept) {
         pretrain.hand_over(*choice.winner, set.factors.size());
@@ -411,27 +296,6 @@ MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
   if (!repeats_collapsed()) return end;
   end.collapsed = end.broken >= 0 || has_collapsed(result);
   return cluster.broadcast(end);
-}
-
-void Trainer::Impl::record_traffic(const Session& session, const runtime::Traffic& before,
-                                   double busy_before, EpochRecord& result) const {
-  runtime::Cluster& cluster = runtime::Cluster::current();
-  if (cluster.size() == 1) return;
-  const runtime::Traffic now = runtime::traffic();
-  // A GPU's task has been enqueued, not computed, when it returns.
-  const double busy =
-      experiment.gpu_choice.gpus.empty() ? session.runtime.busy_seconds() - busy_before : 0;
-  struct Spent {
-    std::int64_t bytes, messages;
-    double busy;
-  };
-  const Spent mine{now.bytes_sent - before.bytes_sent, now.messages_sent - before.messages_sent,
-                   busy / static_cast<double>(session.runtime.workers().size())};
-  for (const auto& rank : cluster.gather(std::vector{mine})) {
-    result.bytes_sent += rank.front().bytes;
-    result.messages_sent += rank.front().messages;
-    result.seconds_busy += rank.front().busy / cluster.size();
-  }
 }
 
 TestResult Trainer::Impl::test(Session& session, std::span<const std::uint32_t> order) {
