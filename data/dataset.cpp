@@ -1,5 +1,7 @@
 #include "data/dataset.hpp"
 
+#include <numeric>
+
 #include "data/resize.hpp"
 
 namespace stpt::data {
@@ -18,6 +20,12 @@ void Dataset::read_window(std::size_t index, const ChooseWindow& choose, Size si
             static_cast<double>(window.width), static_cast<double>(window.height)},
            size, chw.data() + c * size.area());
   }
+}
+
+std::vector<std::uint32_t> all_indices(const Dataset& dataset) {
+  std::vector<std::uint32_t> indices(dataset.size());
+  std::iota(indices.begin(), indices.end(), 0U);
+  return indices;
 }
 
 std::string name_of(const std::filesystem::path& folder) {

@@ -71,6 +71,9 @@ class Dataset {
   [[nodiscard]] virtual std::vector<std::string> unreadable() const { return {}; }
 };
 
+/// 0, 1, ... of all its images.
+[[nodiscard]] std::vector<std::uint32_t> all_indices(const Dataset& dataset);
+
 /// What the data set in that folder is called: as the folder, be it "." or with a slash at its end.
 [[nodiscard]] std::string name_of(const std::filesystem::path& folder);
 

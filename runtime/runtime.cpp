@@ -135,7 +135,7 @@ std::string reserve_problem(const RuntimeOptions& options) {
   const CpuPlan plan = plan_cpu(options, asked);
   const int workers = plan.workers.value_or(plan.cores);
   const int reserved = asked.reserved_cpu_workers;
-  const int left = planned_cpu_workers(options);
+  const int left = std::max(0, workers - reserved);
   if (reserved == 0 || left >= plan.least) return "";
   return "is " + std::to_string(reserved) + ", which leaves " + std::to_string(left) + " of " +
          std::to_string(workers) + " CPU workers; must leave at least " +

@@ -67,10 +67,8 @@ data::Normalization normalization_of(const Config& config, const data::Dataset& 
 /// first epoch has been trained. Throws DataError if too many of the sample cannot.
 void check_test_images(const Config& config, const data::Dataset& test) {
   if (config.data.format != DataFormat::image_folder) return;
-  std::vector<std::uint32_t> indices(test.size());
-  std::iota(indices.begin(), indices.end(), 0U);
   std::vector<std::uint8_t> image(static_cast<std::size_t>(test.image_shape().elements()));
-  for (const std::uint32_t index : data::evenly_spaced(indices, sampled_images))
+  for (const std::uint32_t index : data::evenly_spaced(data::all_indices(test), sampled_images))
     test.read(index, image);
 }
 

@@ -115,11 +115,8 @@ Pretrain::Pretrain(Session& session)
                         ? models::Mode::batch_statistics
                         : models::Mode::inference;
   const bool hold_out = config.score == ScoreSource::hold_out;
-  std::vector<std::uint32_t> images = experiment.split.hold_out;
-  if (!hold_out) {
-    images.resize(experiment.data.test->size());
-    for (std::size_t i = 0; i < images.size(); ++i) images[i] = static_cast<std::uint32_t>(i);
-  }
+  std::vector<std::uint32_t> images =
+      hold_out ? experiment.split.hold_out : data::all_indices(*experiment.data.test);
   const data::Dataset& scored = hold_out ? *experiment.data.train : *experiment.data.test;
   std::vector<std::int64_t> images_of_class(static_cast<std::size_t>(experiment.network.classes));
   for (const std::uint32_t image : images)

@@ -1,6 +1,5 @@
 #include "stpt/session.hpp"
 
-#include <numeric>
 #include <string>
 
 #include "models/averages.hpp"
@@ -19,12 +18,6 @@ std::optional<data::Augmentation> augmentation(const DataConfig& config) {
                             .flip = config.flip,
                             .alternate_flip = config.alternate_flip,
                             .random_resized_crop = config.random_resized_crop};
-}
-
-std::vector<std::uint32_t> all_of(const data::Dataset& dataset) {
-  std::vector<std::uint32_t> indices(dataset.size());
-  std::iota(indices.begin(), indices.end(), 0U);
-  return indices;
 }
 
 }  // namespace
@@ -49,7 +42,7 @@ Session::Session(const Experiment& run)
                     run.config.runtime.steps_in_flight, optimizer,
                     run.config.training.gradient_reduction),
       test(run.network, models::Mode::inference, run.lowering(), test_loader,
-           all_of(*run.data.test), run.evaluation_batch()) {
+           data::all_indices(*run.data.test), run.evaluation_batch()) {
   const TrainingConfig& training = run.config.training;
   for (int set = 0; set <= run.config.runtime.steps_in_flight; ++set) {
     auto& batches = ring_.emplace_back();
