@@ -169,9 +169,14 @@ std::string Machine::to_string() const {
   return text.str();
 }
 
+bool may_use_all_cores() {
+  return usable_cores(machine_topology()) >=
+         hwloc_get_nbobjs_by_type(machine_topology(), HWLOC_OBJ_CORE);
+}
+
 bool take_share_of_cores(int part, int parts) {
   const int cores = hwloc_get_nbobjs_by_type(machine_topology(), HWLOC_OBJ_CORE);
-  if (parts <= 1 || cores < parts || usable_cores(machine_topology()) < cores) return false;
+  if (parts <= 1 || cores < parts || !may_use_all_cores()) return false;
   const Bitmap share = make_bitmap();
   if (!share) return false;
   for (int i = part * cores / parts; i < (part + 1) * cores / parts; ++i) {

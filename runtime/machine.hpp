@@ -31,6 +31,9 @@ void keep_hwloc_from_displays();
 /// parts, or where the launcher has bound the process already.
 bool take_share_of_cores(int part, int parts);
 
+/// Nothing binds this process: it may use every core of the host.
+[[nodiscard]] bool may_use_all_cores();
+
 /// As many cores as the control groups of this process give time for (cpu.max, cpu.cfs_quota_us),
 /// rounded up; whoever is in the same groups shares it. Nothing where they do not limit it. `list`
 /// and `root` are where the kernel tells.

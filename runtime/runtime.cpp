@@ -49,6 +49,7 @@ class Variable {
 /// The cores that workers may have, and how many workers StarPU is asked for.
 struct CpuPlan {
   int cores = 1;
+  bool shared = false;         ///< by more ranks than there are of them
   std::optional<int> workers;  ///< one per core where nobody says
   int least = 0;               ///< fewer of them will not do
 };
@@ -59,13 +60,15 @@ CpuPlan plan_cpu(const RuntimeOptions& options, const Environment& asked) {
   plan.cores = Machine::detect().cores;
   const auto quota = cores_by_quota();
   if (quota) plan.cores = std::min(plan.cores, std::max(1, *quota / cluster.ranks_on_host()));
+  plan.shared =
+      cluster.ranks_on_host() > plan.cores && !cluster.has_own_cores() && may_use_all_cores();
   const int gpus = static_cast<int>(options.gpus.size());
   plan.workers = asked.cpu_workers;
   if (options.cpu_workers > 0) plan.workers = options.cpu_workers;
   // StarPU itself takes all cores, which is right where nothing else needs or limits them. Beyond a
   // quota, workers that spin would have the threads throttled that drive GPUs.
   if (!plan.workers && (gpus > 0 || cluster.size() > 1 || quota)) {
-    plan.workers = default_cpu_workers({.cores = plan.cores,
+    plan.workers = default_cpu_workers({.cores = plan.shared ? 1 : plan.cores,
                                         .gpus = gpus,
                                         .workers_per_gpu = options.workers_per_gpu,
                                         .has_messages = cluster.size() > 1,
@@ -98,8 +101,7 @@ std::list<Variable> environment_for(const RuntimeOptions& options, const CpuPlan
   std::list<Variable> environment;
   if (plan.workers) environment.emplace_back("STARPU_NCPU", std::to_string(*plan.workers));
   // StarPU would bind several workers to one core, with a warning for each.
-  const bool crowded = plan.workers.value_or(0) + gpus > plan.cores ||
-                       (cluster.ranks_on_host() > plan.cores && !cluster.has_own_cores());
+  const bool crowded = plan.workers.value_or(0) + gpus > plan.cores || plan.shared;
   if (crowded) environment.emplace_back("STARPU_WORKERS_NOBIND", "1");
   if (crowded || plan.cores <= 4) environment.emplace_back("STARPU_MPI_NOBIND", "1");
   if (!options.scheduler.empty()) environment.emplace_back("STARPU_SCHED", options.scheduler);
