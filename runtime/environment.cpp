@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
@@ -63,16 +64,37 @@ void require_writable(const std::filesystem::path& folder, const std::string& va
                               "; must be set to a folder that can be written to");
 }
 
-/// Whether StarPU has measured this machine before, and so has nothing to write.
-bool measured(const std::filesystem::path& folder) {
+/// What StarPU calls this machine in the names of files.
+std::string measured_host() {
   const char* const named = std::getenv("STARPU_HOSTNAME");
   const std::string host = named != nullptr ? named : Cluster::current().host();
+  return host.substr(0, host.find('.'));
+}
+
+/// Whether StarPU has measured this machine before, and so has nothing to write.
+bool measured(const std::filesystem::path& folder) {
   std::error_code error;
-  return std::filesystem::exists(folder / (host.substr(0, host.find('.')) + ".config"), error);
+  return std::filesystem::exists(folder / (measured_host() + ".config"), error);
+}
+
+/// Throws where what StarPU measured is empty, as a full disk leaves it: StarPU would abort. Not
+/// while another process may be writing it.
+void refuse_empty_measurements(const std::filesystem::path& folder) {
+  const auto recently = std::filesystem::file_time_type::clock::now() - std::chrono::minutes(1);
+  for (const char* kind : {".config", ".affinity", ".latency", ".bandwidth"}) {
+    const std::filesystem::path file = folder / (measured_host() + kind);
+    std::error_code error;
+    if (std::filesystem::file_size(file, error) != 0 || error) continue;
+    if (std::filesystem::last_write_time(file, error) > recently || error) continue;
+    throw std::invalid_argument(file.string() +
+                                ": is empty, as a full disk leaves it; must be removed for StarPU "
+                                "to measure this machine again");
+  }
 }
 
 void check_folders() {
   const std::filesystem::path kept = measurements() / "bus";
+  refuse_empty_measurements(kept);
   if (!measured(kept)) require_writable(kept, "STARPU_PERF_MODEL_DIR", "what it measures");
   if (number("STARPU_FXT_TRACE", 0, 1).value_or(0) == 0) return;
   const char* const traces = std::getenv("STARPU_FXT_PREFIX");

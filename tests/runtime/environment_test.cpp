@@ -1,5 +1,6 @@
 #include "runtime/environment.hpp"
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
@@ -114,6 +115,28 @@ TEST_CASE("StarPU needs to write nothing where it has measured the machine", "[e
   CHECK(touched());
   std::ofstream(bus / "node7.config") << "of this one";
   CHECK_FALSE(touched());
+}
+
+TEST_CASE("what StarPU has measured is not empty", "[environment]") {
+  const data::testing::TemporaryFolder folder;
+  const WithEnvironment host("STARPU_HOSTNAME", "node7.cluster");
+  const std::filesystem::path bus = folder.path() / "bus";
+  std::filesystem::create_directory(bus);
+  const auto refused = [&] { return refusal("STARPU_PERF_MODEL_DIR", folder.path().string()); };
+  const auto make = [&](const std::string& name, std::chrono::minutes age) {
+    std::ofstream(bus / name).flush();
+    const auto now = std::filesystem::file_time_type::clock::now();
+    std::filesystem::last_write_time(bus / name, now - age);
+  };
+  make("node8.config", std::chrono::minutes(5));  // another machine's
+  make("node7.config", std::chrono::minutes(0));  // being written
+  CHECK(refused().empty());
+  make("node7.config", std::chrono::minutes(5));
+  CHECK(contains(refused(), (bus / "node7.config").string() + ": is empty"));
+  std::ofstream(bus / "node7.config") << "measured";
+  CHECK(refused().empty());
+  make("node7.affinity", std::chrono::minutes(5));
+  CHECK(contains(refused(), (bus / "node7.affinity").string() + ": is empty"));
 }
 
 TEST_CASE("a trace has a folder to be written to", "[environment]") {
