@@ -274,8 +274,9 @@ int test_model(const CommandLine& line, const std::string& version) {
     check_runtime(file);
     if (line.resume) {
       const RunDirectory directory = RunDirectory::open(*line.resume);
-      tester.emplace(file.config, file.source, load_checkpoint(directory.file(checkpoint_name)),
-                     directory.read_metrics().classes);
+      Checkpoint checkpoint = load_checkpoint(directory.file(checkpoint_name));
+      const int classes = record_until(checkpoint, directory).classes;
+      tester.emplace(file.config, file.source, std::move(checkpoint), classes);
     } else {
       tester.emplace(file.config, file.source);
     }

@@ -215,6 +215,7 @@ void Trainer::Impl::start_over(Session& session, double base, double chosen, Epo
   static_cast<EpochCost&>(again) = result;
   again.epoch = result.epoch;
   again.phase = result.phase;
+  again.rank_count = result.rank_count;
   again.base_learning_rate = progress.base_learning_rate;
   ++again.collapses;
   again.iterations_discarded += result.iterations;
@@ -314,6 +315,7 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
   meter->begin_epoch();
   EpochRecord result;
   result.epoch = epoch;
+  result.rank_count = runtime::Cluster::current().size();
   result.base_learning_rate = progress.base_learning_rate;
   result.phase = experiment.schedule.pretrains(epoch)   ? "stpt"
                  : experiment.schedule.in_warmup(epoch) ? "warmup"
@@ -469,7 +471,7 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   // A run that was killed between its last checkpoint and its end has only the end left to do.
   if (checkpoint.epoch > config.training.epochs ||
       (checkpoint.epoch == config.training.epochs && record.status == "complete")) {
-    throw CheckpointError("checkpoint: it has completed epoch " + std::to_string(checkpoint.epoch) +
+    throw CheckpointError(checkpoint.file + ": it has completed epoch " + std::to_string(checkpoint.epoch) +
                           ", and training.epochs is " + std::to_string(config.training.epochs) +
                           "; to go on, set that to more");
   }

@@ -238,6 +238,7 @@ Checkpoint load_checkpoint(const fs::path& file) {
     const json::value header = read_json(bytes.substr(0, header_end));
     Checkpoint checkpoint = read_header(header.as_object());
     read_arrays(header.as_object(), bytes.substr(header_end), checkpoint.model);
+    checkpoint.file = file.string();
     return checkpoint;
   } catch (const std::exception&) {
     refuse_damaged(file, "its header and its arrays do not fit together");
@@ -246,18 +247,18 @@ Checkpoint load_checkpoint(const fs::path& file) {
 
 void check_made_with(const Checkpoint& checkpoint, const Config& config) {
   const std::string changed = first_difference(
-      parse_config(checkpoint.config, "checkpoint"), config, [](std::string_view key) {
+      parse_config(checkpoint.config, checkpoint.file), config, [](std::string_view key) {
         return !may_change_on_resume(key) && key != "model.weights" && key != "model.new_layers";
       });
   if (changed.empty()) return;
-  throw CheckpointError("checkpoint: was made with another " + changed +
+  throw CheckpointError(checkpoint.file + ": was made with another " + changed +
                         "; the run's config.json must say what it said then");
 }
 
 void arrange_model(Checkpoint& checkpoint, const models::Network& network, int workers,
                    codelets::UpdateRule rule) {
   if (checkpoint.model.arrange_for(network, workers, rule)) return;
-  throw CheckpointError("checkpoint: its tensors are not those of model " + network.name +
+  throw CheckpointError(checkpoint.file + ": its tensors are not those of model " + network.name +
                         " with " + std::to_string(workers) +
                         " workers; must be the checkpoint of the run's config");
 }

@@ -25,6 +25,7 @@ struct RunPosition {
 };
 
 struct Checkpoint : RunPosition {
+  std::string file = "checkpoint";    ///< that it was read from, as errors name it
   double wall_seconds = 0;            ///< of the run so far
   std::string config;                 ///< the run's, by print_config
   std::string data;                   ///< a checksum of its data

@@ -56,6 +56,7 @@ struct EpochRecord : EpochCost {
   double test_loss = 0, test_top1 = 0, test_top5 = 0;
   std::int64_t iterations = 0;      ///< of the surviving model, this epoch
   std::int64_t samples_winner = 0;  ///< training samples, this epoch
+  int rank_count = 1;               ///< that trained it
   double seconds = 0;               ///< whole epoch
   double seconds_test = 0;
   double images_per_second = 0;    ///< training samples (winner and losers) / training seconds

@@ -64,6 +64,7 @@ void visit_fields(Visitor&& visit,
   visit("seconds_choose", record.seconds_choose);
   visit("seconds_main", record.seconds_main);
   visit("seconds_test", record.seconds_test);
+  visit("rank_count", record.rank_count);
   visit("bytes_sent", record.bytes_sent);
   visit("messages_sent", record.messages_sent);
   visit("steps_main", record.steps_main);

@@ -377,11 +377,13 @@ std::string speed(const RunRecord& run, const RunTotals& sum) {
          rows + "</tbody></table></div></section>\n";
 }
 
-/// Main-train over several ranks: what a step moves, and how much of its time is spent waiting.
+/// Main-train over several ranks: what a step moves, and how much of its time is spent waiting. Of
+/// a run that went on on another number of ranks, as far as it had the present one.
 std::string communication(const RunRecord& run) {
   if (run.ranks.size() < 2) return {};
   double bytes_sent = 0, messages = 0, steps = 0, busy = 0, seconds = 0;
   for (const EpochRecord& epoch : run.epochs) {
+    if (epoch.rank_count != std::ssize(run.ranks)) continue;
     bytes_sent += static_cast<double>(epoch.bytes_sent);
     messages += static_cast<double>(epoch.messages_sent);
     steps += static_cast<double>(epoch.steps_main);
@@ -391,9 +393,10 @@ std::string communication(const RunRecord& run) {
   std::string html;
   if (steps > 0) {
     const double ranks = static_cast<double>(run.ranks.size());
-    html += fact("Sent per step", bytes(bytes_sent / steps) + " in " + fixed(messages / steps, 0) +
-                                      " messages, " + bytes(bytes_sent / steps / ranks) +
-                                      " by each rank");
+    const std::string count = fixed(messages / steps, 0);
+    html += fact("Sent per step", bytes(bytes_sent / steps) + " in " + count +
+                                      (count == "1" ? " message, " : " messages, ") +
+                                      bytes(bytes_sent / steps / ranks) + " by each rank");
     if (busy > 0) {  // not known of GPUs
       html += fact("Computing, per step", duration(busy / steps));
       html += fact("Waiting for messages and the rest, per step",

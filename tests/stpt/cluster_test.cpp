@@ -96,7 +96,7 @@ Result result_of(const fs::path& directory) {
     result.last_epoch = epoch;
     for (const char* key : {"seconds", "seconds_pretrain", "seconds_score", "seconds_choose",
                             "seconds_main", "seconds_test", "images_per_second", "memory_bytes",
-                            "bytes_sent", "messages_sent", "seconds_busy"}) {
+                            "rank_count", "bytes_sent", "messages_sent", "seconds_busy"}) {
       epoch.erase(key);
     }
     result.epochs.push_back(json::serialize(epoch));
@@ -352,6 +352,7 @@ TEST_CASE("the program counts what it sends", "[cluster]") {
     job.bytes_sent += cost.bytes_sent;
   }
   const auto steps = result.last_epoch.at("steps_main").to_number<std::size_t>();
+  CHECK(result.last_epoch.at("rank_count").to_number<int>() == 2);
   CHECK(result.last_epoch.at("messages_sent").to_number<std::size_t>() == steps * job.sent);
   CHECK(result.last_epoch.at("bytes_sent").to_number<std::size_t>() == steps * job.bytes_sent);
   const auto model = static_cast<double>(network.parameter_count()) * sizeof(float);

@@ -947,7 +947,7 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
 
   SECTION("nothing to do") {
     arguments.resize(2);
-    expected = "checkpoint: it has completed epoch 2, and training.epochs is 2";
+    expected = "out/checkpoint.bin: it has completed epoch 2, and training.epochs is 2";
   }
   SECTION("another seed") {
     arguments.insert(arguments.end(), {"--set", "training.seed=2"});
@@ -977,14 +977,17 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
             .status == 0);
     fs::copy_file(program.folder() / "other" / "checkpoint.bin", checkpoint,
                   fs::copy_options::overwrite_existing);
-    expected = "checkpoint: was made with another model.name; the run's config.json must say";
+    expected =
+        "out/checkpoint.bin: was made with another model.name; the run's config.json must say";
   }
   SECTION("a config that was changed by hand") {
     const fs::path config = program.folder() / "out" / "config.json";
     std::string text = read_file(config);
     text.replace(text.find("\"batch_per_worker\": 16"), 22, "\"batch_per_worker\": 8 ");
     write_file(config, text);
-    expected = "checkpoint: was made with another training.batch_per_worker; the run's config.json";
+    expected =
+        "out/checkpoint.bin: was made with another training.batch_per_worker; the run's "
+        "config.json";
     SECTION("to be resumed") {}
     SECTION("to be exported") { arguments = {"--export", "out"}; }
   }
@@ -1242,7 +1245,7 @@ TEST_CASE("A run is tested without the weights that it began with", "[executable
 TEST_CASE("What cannot be tested", "[executable]") {
   Program program;
   write_file(program.folder() / "run.json", small_run);
-  std::string expected;
+  std::string expected, lost;
   Arguments arguments = {"--test", "--resume", "out"};
   Arguments run = {"--config", "run.json", "--output", "out", "--set", "training.epochs=1"};
   SECTION("no run") {
@@ -1253,6 +1256,10 @@ TEST_CASE("What cannot be tested", "[executable]") {
     run.insert(run.end(), {"--set", "runtime.checkpoint=false"});
     expected = "out/checkpoint.bin: no such file";
   }
+  SECTION("a run without its metrics") {
+    lost = "out/metrics.jsonl";
+    expected = "out: metrics.jsonl has 0 of the 1 epochs of the checkpoint";
+  }
   SECTION("with another network") {
     arguments.insert(arguments.end(), {"--set", "model.name=resnet8"});
     expected = "--set: model.name: cannot change in a run that goes on";
@@ -1262,6 +1269,7 @@ TEST_CASE("What cannot be tested", "[executable]") {
     expected = "none.safetensors: no such file";
   }
   REQUIRE(program.run(run).status == 0);
+  if (!lost.empty()) fs::remove(program.folder() / lost);
   const Outcome outcome = program.run(arguments);
   CHECK(outcome.status == 2);
   CHECK(outcome.out == "");

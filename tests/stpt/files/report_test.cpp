@@ -217,12 +217,16 @@ TEST_CASE("the report of several ranks names them and what they sent", "[report]
   CHECK_FALSE(has(render_report(run), "<h2>Ranks</h2>"));
   run.ranks = {{"node1", "64 cores"}, {"node<2>", "32 cores"}};
   for (EpochRecord& epoch : run.epochs) {
+    epoch.rank_count = 2;
     epoch.steps_main = 10;
     epoch.bytes_sent = 40'000'000;
     epoch.messages_sent = 400;
     epoch.seconds_main = 2;
     epoch.seconds_busy = 1.5;
   }
+  run.epochs.push_back(run.epochs.back());  // by itself, before it had two ranks
+  run.epochs.back().rank_count = 1;
+  run.epochs.back().bytes_sent = 0;
   const std::string html = render_report(run);
   CHECK(fault(html) == "");
   for (const char* part : {"4.0\u00a0MB in 40 messages, 2.0\u00a0MB by each rank", "150\u00a0ms",
