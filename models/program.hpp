@@ -32,7 +32,8 @@ struct ProgramInputs {
   const runtime::Tensor* keys = nullptr;    ///< where a network with dropout trains
   const runtime::Tensor* scores = nullptr;  ///< written
   const std::vector<runtime::Tensor>* parameters = nullptr;
-  /// Written, with Home::host; train only. What lies between the parameters stays; on GPUs it becomes 0.
+  /// Written, with Home::host; train only. What lies between the parameters stays; on GPUs it
+  /// becomes 0.
   const std::vector<runtime::Tensor>* gradients = nullptr;
   const runtime::Tensor* running = nullptr;
   const Lane* lane = nullptr;
