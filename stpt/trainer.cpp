@@ -471,9 +471,9 @@ void Trainer::resume(Checkpoint checkpoint, const RunRecord& record) {
   // A run that was killed between its last checkpoint and its end has only the end left to do.
   if (checkpoint.epoch > config.training.epochs ||
       (checkpoint.epoch == config.training.epochs && record.status == "complete")) {
-    throw CheckpointError(checkpoint.file + ": it has completed epoch " + std::to_string(checkpoint.epoch) +
-                          ", and training.epochs is " + std::to_string(config.training.epochs) +
-                          "; to go on, set that to more");
+    throw CheckpointError(checkpoint.file + ": it has completed epoch " +
+                          std::to_string(checkpoint.epoch) + ", and training.epochs is " +
+                          std::to_string(config.training.epochs) + "; to go on, set that to more");
   }
   RunRecord own = std::move(impl_->record);
   impl_->record = record;
