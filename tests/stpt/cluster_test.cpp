@@ -196,6 +196,27 @@ TEST_CASE("StarPU does not wonder at a rank that has one core", "[cluster]") {
   CHECK(outcome.err.find("CPU binding") == std::string::npos);
 }
 
+TEST_CASE("ranks that outnumber the cores have one worker each", "[cluster]") {
+  const int ranks = runtime::Machine::detect().cores + 1;
+  if (ranks < 3 || ranks > 5 || runtime::cores_by_quota() || !runtime::may_use_all_cores()) return;
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const auto workers_of = [&](const std::string& setting) {
+    const Outcome outcome = program.run_command(
+        with(launcher(ranks), {"env", "STARPU_WORKER_STATS=1", STPT_EXECUTABLE, "--config",
+                               "run.json", "--set", "training.epochs=1", "--set", setting}));
+    INFO(outcome.err);
+    CHECK(outcome.status == 0);
+    int count = 0;
+    for (auto at = outcome.err.find("\nCPU "); at != std::string::npos;
+         at = outcome.err.find("\nCPU ", at + 1))
+      ++count;
+    return count;
+  };
+  CHECK(workers_of("runtime.cpu_workers=0") == ranks);
+  CHECK(workers_of("runtime.cpu_workers=2") == 2 * ranks);
+}
+
 TEST_CASE("replicas of any number share the ranks", "[cluster]") {
   const auto [name, values] = GENERATE(table<std::string, Arguments>({
       // The workers' batch: replicas on single ranks, or on teams.
