@@ -62,7 +62,11 @@ class Join final : public Kernel {
   void run(std::span<void* const> args, void*, Stream) const override {
     auto* whole = static_cast<std::byte*>(args[stretches_.parts()]);
     stretches_.for_each([&](std::size_t part, std::size_t from, std::size_t to, std::size_t bytes) {
-      std::memcpy(whole + to, static_cast<const std::byte*>(args[part]) + from, bytes);
+      if (args[part] != nullptr) {
+        std::memcpy(whole + to, static_cast<const std::byte*>(args[part]) + from, bytes);
+      } else {
+        std::memset(whole + to, 0, bytes);
+      }
     });
   }
 

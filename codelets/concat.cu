@@ -16,7 +16,7 @@ namespace {
 
 template <class T>
 struct Columns {
-  T* part;
+  T* part;    ///< null for zeros
   T* whole;   ///< its first column of the part
   int count;  ///< the part's columns, in vectors
   int rows;
@@ -38,12 +38,13 @@ __global__ void copy_columns(cuda::Pieces<Columns<T>> pieces) {
        row += std::int64_t{columns.blocks} * rows_a_block) {
     for (int column = static_cast<int>(threadIdx.x % across); column < columns.count;
          column += static_cast<int>(across)) {
-      T* const part = columns.part + (row * columns.count + column) * width;
+      const std::int64_t in_part = (row * columns.count + column) * width;
       T* const whole = columns.whole + (row * columns.stride + column) * width;
       if constexpr (to_whole) {
-        cuda::store(whole, cuda::load<width>(part));
+        cuda::store(whole, columns.part != nullptr ? cuda::load<width>(columns.part + in_part)
+                                                   : cuda::Vector<T, width>{});
       } else {
-        cuda::store(part, cuda::load<width>(whole));
+        cuda::store(columns.part + in_part, cuda::load<width>(whole));
       }
     }
   }
@@ -68,7 +69,7 @@ class CopyColumns final : public Kernel {
     });
     for (std::size_t i = 0; i < counts_.size(); whole += counts_[i++] * width) {
       auto* part = static_cast<T*>(args[to_whole ? i : 1 + i]);
-      if (part == nullptr) continue;
+      if (part == nullptr && !to_whole) continue;
       const int across = std::min(counts_[i], static_cast<int>(cuda::block_threads));
       const unsigned blocks =
           cuda::blocks_for(rows_, cuda::block_threads / static_cast<unsigned>(across));

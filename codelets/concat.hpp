@@ -32,7 +32,7 @@ struct Concat {
 void choose_layout(Concat& concat, Cpu);
 void choose_layout(Concat& concat, Cuda);
 
-/// run(part..., whole)
+/// run(part..., whole): parts that are null are zeros.
 struct ConcatForward {
   Concat concat;
 };

@@ -64,6 +64,26 @@ TEST_CASE("concat on a GPU leaves gradients out that nobody needs", "[cuda][conc
   require_tensor("d_part", d_part, values.d_parts[1], exactly);
 }
 
+TEST_CASE("concat on a GPU has zeros where there is no part", "[cuda][concat]") {
+  NEEDS_GPUS(1);
+  for (const Case& c : {Case{2, 3, 2, {3, 5}}, Case{2, 3, 2, {8, 16, 8}}}) {
+    INFO(to_string(c));
+    const Values values(c);
+    for (const DataType type : cuda_types) {
+      const Concat concat = make_concat(c, type, Layout::nhwc);
+      std::vector<DeviceTensor> parts;
+      for (std::size_t i = 0; i < concat.parts.size(); ++i)
+        parts.emplace_back(concat.parts[i], values.parts[i]);
+      std::vector<DeviceBuffer*> arguments{nullptr};
+      for (std::size_t i = 1; i < parts.size(); ++i) arguments.push_back(&parts[i]);
+      DeviceTensor whole(concat.whole);
+      arguments.push_back(&whole);
+      run_on_gpu(*plan(ConcatForward{concat}, Cuda{}), arguments, {&whole});
+      require_tensor("whole", whole, rounded(type, without_part(c, values, 0)), exactly);
+    }
+  }
+}
+
 TEST_CASE("concat on a GPU takes nhwc alone", "[cuda][concat]") {
   Concat concat = make_concat({2, 3, 2, {3, 5}}, DataType::float32, Layout::nchw);
   require_complaint([&] { (void)plan(ConcatForward{concat}, Cuda{}); },

@@ -75,6 +75,29 @@ TEST_CASE("concat leaves gradients out that nobody needs", "[concat]") {
   require_tensor("d_part", d_part, values.d_parts[1], exact);
 }
 
+TEST_CASE("concat has zeros where there is no part", "[concat]") {
+  for (const Case& c : cases) {
+    INFO(to_string(c));
+    const Values values(c);
+    for (const Layout layout : all_layouts) {
+      if (!fits(c, layout)) continue;
+      const Concat concat = make_concat(c, DataType::float32, layout);
+      for (std::size_t left_out = 0; left_out < concat.parts.size(); ++left_out) {
+        std::vector<Tensor> parts;
+        for (std::size_t i = 0; i < concat.parts.size(); ++i)
+          parts.emplace_back(concat.parts[i], values.parts[i]);
+        std::vector<void*> arguments;
+        for (std::size_t i = 0; i < parts.size(); ++i)
+          arguments.push_back(i == left_out ? nullptr : parts[i].pointer());
+        Tensor whole(concat.whole);
+        arguments.push_back(whole.pointer());
+        run_kernel(*plan(ConcatForward{concat}, Cpu{}), arguments);
+        require_tensor("whole", whole, without_part(c, values, left_out), exact);
+      }
+    }
+  }
+}
+
 TEST_CASE("concat agrees with PyTorch", "[concat][golden]") {
   for (const auto& [c, values] : golden_values()) {
     INFO(to_string(c));

@@ -1,8 +1,11 @@
 // Joined tensors by their definition.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -76,6 +79,19 @@ struct Values {
   std::vector<std::vector<float>> parts, d_parts;
   std::vector<float> whole, d_whole;
 };
+
+/// The whole with zeros where the part would be.
+inline std::vector<float> without_part(const Case& c, const Values& values, std::size_t part) {
+  const std::int64_t pixels = c.h * c.w, image = std::ssize(values.whole) / c.n;
+  const std::int64_t first =
+      pixels * std::accumulate(c.channels.begin(),
+                               c.channels.begin() + static_cast<std::ptrdiff_t>(part),
+                               std::int64_t{0});
+  std::vector<float> whole = values.whole;
+  for (std::int64_t n = 0; n < c.n; ++n)
+    std::fill_n(whole.begin() + n * image + first, c.channels[part] * pixels, 0.0f);
+  return whole;
+}
 
 /// PyTorch's.
 inline std::vector<std::pair<Case, Values>> golden_values() {
