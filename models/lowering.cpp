@@ -75,10 +75,17 @@ class Lowering {
     int buffer;
     bool shared;  ///< read by several: must not be overwritten
   };
+  /// The gradient of some of an activation's channels.
+  struct SliceGradient {
+    std::int64_t first;
+    TensorSpec spec;
+    int buffer;
+  };
   struct Value {
     TensorSpec spec;
     Argument location;
-    std::vector<Gradient> gradients;  ///< parts to be added
+    std::vector<Gradient> gradients;    ///< parts to be added
+    std::vector<SliceGradient> slices;  ///< to be joined to more of these
   };
   /// Weights as the device's ops want them, where that is not as parameters are kept, and their
   /// gradients likewise. Weights change at every step, so each task converts all that it needs in
@@ -111,6 +118,8 @@ class Lowering {
   void backward_fully_connected(const Node& node);
   void forward_concat(Node& node);
   void backward_concat(const Node& node);
+  void forward_slice(Node& node);
+  void backward_slice(const Node& node);
   void forward_dropout(Node& node);
   void backward_dropout(const Node& node);
   void forward_multiply(Node& node);
@@ -145,6 +154,8 @@ class Lowering {
   int new_gradient(ActivationId id);
   /// Another part, which `gradient` has in the layout of `spec`.
   void reorder_gradient(int gradient, const TensorSpec& spec, ActivationId id);
+  /// Makes gradients of the slices, as few as may be: what lies between them is zeros.
+  void join_slices(ActivationId id);
   /// One gradient from all parts; `writable` if it may be overwritten.
   Gradient total_gradient(ActivationId id, bool writable);
   /// The same for the node's output, with the ReLU's part done in place if one is merged into it.
@@ -515,6 +526,8 @@ void Lowering::emit_forward(Node& node) {
       return forward_fully_connected(node);
     case LayerKind::concat:
       return forward_concat(node);
+    case LayerKind::slice:
+      return forward_slice(node);
     case LayerKind::dropout:
       return forward_dropout(node);
     case LayerKind::multiply:
@@ -523,8 +536,9 @@ void Lowering::emit_forward(Node& node) {
 }
 
 void Lowering::emit_backward(const Node& node) {
-  if (output(node).gradients.empty()) return;  // nothing that the loss depends on
   block_ = node.layer->block;
+  join_slices(node.output);
+  if (output(node).gradients.empty()) return;  // nothing that the loss depends on
   switch (node.layer->kind) {
     case LayerKind::convolution:
       return backward_convolution(node);
@@ -543,6 +557,8 @@ void Lowering::emit_backward(const Node& node) {
       return backward_fully_connected(node);
     case LayerKind::concat:
       return backward_concat(node);
+    case LayerKind::slice:
+      return backward_slice(node);
     case LayerKind::dropout:
       return backward_dropout(node);
     case LayerKind::multiply:
@@ -590,6 +606,57 @@ int Lowering::new_gradient(ActivationId id) {
 void Lowering::reorder_gradient(int gradient, const TensorSpec& spec, ActivationId id) {
   emit(codelets::Reorder{spec, value(id).spec}, "reorder backward",
        {read(gradient), write(new_gradient(id))});
+}
+
+void Lowering::join_slices(ActivationId id) {
+  const TensorSpec whole = value(id).spec;
+  std::vector<SliceGradient> slices = std::exchange(value(id).slices, {});
+  std::ranges::stable_sort(slices, {}, &SliceGradient::first);
+  while (!slices.empty()) {
+    codelets::Concat concat;
+    std::vector<std::optional<SliceGradient>> parts;
+    std::vector<SliceGradient> overlapping;
+    std::int64_t end = 0;
+    const auto add_part = [&](std::int64_t channels, std::optional<SliceGradient> slice) {
+      if (channels == 0) return;
+      TensorSpec part = whole;
+      part.shape.c = channels;
+      concat.parts.push_back(part);
+      parts.push_back(std::move(slice));
+      end += channels;
+    };
+    for (SliceGradient& slice : slices) {
+      if (slice.first < end) {
+        overlapping.push_back(slice);
+        continue;
+      }
+      add_part(slice.first - end, std::nullopt);
+      add_part(slice.spec.shape.c, slice);
+    }
+    add_part(whole.shape.c - end, std::nullopt);
+    concat.whole = whole;
+    of_device([&concat](auto device) { codelets::choose_layout(concat, device); });
+    std::vector<Argument> arguments;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (!parts[i]) {
+        arguments.emplace_back();
+        continue;
+      }
+      int buffer = parts[i]->buffer;
+      if (!runtime::same_memory(parts[i]->spec, concat.parts[i])) {
+        buffer = new_buffer(concat.parts[i].bytes());
+        emit(codelets::Reorder{parts[i]->spec, concat.parts[i]}, "reorder backward",
+             {read(parts[i]->buffer), write(buffer)});
+      }
+      arguments.push_back(read(buffer));
+    }
+    const bool reorder = !runtime::same_memory(concat.whole, whole);
+    const int joined = reorder ? new_buffer(concat.whole.bytes()) : new_gradient(id);
+    arguments.push_back(write(joined));
+    emit(codelets::ConcatForward{concat}, "join of gradients", std::move(arguments));
+    if (reorder) reorder_gradient(joined, concat.whole, id);
+    slices = std::move(overlapping);
+  }
 }
 
 Lowering::Gradient Lowering::total_gradient(ActivationId id, bool writable) {
@@ -866,6 +933,34 @@ void Lowering::backward_concat(const Node& node) {
        std::move(arguments));
   for (const auto& [buffer, i] : reorders)
     reorder_gradient(buffer, node.kept.concat.parts[i], node.layer->inputs[i]);
+}
+
+void Lowering::forward_slice(Node& node) {
+  const std::int64_t first = node.layer->first_channel;
+  const Value& x = input(node);
+  const Shape out = batched(network_.shape(node.output));
+  codelets::Concat concat;
+  std::vector<Argument> arguments{{}};
+  for (const std::int64_t channels : {first, out.c, x.spec.shape.c - first - out.c}) {
+    if (channels == 0) continue;
+    TensorSpec part = x.spec;
+    part.shape.c = channels;
+    concat.parts.push_back(part);
+  }
+  concat.whole = x.spec;
+  of_device([&concat](auto device) { codelets::choose_layout(concat, device); });
+  const std::size_t own = first == 0 ? 0 : 1;
+  arguments[0] = in_layout(node.layer->inputs[0], concat.whole.layout);
+  arguments.resize(1 + concat.parts.size());
+  arguments[1 + own] = define(node.output, concat.parts[own]).location;
+  emit(codelets::ConcatBackward{concat}, node.layer->name, std::move(arguments));
+}
+
+void Lowering::backward_slice(const Node& node) {
+  const ActivationId x = node.layer->inputs[0];
+  if (!needs_gradient(x)) return;
+  const Gradient gradient = total_gradient(node.output, false);
+  value(x).slices.push_back({node.layer->first_channel, output(node).spec, gradient.buffer});
 }
 
 void Lowering::forward_dropout(Node& node) {

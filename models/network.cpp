@@ -227,6 +227,19 @@ ActivationId NetworkBuilder::concat(const std::vector<ActivationId>& parts) {
   return append(LayerKind::concat, "concat", parts, whole).output;
 }
 
+ActivationId NetworkBuilder::slice(ActivationId x, int first, int channels) {
+  Shape out = shape(x);
+  if (first < 0 || channels < 1 || out.c - first < channels) {
+    throw LayerError(network_.name + ": ", "cannot take channels " + std::to_string(first) +
+                                               " to " + std::to_string(first + channels - 1) +
+                                               " of " + out.to_string());
+  }
+  out.c = channels;
+  Layer& layer = append(LayerKind::slice, "slice", {x}, out);
+  layer.first_channel = first;
+  return layer.output;
+}
+
 ActivationId NetworkBuilder::pool(LayerKind kind, const std::string& name, ActivationId x,
                                   int kernel_h, int kernel_w, int stride, int padding) {
   Shape out;

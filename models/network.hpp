@@ -27,6 +27,7 @@ enum class LayerKind {
   average_pool,  ///< global pooling is this with the kernel as large as the input
   fully_connected,
   concat,
+  slice,  ///< of the channels
   dropout,
   multiply,
 };
@@ -53,6 +54,7 @@ struct Layer {
   int block = 0;
   int kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
   int groups = 1;                                ///< of a convolution's channels and filters
+  int first_channel = 0;                         ///< of a slice
   double rate = 0;                               ///< of a dropout
   bool whole_images = false;                     ///< are dropped
   float epsilon = 0, momentum = 0;               ///< of a BatchNorm
@@ -159,6 +161,8 @@ class NetworkBuilder {
   ActivationId multiply(ActivationId x, ActivationId factors);
   /// Joins the channels of images of one size.
   ActivationId concat(const std::vector<ActivationId>& parts);
+  /// So many neighbouring channels, from `first` on.
+  ActivationId slice(ActivationId x, int first, int channels);
   ActivationId max_pool(ActivationId x, int kernel, int stride, int padding = 0);
   ActivationId average_pool(ActivationId x, int kernel, int stride, int padding = 0);
   ActivationId global_average_pool(ActivationId x);

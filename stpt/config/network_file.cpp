@@ -34,7 +34,8 @@ using runtime::Shape;
 
 // Far above what anybody trains, and far below what overflows.
 constexpr std::size_t most_layers = 4096;
-constexpr WholeRange<int> channel_range{1, 65536}, window_range{1, 1024}, padding_range{0, 1024};
+constexpr WholeRange<int> channel_range{1, 65536}, first_channel_range{0, 65535},
+    window_range{1, 1024}, padding_range{0, 1024};
 constexpr NumberRange rate_range{0, true, 1}, share_range{0, false, 1, true},
     epsilon_range{1e-30, true, 1, true};  // which is none of 0 in float32
 constexpr std::int64_t most_elements = std::numeric_limits<std::int32_t>::max();
@@ -177,6 +178,11 @@ ActivationId add_activation(NetworkBuilder& net, const LayerText& layer, Inputs 
       static_cast<float>(layer.number("slope", share_range, codelets::default_slope)));
 }
 
+ActivationId add_slice(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+  return net.slice(inputs[0], layer.whole("first", first_channel_range, 0),
+                   layer.whole("channels", channel_range));
+}
+
 template <ActivationId (NetworkBuilder::*pool)(ActivationId, int, int, int)>
 ActivationId add_pool(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const int kernel = layer.whole("kernel", window_range);
@@ -254,6 +260,7 @@ const std::vector<LayerType>& layer_types() {
        [](NetworkBuilder& net, const LayerText&, Inputs inputs) {
          return net.concat({inputs.begin(), inputs.end()});
        }},
+      {"slice", {"first", "channels"}, 1, false, false, add_slice},
       {"max_pool", window, 1, false, false, add_pool<&NetworkBuilder::max_pool>},
       {"average_pool", window, 1, false, false, add_pool<&NetworkBuilder::average_pool>},
       {"global_average_pool",

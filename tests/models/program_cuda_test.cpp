@@ -101,6 +101,10 @@ std::vector<Problem> problems() {
   x = dense.convolution("conv1", dense.input(), 16, 3, 1, 1);
   x = dense.concat({x, dense.relu(dense.batch_norm("bn", x)), dense.input()});
   result.emplace_back(dense.build(dense.fully_connected("fc", dense.relu(x), 10)), 4, 8U);
+  models::NetworkBuilder apart("apart", {1, 3, 8, 8}, 10);
+  x = apart.convolution("conv1", apart.input(), 24, 3, 1, 1);
+  x = apart.concat({apart.relu(apart.slice(x, 8, 16)), apart.slice(x, 3, 7), apart.slice(x, 5, 4)});
+  result.emplace_back(apart.build(apart.fully_connected("fc", x, 10)), 4, 11U);
   models::NetworkBuilder dropped("dropped", {1, 3, 7, 7}, 10);
   x = dropped.convolution("conv", dropped.dropout(dropped.input(), 0.2), 9, 3, 1, 1);
   x = dropped.add(dropped.dropout(dropped.relu(x), 0.5), x);

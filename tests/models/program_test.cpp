@@ -71,6 +71,18 @@ const std::vector<Form>& forms() {
          const ActivationId c = net.batch_norm("bn", net.convolution("conv3", whole, 16, 1, 1, 0));
          return classifier(net, net.relu(net.concat({b, net.input(), c})));
        }},
+      {"channels taken apart: all, blocks of them, parts of a block, with gaps, more than once",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.convolution("conv1", net.input(), 48, 3, 1, 1);
+         const ActivationId a = net.slice(x, 0, 16), b = net.slice(x, 16, 32);
+         const ActivationId c = net.relu(net.convolution("conv2", net.concat({b, a}), 19, 3, 1, 1));
+         net.begin_block("second");
+         const ActivationId d = net.add(net.slice(c, 1, 8), net.slice(c, 5, 8));
+         const ActivationId e = net.batch_norm("bn", net.convolution("conv3", a, 8, 1, 1, 0));
+         return classifier(net, net.concat({net.slice(net.input(), 1, 2), d, net.relu(e),
+                                            net.slice(c, 0, 19), net.slice(c, 16, 3)}));
+       }},
       {"three readers",
        {1, 3, 8, 8},
        [](NetworkBuilder& net) {
@@ -274,8 +286,12 @@ Network random_network(unsigned seed) {
     const std::size_t from = below(3) == 0 ? below(outputs.size()) : outputs.size() - 1;
     const Shape shape = net.shape(outputs[from]);
     ActivationId made = 0;
-    std::size_t kind = below(10);
-    if (kind >= 7) {  // a sum, if there is something of the same shape
+    std::size_t kind = below(11);
+    if (kind == 10) {
+      const auto first = below(static_cast<std::size_t>(shape.c));
+      const auto channels = 1 + below(static_cast<std::size_t>(shape.c) - first);
+      made = net.slice(take(from), static_cast<int>(first), static_cast<int>(channels));
+    } else if (kind >= 7) {  // a sum, if there is something of the same shape
       std::vector<std::size_t> alike;
       for (std::size_t i = 0; i < outputs.size(); ++i) {
         if (net.shape(outputs[i]) == shape) alike.push_back(i);

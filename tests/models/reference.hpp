@@ -121,6 +121,12 @@ class Reference {
         }
         break;
       }
+      case LayerKind::slice:
+        for (std::int64_t n = 0; n < out.n; ++n)
+          for (std::int64_t c = 0; c < out.c; ++c)
+            for (std::int64_t i = 0; i < out.spatial(); ++i)
+              y[at(out, n, c, 0, i)] = x[at(in, n, layer.first_channel + c, 0, i)];
+        break;
       case LayerKind::fully_connected: {
         const std::size_t inputs = x.size() / static_cast<std::size_t>(batch_);
         const auto outputs = static_cast<std::size_t>(out.c);

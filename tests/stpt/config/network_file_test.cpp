@@ -129,6 +129,27 @@ TEST_CASE("channels of any number of layers can be joined", "[network_file]") {
             .ends_with("must be a list of 2 to 64 layers' names"));
 }
 
+TEST_CASE("a slice has some of the channels", "[network_file]") {
+  const std::string slice = R"({"type": "slice", "channels": )";
+  const Network network = network_of(conv + slice + R"(1, "first": 3}, )" + slice + "1}, " + fc);
+  CHECK(network.layers[1].kind == LayerKind::slice);
+  CHECK(network.layers[1].first_channel == 3);
+  CHECK(network.layers[2].first_channel == 0);
+  CHECK(network.activations[static_cast<std::size_t>(network.layers[1].output)] ==
+        models::Shape{1, 1, 6, 6});
+  CHECK(error_of(conv + slice + R"(2, "first": 3}, )" + fc) ==
+        "layers[1]: cannot take channels 3 to 4 of 1x4x6x6");
+  CHECK(error_of(conv + slice + "5}, " + fc) ==
+        "layers[1]: cannot take channels 0 to 4 of 1x4x6x6");
+  CHECK(error_of(conv + slice + R"(1, "first": 65535}, )" + fc) ==
+        "layers[1]: cannot take channels 65535 to 65535 of 1x4x6x6");
+  CHECK(error_of(conv + R"({"type": "slice"}, )" + fc)
+            .starts_with("layers[1]: has no channels; add it, "));
+  CHECK(error_of(conv + slice + "0}, " + fc).starts_with("layers[1]: channels: is 0; must be "));
+  CHECK(error_of(conv + slice + R"(1, "first": -1}, )" + fc)
+            .starts_with("layers[1]: first: is -1; must be "));
+}
+
 TEST_CASE("a batch norm has PyTorch's options", "[network_file]") {
   const std::string type = R"({"name": "bn", "type": "batch_norm")";
   const auto norm_of = [&](const std::string& keys) {
@@ -286,7 +307,8 @@ TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
   CHECK(error_of(R"({"type": "lstm"})") ==
         "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, relu, relu6, "
         "leaky_relu, silu, gelu, hard_swish, hard_sigmoid, sigmoid, tanh, dropout, "
-        "stochastic_depth, add, multiply, concat, max_pool, average_pool, global_average_pool, "
+        "stochastic_depth, add, multiply, concat, slice, max_pool, average_pool, "
+        "global_average_pool, "
         "fully_connected");
   CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 4, "kernal": 3}, )" + fc) ==
