@@ -6,6 +6,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "codelets/cpu.hpp"
 #include "runtime/random.hpp"
@@ -38,16 +39,22 @@ class Drop final : public Kernel {
     for (std::int64_t image = 0; image < n; ++image, x += stored, y += stored) {
       runtime::Random words = words_of(keys[image], op_.layer);
       const auto factor = [&] { return words.next() >= threshold ? scale : 0; };
-      if (op_.whole_images) {
+      if (op_.dropped == Dropped::images) {
         const float of_image = factor();
         for (std::int64_t i = 0; i < stored; ++i) y[i] = x[i] * of_image;  // keeps padding 0
         continue;
       }
+      const bool whole_channels = op_.dropped == Dropped::channels;
+      std::vector<float> of_channels;
+      for (std::int64_t c = 0; whole_channels && c < channels; ++c) of_channels.push_back(factor());
       for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
         for (std::int64_t first = 0; first < channels; first += block) {
           const std::int64_t at = first * pixels + pixel * block;
           const std::int64_t count = std::min(block, channels - first);
-          for (std::int64_t i = 0; i < count; ++i) y[at + i] = x[at + i] * factor();
+          for (std::int64_t i = 0; i < count; ++i)
+            y[at + i] =
+                x[at + i] *
+                (whole_channels ? of_channels[static_cast<std::size_t>(first + i)] : factor());
           std::fill(y + at + count, y + at + block, 0.0f);  // padding
         }
       }

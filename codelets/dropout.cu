@@ -12,22 +12,23 @@
 namespace stpt::codelets {
 namespace {
 
-/// Threads take `width` places at a time: all of one block of random words, or one.
+/// Threads take `width` elements of an image at a time, which have all of one block of random
+/// words, or one. Places start anew after `period` elements.
 template <class T, int width>
-__global__ void drop(const std::int64_t images, const std::int64_t places, const float scale,
-                     const std::uint32_t threshold, const std::uint32_t layer,
-                     const bool whole_images, const T* x,
+__global__ void drop(const std::int64_t images, const std::int64_t elements,
+                     const std::int64_t period, const float scale, const std::uint32_t threshold,
+                     const std::uint32_t layer, const T* x,
                      const runtime::PhiloxKey* __restrict__ keys, T* y) {
-  const std::int64_t vectors = places / width, all = images * vectors;
+  const std::int64_t vectors = elements / width, all = images * vectors;
   const std::int64_t threads = std::int64_t{gridDim.x} * blockDim.x;
   for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < all;
        i += threads) {
-    const auto place = whole_images ? 0 : static_cast<std::uint32_t>(i % vectors * width);
+    const auto place = static_cast<std::uint32_t>(i % vectors * width % period);
     const auto words = runtime::philox4x32_10({place / 4, layer, 0, 0}, keys[i / vectors]);
     auto values = cuda::load<width>(x + i * width);
 #pragma unroll
     for (int v = 0; v < width; ++v) {
-      const std::uint32_t word = whole_images ? words[0] : words[width == 4 ? v : place % 4];
+      const std::uint32_t word = words[width == 4 ? v : place % 4];
       values.values[v] = cuda::from_float<T>(cuda::to_float(values.values[v]) *
                                              (word >= threshold ? scale : 0.0f));
     }
@@ -41,12 +42,15 @@ class Drop final : public Kernel {
   Drop(std::string what, const Dropout& op) : what_(std::move(what)), op_(op) {}
 
   void run(std::span<void* const> args, void*, Stream stream) const override {
-    const std::int64_t images = op_.x.shape.n, places = op_.x.shape.elements() / images;
-    const int width = places % 4 == 0 ? 4 : 1;
+    const std::int64_t images = op_.x.shape.n, elements = op_.x.shape.elements() / images;
+    const std::int64_t period = op_.dropped == Dropped::elements   ? elements
+                                : op_.dropped == Dropped::channels ? op_.x.shape.c
+                                                                   : 1;
+    const int width = period % 4 == 0 ? 4 : 1;
     constexpr unsigned threads = 256;
     cuda::launch(what_, width == 4 ? drop<T, 4> : drop<T, 1>,
-                 cuda::blocks_for(images * places / width, threads), threads, stream, images,
-                 places, op_.scale(), op_.threshold(), op_.layer, op_.whole_images,
+                 cuda::blocks_for(images * elements / width, threads), threads, stream, images,
+                 elements, period, op_.scale(), op_.threshold(), op_.layer,
                  static_cast<const T*>(args[0]), static_cast<const runtime::PhiloxKey*>(args[1]),
                  static_cast<T*>(args[2]));
   }

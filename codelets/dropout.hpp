@@ -4,7 +4,8 @@
 // whatever the layout, batch and device:
 //   kept where word >= rate * 2^32, rounded, with place = (i * width + j) * channels + c and
 //   word = philox4x32_10({place / 4, layer, 0, 0}, keys[n])[place % 4]  (runtime/random.hpp)
-// With `whole_images` an image has one place, 0: stochastic depth (Huang et al. 2016).
+// Where channels are dropped whole (Tompson et al. 2015), a channel is one place, its number; where
+// images are, an image is one, 0: stochastic depth (Huang et al. 2016).
 // The gradient is the same: d_x is what the op makes of d_y.
 #pragma once
 
@@ -17,12 +18,14 @@ namespace stpt::codelets {
 
 using runtime::TensorSpec;
 
+enum class Dropped { elements, images, channels };
+
 /// run(x, keys, y); y may be x. keys: a runtime::PhiloxKey for each image. On CUDA x is in nhwc.
 struct Dropout {
   TensorSpec x;
-  double rate = 0;          ///< of the elements that are dropped, in [0, 1)
+  double rate = 0;          ///< of those that are dropped, in [0, 1)
   std::uint32_t layer = 0;  ///< layers of other numbers drop others
-  bool whole_images = false;
+  Dropped dropped = Dropped::elements;
 
   /// The least word of an element that is kept.
   [[nodiscard]] std::uint32_t threshold() const;

@@ -144,8 +144,12 @@ KernelPtr plan_activation(const char* pass, const Op& op) {
       return own(Relu6{});
     case Activation::leaky_relu:
       return onednns(dnnl::algorithm::eltwise_relu, op.slope);
+    case Activation::elu:
+      return onednns(dnnl::algorithm::eltwise_elu, 1);
     case Activation::silu:
       return onednns(dnnl::algorithm::eltwise_swish, 1);
+    case Activation::mish:
+      return onednns(dnnl::algorithm::eltwise_mish);
     case Activation::gelu:
       return onednns(dnnl::algorithm::eltwise_gelu_erf);
     case Activation::hard_swish:

@@ -46,6 +46,11 @@ struct LeakyRelu {
   __device__ float operator()(float x, float d_y) const { return x > 0 ? d_y : slope * d_y; }
 };
 
+struct Elu {
+  __device__ float operator()(float x) const { return x > 0 ? x : expm1f(x); }
+  __device__ float operator()(float x, float d_y) const { return x > 0 ? d_y : d_y * expf(x); }
+};
+
 struct HardSigmoid {
   __device__ float operator()(float x) const { return x <= -3 ? 0 : x >= 3 ? 1 : (x + 3) / 6; }
   __device__ float operator()(float x, float d_y) const { return x > -3 && x < 3 ? d_y / 6 : 0; }
@@ -71,6 +76,16 @@ struct Silu {
   __device__ float operator()(float x, float d_y) const {
     const float sigmoid = Sigmoid{}(x);
     return d_y * sigmoid * (1 + x * (1 - sigmoid));
+  }
+};
+
+struct Mish {
+  /// tanh(log(1 + exp(x))); in float32 x is its own softplus from 20 on.
+  static __device__ float gate(float x) { return tanhf(x > 20 ? x : log1pf(expf(x))); }
+  __device__ float operator()(float x) const { return x * gate(x); }
+  __device__ float operator()(float x, float d_y) const {
+    const float y = gate(x);
+    return d_y * (y + x * (1 - y * y) * Sigmoid{}(x));
   }
 };
 
@@ -134,8 +149,12 @@ KernelPtr plan_activation(const char* pass, const Op& op) {
       return planned(Relu6{});
     case Activation::leaky_relu:
       return planned(LeakyRelu{op.slope});
+    case Activation::elu:
+      return planned(Elu{});
     case Activation::silu:
       return planned(Silu{});
+    case Activation::mish:
+      return planned(Mish{});
     case Activation::gelu:
       return planned(Gelu{});
     case Activation::hard_swish:

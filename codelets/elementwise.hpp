@@ -31,22 +31,37 @@ struct Add {
 /// Functions other than ReLU, as PyTorch defines them:
 ///   relu6         min(max(x, 0), 6)
 ///   leaky_relu    x > 0 ? x : slope x, where the slope is above 0
+///   elu           x > 0 ? x : exp(x) - 1
 ///   silu          x sigmoid(x)
+///   mish          x tanh(log(1 + exp(x)))
 ///   gelu          x / 2 (1 + erf(x / sqrt(2))): the exact one
 ///   hard_swish    x hard_sigmoid(x)
 ///   hard_sigmoid  min(max(x / 6 + 1/2, 0), 1)
 ///   sigmoid       1 / (1 + exp(-x))
 ///   tanh
-/// NaN stays NaN, with any gradient; silu, gelu and hard_swish make NaN of -infinity, which they
-/// multiply by 0. At the kinks gradients are 0, but for those of leaky_relu (the slope) and of
-/// hard_swish at 3 (1).
-enum class Activation { relu6, leaky_relu, silu, gelu, hard_swish, hard_sigmoid, sigmoid, tanh };
+/// NaN stays NaN, with any gradient; silu, mish, gelu and hard_swish make NaN of -infinity, which
+/// they multiply by 0; mish's gradients at the infinities are not finite. At the kinks gradients
+/// are 0, but for those of leaky_relu (the slope) and of hard_swish at 3 (1).
+enum class Activation {
+  relu6,
+  leaky_relu,
+  elu,
+  silu,
+  mish,
+  gelu,
+  hard_swish,
+  hard_sigmoid,
+  sigmoid,
+  tanh,
+};
 
 /// All, and what users call them.
 inline constexpr auto named_activations = std::to_array<std::pair<Activation, std::string_view>>({
     {Activation::relu6, "relu6"},
     {Activation::leaky_relu, "leaky_relu"},
+    {Activation::elu, "elu"},
     {Activation::silu, "silu"},
+    {Activation::mish, "mish"},
     {Activation::gelu, "gelu"},
     {Activation::hard_swish, "hard_swish"},
     {Activation::hard_sigmoid, "hard_sigmoid"},

@@ -970,7 +970,7 @@ void Lowering::forward_dropout(Node& node) {
   }
   auto& dropout = node.kept.dropout;
   dropout = {input(node).spec, node.layer->rate, static_cast<std::uint32_t>(node.output),
-             node.layer->whole_images};
+             node.layer->dropped};
   emit(dropout, node.layer->name,
        {read(input(node).location), keys, define(node.output, dropout.x).location});
 }

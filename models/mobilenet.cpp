@@ -74,7 +74,7 @@ class Builder {
         {.gamma = zero_gamma_ && has_shortcut ? Initialisation::zero : Initialisation::one,
          .epsilon = family_.epsilon});
     if (!has_shortcut) return y;
-    if (block.drop_rate > 0) y = net.stochastic_depth(y, block.drop_rate);
+    if (block.drop_rate > 0) y = net.dropout(y, block.drop_rate, codelets::Dropped::images);
     return net.add(y, x);
   }
 

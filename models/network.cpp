@@ -170,16 +170,13 @@ ActivationId NetworkBuilder::relu(ActivationId x) {
   return append(LayerKind::relu, "relu", {x}, shape(x)).output;
 }
 
-ActivationId NetworkBuilder::dropout(ActivationId x, double rate) {
-  Layer& layer = append(LayerKind::dropout, "dropout", {x}, shape(x));
+ActivationId NetworkBuilder::dropout(ActivationId x, double rate, codelets::Dropped dropped) {
+  const char* name = dropped == codelets::Dropped::images     ? "stochastic_depth"
+                     : dropped == codelets::Dropped::channels ? "channel_dropout"
+                                                              : "dropout";
+  Layer& layer = append(LayerKind::dropout, name, {x}, shape(x));
   layer.rate = rate;
-  return layer.output;
-}
-
-ActivationId NetworkBuilder::stochastic_depth(ActivationId x, double rate) {
-  Layer& layer = append(LayerKind::dropout, "stochastic_depth", {x}, shape(x));
-  layer.rate = rate;
-  layer.whole_images = true;
+  layer.dropped = dropped;
   return layer.output;
 }
 

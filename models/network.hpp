@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "codelets/dropout.hpp"
 #include "codelets/elementwise.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -56,7 +57,7 @@ struct Layer {
   int groups = 1;                                ///< of a convolution's channels and filters
   int first_channel = 0;                         ///< of a slice
   double rate = 0;                               ///< of a dropout
-  bool whole_images = false;                     ///< are dropped
+  codelets::Dropped dropped{};                   ///< by a dropout
   float epsilon = 0, momentum = 0;               ///< of a BatchNorm
   codelets::Activation function{};               ///< of an activation
   float slope = codelets::default_slope;         ///< of leaky_relu
@@ -153,10 +154,10 @@ class NetworkBuilder {
   ActivationId activation(ActivationId x, codelets::Activation function,
                           float slope = codelets::default_slope);
   ActivationId add(ActivationId a, ActivationId b);
-  /// Drops so many of its elements while training: `rate` in [0, 1).
-  ActivationId dropout(ActivationId x, double rate);
-  /// The same of whole images.
-  ActivationId stochastic_depth(ActivationId x, double rate);
+  /// Drops so many of its elements, channels or images while training: `rate` in [0, 1). Of images
+  /// it is stochastic depth.
+  ActivationId dropout(ActivationId x, double rate,
+                       codelets::Dropped dropped = codelets::Dropped::elements);
   /// Each channel of `x` times its own of the `factors`, which have one pixel.
   ActivationId multiply(ActivationId x, ActivationId factors);
   /// Joins the channels of images of one size.

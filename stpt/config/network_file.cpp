@@ -24,6 +24,7 @@ namespace {
 
 namespace json = boost::json;
 using codelets::Activation;
+using codelets::Dropped;
 using config::is_layer_name;
 using config::layer_name_text;
 using config::Problem;
@@ -178,6 +179,11 @@ ActivationId add_activation(NetworkBuilder& net, const LayerText& layer, Inputs 
       static_cast<float>(layer.number("slope", share_range, codelets::default_slope)));
 }
 
+template <Dropped dropped>
+ActivationId add_dropout(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+  return net.dropout(inputs[0], layer.number("rate", rate_range, 0.5), dropped);
+}
+
 ActivationId add_slice(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   return net.slice(inputs[0], layer.whole("first", first_channel_range, 0),
                    layer.whole("channels", channel_range));
@@ -214,28 +220,17 @@ const std::vector<LayerType>& layer_types() {
        [](NetworkBuilder& net, const LayerText&, Inputs inputs) { return net.relu(inputs[0]); }},
       {"relu6", {}, 1, false, false, add_activation<Activation::relu6>},
       {"leaky_relu", {"slope"}, 1, false, false, add_activation<Activation::leaky_relu>},
+      {"elu", {}, 1, false, false, add_activation<Activation::elu>},
       {"silu", {}, 1, false, false, add_activation<Activation::silu>},
+      {"mish", {}, 1, false, false, add_activation<Activation::mish>},
       {"gelu", {}, 1, false, false, add_activation<Activation::gelu>},
       {"hard_swish", {}, 1, false, false, add_activation<Activation::hard_swish>},
       {"hard_sigmoid", {}, 1, false, false, add_activation<Activation::hard_sigmoid>},
       {"sigmoid", {}, 1, false, false, add_activation<Activation::sigmoid>},
       {"tanh", {}, 1, false, false, add_activation<Activation::tanh>},
-      {"dropout",
-       {"rate"},
-       1,
-       false,
-       false,
-       [](NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
-         return net.dropout(inputs[0], layer.number("rate", rate_range, 0.5));
-       }},
-      {"stochastic_depth",
-       {"rate"},
-       1,
-       false,
-       false,
-       [](NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
-         return net.stochastic_depth(inputs[0], layer.number("rate", rate_range, 0.5));
-       }},
+      {"dropout", {"rate"}, 1, false, false, add_dropout<Dropped::elements>},
+      {"channel_dropout", {"rate"}, 1, false, false, add_dropout<Dropped::channels>},
+      {"stochastic_depth", {"rate"}, 1, false, false, add_dropout<Dropped::images>},
       {"add",
        {},
        2,

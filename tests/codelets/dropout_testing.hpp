@@ -39,7 +39,8 @@ inline std::vector<GoldenCase> golden() {
     const auto values = [&](const char* tensor) { return file.at(name + "/" + tensor).values; };
     GoldenCase& made = all.emplace_back();
     made.op = {spec_of(golden_shape(file.at(name + "/x"))), values("settings")[0],
-               static_cast<std::uint32_t>(values("settings")[1]), values("settings")[2] != 0};
+               static_cast<std::uint32_t>(values("settings")[1]),
+               static_cast<codelets::Dropped>(values("settings")[2])};
     const std::vector<float> keys = values("keys");
     for (std::size_t i = 0; i < keys.size(); i += 2)
       made.keys.push_back(
@@ -65,7 +66,10 @@ inline std::vector<Case> cases() {
     for (const double rate : {0.0, 0.3, 0.999}) {
       ++seed;
       Case& made = all.emplace_back();
-      made.op = {spec_of(shape), rate, seed, seed % 4 == 0};
+      const auto dropped = seed % 4 == 0   ? codelets::Dropped::images
+                           : seed % 4 == 1 ? codelets::Dropped::channels
+                                           : codelets::Dropped::elements;
+      made.op = {spec_of(shape), rate, seed, dropped};
       for (std::int64_t i = 0; i < shape.n; ++i)
         made.keys.push_back({seed, 0xfffffff0U - static_cast<std::uint32_t>(i)});
       made.x = random_values(shape.elements(), seed);

@@ -20,8 +20,12 @@ inline double activate(Activation function, double slope, double x) {
       return std::clamp(x, 0.0, 6.0);
     case Activation::leaky_relu:
       return x > 0 ? x : slope * x;
+    case Activation::elu:
+      return x > 0 ? x : std::expm1(x);
     case Activation::silu:
       return x / (1 + std::exp(-x));
+    case Activation::mish:
+      return x * std::tanh(std::log1p(std::exp(x)));
     case Activation::gelu:
       return x / 2 * std::erfc(-x / std::sqrt(2.0));
     case Activation::hard_swish:

@@ -126,27 +126,28 @@ def philox4x32_10(counter, key):
 
 def dropout():
     cases = {
-        # name: n, c, h, w, rate, layer, whole images
+        # name: n, c, h, w, rate, layer, what is dropped: 0 elements, 1 images, 2 channels
         "vector": (3, 10, 1, 1, 0.5, 3, 0),
         "image": (2, 5, 3, 2, 0.1, 1, 0),
         "blocks": (1, 24, 2, 3, 0.8, 4000, 0),
         "none": (2, 3, 1, 2, 0.0, 2, 0),
         "whole": (6, 4, 1, 2, 0.4, 5, 1),
+        "channels": (2, 11, 2, 3, 0.5, 6, 2),
     }
     out = {}
     random = Random(8)
-    for name, (n, c, h, w, rate, layer, whole) in cases.items():
+    for name, (n, c, h, w, rate, layer, dropped) in cases.items():
         x = random.normal(n, c, h, w).requires_grad_()
         keys = [(1234567 * (image + 1), 7654321 + image) for image in range(n)]  # exact in float32
         kept = torch.zeros(n, c, h, w)
         for image, channel, i, j in itertools.product(range(n), range(c), range(h), range(w)):
-            place = 0 if whole else (i * w + j) * c + channel
+            place = ((i * w + j) * c + channel, 0, channel)[dropped]
             word = philox4x32_10((place // 4, layer, 0, 0), keys[image])[place % 4]
             kept[image, channel, i, j] = word / 2**32 >= rate
         y = x * kept / (1 - rate)
         d_y = random.normal(n, c, h, w)
         y.backward(d_y)
-        out[f"{name}/settings"] = torch.tensor([rate, layer, whole])
+        out[f"{name}/settings"] = torch.tensor([rate, layer, dropped])
         out[f"{name}/keys"] = torch.tensor(keys)
         out |= {f"{name}/x": x, f"{name}/y": y, f"{name}/d_y": d_y, f"{name}/d_x": x.grad}
     return out
@@ -176,7 +177,9 @@ def activation():
     functions = {
         "relu6": F.relu6,
         "leaky_relu": F.leaky_relu,
+        "elu": F.elu,
         "silu": F.silu,
+        "mish": F.mish,
         "gelu": F.gelu,
         "hard_swish": F.hardswish,
         "hard_sigmoid": F.hardsigmoid,
@@ -189,6 +192,8 @@ def activation():
         x = random.uniform(2, 19, 2, 1, low=-7.5, high=7.5)
         # Kinks, and where functions have run out.
         special = torch.tensor([-3, 3, 0, -0.0, 6, math.inf, -math.inf, 100, -100, 1e-30])
+        if name == "mish":
+            special = special.clamp(-1000, 1000)  # at infinities its gradient is NaN here, not everywhere
         x.view(-1)[::7][: len(special)] = special.float().double()
         x.requires_grad_()
         y = function(x)

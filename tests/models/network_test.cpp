@@ -172,22 +172,24 @@ TEST_CASE("a VGG drops half of what its first two fully connected layers give", 
 }
 
 TEST_CASE("MobileNets and EfficientNets drop what torchvision's do", "[zoo]") {
+  using codelets::Dropped;
   const auto drops = [](const char* name) {
-    std::vector<std::pair<double, bool>> rates;
+    std::vector<std::pair<double, Dropped>> rates;
     for (const Layer& layer : make_network(name, {1, 3, 64, 64}, 10).layers) {
-      if (layer.kind == LayerKind::dropout) rates.emplace_back(layer.rate, layer.whole_images);
+      if (layer.kind == LayerKind::dropout) rates.emplace_back(layer.rate, layer.dropped);
     }
     return rates;
   };
-  const std::vector<std::pair<double, bool>> before_classifier = {{0.2, false}};
+  const std::vector<std::pair<double, Dropped>> before_classifier = {{0.2, Dropped::elements}};
   for (const char* name : {"mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"})
     CHECK(drops(name) == before_classifier);
   // B0 has 16 blocks; those that have a shortcut, counted from 0:
-  std::vector<std::pair<double, bool>> b0;
-  for (const int block : {2, 4, 6, 7, 9, 10, 12, 13, 14}) b0.emplace_back(0.2 * block / 16, true);
-  b0.emplace_back(0.2, false);
+  std::vector<std::pair<double, Dropped>> b0;
+  for (const int block : {2, 4, 6, 7, 9, 10, 12, 13, 14})
+    b0.emplace_back(0.2 * block / 16, Dropped::images);
+  b0.emplace_back(0.2, Dropped::elements);
   CHECK(drops("efficientnet_b0") == b0);
-  CHECK(drops("efficientnet_b4").back() == std::pair(0.4, false));
+  CHECK(drops("efficientnet_b4").back() == std::pair(0.4, Dropped::elements));
 }
 
 TEST_CASE("every model fits its usual images and others", "[zoo]") {

@@ -107,7 +107,7 @@ std::vector<Problem> problems() {
   result.emplace_back(apart.build(apart.fully_connected("fc", x, 10)), 4, 11U);
   models::NetworkBuilder dropped("dropped", {1, 3, 7, 7}, 10);
   x = dropped.convolution("conv", dropped.dropout(dropped.input(), 0.2), 9, 3, 1, 1);
-  x = dropped.add(dropped.dropout(dropped.relu(x), 0.5), x);
+  x = dropped.add(dropped.dropout(dropped.relu(x), 0.5, codelets::Dropped::channels), x);
   x = dropped.relu(dropped.fully_connected("fc1", x, 24));
   result.emplace_back(dropped.build(dropped.fully_connected("fc2", dropped.dropout(x, 0.4), 10)), 4,
                       9U);

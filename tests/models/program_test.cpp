@@ -249,8 +249,8 @@ const std::vector<Form>& forms() {
          const ActivationId a = net.dropout(x, 0.5), b = net.dropout(x, 0.5);
          net.begin_block("second");
          const ActivationId c = net.convolution("conv2", a, 19, 3, 1, 1);
-         const ActivationId d =
-             net.dropout(net.add(net.stochastic_depth(net.add(c, b), 0.5), x), 0.1);
+         const ActivationId d = net.dropout(
+             net.add(net.dropout(net.add(c, b), 0.5, codelets::Dropped::images), x), 0.1);
          return net.dropout(classifier(net, net.relu(d)), 0.2);
        }},
       {"a block without parameters",
@@ -320,7 +320,9 @@ Network random_network(unsigned seed) {
       if (function < all.size()) {
         made = net.activation(take(from), all[function].first);
       } else if (function < all.size() + 4) {
-        made = net.dropout(take(from), 0.3);
+        made =
+            net.dropout(take(from), 0.3,
+                        below(2) == 0 ? codelets::Dropped::elements : codelets::Dropped::channels);
       } else {
         made = net.relu(take(from));
       }

@@ -148,7 +148,11 @@ class Reference {
     for (std::int64_t n = 0; n < s.n; ++n)
       for (std::int64_t c = 0; c < s.c; ++c)
         for (std::int64_t i = 0; i < s.spatial(); ++i) {
-          const auto place = layer.whole_images ? 0 : static_cast<std::uint32_t>(i * s.c + c);
+          using codelets::Dropped;
+          const auto place = static_cast<std::uint32_t>(
+              layer.dropped == Dropped::images
+                  ? 0
+                  : c + (layer.dropped == Dropped::elements ? i * s.c : 0));
           const auto layer_number = static_cast<std::uint32_t>(layer.output);
           const auto words = runtime::philox4x32_10({place / 4, layer_number, 0, 0},
                                                     keys[static_cast<std::size_t>(n)]);

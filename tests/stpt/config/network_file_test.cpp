@@ -191,11 +191,14 @@ TEST_CASE("a dropout has a rate", "[network_file]") {
   CHECK(network.layers[0].kind == LayerKind::dropout);
   CHECK(network.layers[0].rate == 0.2);
   CHECK(network.layers[1].rate == 0.5);
-  CHECK_FALSE(network.layers[1].whole_images);
+  CHECK(network.layers[1].dropped == codelets::Dropped::elements);
   const Network stochastic = network_of(R"({"type": "stochastic_depth", "rate": 0.2}, )" + fc);
   CHECK(stochastic.has_dropout());
   CHECK(stochastic.layers[0].rate == 0.2);
-  CHECK(stochastic.layers[0].whole_images);
+  CHECK(stochastic.layers[0].dropped == codelets::Dropped::images);
+  const Network channels = network_of(R"({"type": "channel_dropout", "rate": 0.2}, )" + fc);
+  CHECK(channels.layers[0].rate == 0.2);
+  CHECK(channels.layers[0].dropped == codelets::Dropped::channels);
   CHECK_FALSE(network_of(fc).has_dropout());
   CHECK_NOTHROW(network_of(R"({"type": "dropout", "rate": 0}, )" + fc));
   for (const char* rate : {"1", "-0.1", "\"0.5\"", "null"}) {
@@ -306,8 +309,8 @@ TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
   CHECK(error_of(conv + "{}, " + fc).starts_with("layers[1]: has no type; add it, one of conv"));
   CHECK(error_of(R"({"type": "lstm"})") ==
         "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, relu, relu6, "
-        "leaky_relu, silu, gelu, hard_swish, hard_sigmoid, sigmoid, tanh, dropout, "
-        "stochastic_depth, add, multiply, concat, slice, max_pool, average_pool, "
+        "leaky_relu, elu, silu, mish, gelu, hard_swish, hard_sigmoid, sigmoid, tanh, dropout, "
+        "channel_dropout, stochastic_depth, add, multiply, concat, slice, max_pool, average_pool, "
         "global_average_pool, "
         "fully_connected");
   CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
