@@ -31,8 +31,7 @@ constexpr dnnl::algorithm algorithm = dnnl::algorithm::convolution_direct;
 void require_consistent(const char* op, const Conv2d& conv) {
   cpu::require_plain(std::string(op) + ": src", conv.src);
   cpu::require_float32(std::string(op) + ": dst", conv.dst);
-  const Shape expected = conv2d_output(conv.src.shape, conv.dst.shape.c, conv.kernel_h,
-                                       conv.kernel_w, conv.stride, conv.padding, conv.groups);
+  const Shape expected = conv2d_output(conv.src.shape, conv.dst.shape.c, conv.window, conv.groups);
   if (conv.dst.shape != expected)
     onednn::fail(describe_op(op, conv), "dst must be " + expected.to_string());
 }
@@ -56,8 +55,9 @@ struct Problem {
   explicit Problem(const Conv2d& conv)
       : src(conv.src.shape),
         dst(conv.dst.shape),
-        strides{conv.stride, conv.stride},
-        padding{conv.padding, conv.padding},
+        strides{conv.window.stride.h, conv.window.stride.w},
+        gaps{conv.window.dilation.h - 1, conv.window.dilation.w - 1},
+        padding{conv.window.padding.h, conv.window.padding.w},
         weight_dims(weight_dimensions(conv)),
         weights(weight_dims, dnnl::memory::data_type::f32, dnnl::memory::format_tag::any),
         canonical_weights(
@@ -68,7 +68,7 @@ struct Problem {
 
   [[nodiscard]] convolution_forward::primitive_desc forward(Layouts in) const {
     return {{dnnl::prop_kind::forward_training, algorithm, onednn::describe(src, in.src), weights,
-             bias, onednn::describe(dst, in.dst), strides, padding, padding},
+             bias, onednn::describe(dst, in.dst), strides, gaps, padding, padding},
             onednn::user_scratchpad(),
             onednn::engine(),
             /*allow_empty=*/true};
@@ -76,7 +76,7 @@ struct Problem {
 
   [[nodiscard]] convolution_backward_data::primitive_desc backward_data(Layouts in) const {
     return {{algorithm, onednn::describe(src, in.src), weights, onednn::describe(dst, in.dst),
-             strides, padding, padding},
+             strides, gaps, padding, padding},
             onednn::user_scratchpad(),
             onednn::engine(),
             forward(in),
@@ -85,7 +85,7 @@ struct Problem {
 
   [[nodiscard]] convolution_backward_weights::primitive_desc backward_weights(Layouts in) const {
     return {{algorithm, onednn::describe(src, in.src), weights, bias, onednn::describe(dst, in.dst),
-             strides, padding, padding},
+             strides, gaps, padding, padding},
             onednn::user_scratchpad(),
             onednn::engine(),
             forward(in),
@@ -93,7 +93,7 @@ struct Problem {
   }
 
   Shape src, dst;
-  dnnl::memory::dims strides, padding, weight_dims;
+  dnnl::memory::dims strides, gaps, padding, weight_dims;
   MemoryDesc weights, canonical_weights, bias;
 };
 
@@ -131,8 +131,8 @@ auto cheapest(const Conv2d& conv, const Problem& problem, Make make) {
   return best;
 }
 
-std::string describe_geometry(int kernel_h, int kernel_w, int stride, int padding, int groups) {
-  std::string text = onednn::describe_window(kernel_h, kernel_w, stride, padding);
+std::string describe_geometry(const Window& window, int groups) {
+  std::string text = to_string(window);
   if (groups != 1) text += ", " + std::to_string(groups) + " groups";
   return text;
 }
@@ -141,27 +141,24 @@ std::string describe_geometry(int kernel_h, int kernel_w, int stride, int paddin
 
 std::string describe_op(const char* op, const Conv2d& conv) {
   return std::string(op) + " " + conv.src.to_string() + " -> " + conv.dst.to_string() + ", " +
-         describe_geometry(conv.kernel_h, conv.kernel_w, conv.stride, conv.padding, conv.groups);
+         describe_geometry(conv.window, conv.groups);
 }
 
-Shape conv2d_output(const Shape& src, std::int64_t filters, int kernel_h, int kernel_w, int stride,
-                    int padding, int groups) {
-  const std::string what = "conv2d of " + src.to_string() + ", " +
-                           describe_geometry(kernel_h, kernel_w, stride, padding, groups);
-  if (filters < 1 || kernel_h < 1 || kernel_w < 1 || stride < 1)
+Shape conv2d_output(const Shape& src, std::int64_t filters, const Window& window, int groups) {
+  const std::string what =
+      "conv2d of " + src.to_string() + ", " + describe_geometry(window, groups);
+  if (filters < 1 || window.kernel.smallest() < 1 || window.stride.smallest() < 1)
     onednn::fail(what, "filters, kernel and stride must be at least 1");
-  if (padding < 0) onednn::fail(what, "the padding must not be negative");
-  const std::int64_t h = src.h + 2 * padding - kernel_h, w = src.w + 2 * padding - kernel_w;
-  if (h < 0 || w < 0) {
-    onednn::fail(what, "the kernel must not be larger than the padded source, " +
-                           std::to_string(src.h + 2 * padding) + "x" +
-                           std::to_string(src.w + 2 * padding));
-  }
+  if (window.padding.smallest() < 0) onednn::fail(what, "the padding must not be negative");
+  if (window.dilation.smallest() < 1) onednn::fail(what, "the dilation must be at least 1");
+  const Shape places = slide(window, src);
+  if (places.h < 1 || places.w < 1)
+    onednn::fail(what, "the kernel must not be larger than " + describe_padded(window, src));
   if (groups < 1 || src.c % groups != 0 || filters % groups != 0) {
     onednn::fail(what, "the groups must divide the " + std::to_string(src.c) +
                            " channels and the " + std::to_string(filters) + " filters");
   }
-  return {src.n, filters, h / stride + 1, w / stride + 1};
+  return {src.n, filters, places.h, places.w};
 }
 
 void choose_layout(Conv2d& conv, Cpu) {

@@ -1,6 +1,7 @@
 // 2-D convolution (cross-correlation), optionally with bias and a fused ReLU, which keeps NaN.
 //   dst[n,k,y,x] = act(bias[k] + sum_{c,i,j} weights[k,c,i,j] * src[n,first(k)+c,sy,sx])
-//   where sy = y*stride - padding + i and sx = x*stride - padding + j; outside the source is zero.
+//   where sy = y*stride - padding + i*dilation, with the height's numbers, and sx likewise with the
+//   width's; outside the source is zero.
 //   Filters and channels come in as many groups: a filter sees those channels, from first(k) on,
 //   whose group is its own.
 #pragma once
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "codelets/kernel.hpp"
+#include "codelets/window.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt::codelets {
@@ -19,15 +21,13 @@ using runtime::TensorSpec;
 struct Conv2d {
   TensorSpec src;  ///< n x c x h x w
   TensorSpec dst;  ///< n x k x oh x ow; layout `any` until choose_layout()
-  int kernel_h = 1, kernel_w = 1;
-  int stride = 1;
-  int padding = 0;
+  Window window;
   bool bias = false;
   int groups = 1;  ///< as many as channels: depthwise
 
-  /// k x c / groups x kernel_h x kernel_w
+  /// k x c / groups x the kernel's height x width
   [[nodiscard]] runtime::Shape weights() const {
-    return {dst.shape.c, src.shape.c / groups, kernel_h, kernel_w};
+    return {dst.shape.c, src.shape.c / groups, window.kernel.h, window.kernel.w};
   }
 };
 
@@ -38,8 +38,7 @@ struct Conv2d {
 /// Output shape for a source of shape `src`; throws std::invalid_argument if the kernel does not
 /// fit or the groups are not equal.
 [[nodiscard]] runtime::Shape conv2d_output(const runtime::Shape& src, std::int64_t filters,
-                                           int kernel_h, int kernel_w, int stride, int padding,
-                                           int groups = 1);
+                                           const Window& window, int groups = 1);
 
 /// Fills conv.dst.layout with the layout the implementation computes fastest.
 void choose_layout(Conv2d& conv, Cpu);
@@ -52,7 +51,7 @@ void choose_layout(Conv2d& conv, Cuda);
 [[nodiscard]] std::int64_t conv2d_channels(std::int64_t channels, runtime::DataType type, Cuda);
 
 /// What the three ops take the weights as, and give their gradient as, for weights of k x c /
-/// groups x kernel_h x kernel_w and images of `type`. On cores row-major float32, in which
+/// groups x height x width and images of `type`. On cores row-major float32, in which
 /// parameters are kept; on CUDA of the images' type in nhwc, rounded once.
 [[nodiscard]] TensorSpec conv2d_weights(const runtime::Shape& weights, runtime::DataType type, Cpu);
 [[nodiscard]] TensorSpec conv2d_weights(const runtime::Shape& weights, runtime::DataType type,

@@ -28,8 +28,7 @@ void require_consistent(const std::string& what, const Conv2d& conv) {
   };
   cuda::require_type(conv.src.type, what);
   if (conv.src.shape.elements() < 1) fail("every dimension must be at least 1");
-  const Shape expected = conv2d_output(conv.src.shape, conv.dst.shape.c, conv.kernel_h,
-                                       conv.kernel_w, conv.stride, conv.padding, conv.groups);
+  const Shape expected = conv2d_output(conv.src.shape, conv.dst.shape.c, conv.window, conv.groups);
   if (conv.dst.shape != expected) fail("dst must be " + expected.to_string());
   if (conv.dst.type != conv.src.type)
     fail(std::string("dst must be ") + runtime::to_string(conv.src.type) + ", too");
@@ -48,8 +47,8 @@ struct Problem {
     require_consistent(what, conv);
     require_nhwc(what, "src", conv.src);
     require_nhwc(what, "dst", conv.dst);
-    convolution = {pass,           conv.src.type, conv.src.shape, conv.weights(),
-                   conv.dst.shape, conv.stride,   conv.padding,   tf32};
+    convolution = {pass,        conv.src.type, conv.src.shape, conv.weights(), conv.dst.shape,
+                   conv.window, tf32};
   }
 
   [[nodiscard]] KernelPtr plan() const { return cudnn::plan(convolution, what); }

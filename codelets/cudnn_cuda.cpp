@@ -83,10 +83,11 @@ void describe(fe::graph::Tensor_attributes& tensor, Operand operand, const Shape
 
 template <class Attributes>
 Attributes geometry(const Convolution& convolution) {
+  const auto& [kernel, stride, padding, dilation] = convolution.window;
   return Attributes()
-      .set_padding({convolution.padding, convolution.padding})
-      .set_stride({convolution.stride, convolution.stride})
-      .set_dilation({1, 1});
+      .set_padding({padding.h, padding.w})
+      .set_stride({stride.h, stride.w})
+      .set_dilation({dilation.h, dilation.w});
 }
 
 using Graph = std::unique_ptr<fe::graph::Graph>;
@@ -106,7 +107,7 @@ Graph make_graph(const Convolution& convolution, const std::string& what) {
     describe(*tensor, output, shape);
     tensor->set_output(true);
   };
-  const auto& [pass, type, src, weights, dst, stride, padding, tf32] = convolution;
+  const auto& [pass, type, src, weights, dst, window, tf32] = convolution;
   switch (pass) {
     case Pass::forward:
       add_output(graph->conv_fprop(input(first_input, src), input(second_input, weights),

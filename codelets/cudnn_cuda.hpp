@@ -7,6 +7,7 @@
 #include <string>
 
 #include "codelets/kernel.hpp"
+#include "codelets/window.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt::codelets::cudnn {
@@ -22,7 +23,7 @@ struct Convolution {
   Pass pass = Pass::forward;
   runtime::DataType type = runtime::DataType::float32;
   runtime::Shape src, weights, dst;
-  int stride = 1, padding = 0;
+  Window window;      ///< its kernel is that of the weights
   bool tf32 = false;  ///< matters for float32 only
   friend auto operator<=>(const Convolution&, const Convolution&) = default;
 };

@@ -12,7 +12,7 @@
 // Memory traffic is to bound these kernels. A thread has a vector of channels and computes a short
 // run of neighbouring results, so that what it loads serves several of them; other rows' loads are
 // left to the caches. Square kernels of 3 and 5 with strides of 1 and 2 are compiled with all of
-// that in registers, others take one tap at a time.
+// that in registers, others, and dilated ones, take one tap at a time.
 
 namespace stpt::codelets::depthwise {
 namespace {
@@ -25,10 +25,11 @@ using cuda::Sum;
 using cuda::to_float;
 using cuda::Vector;
 
-/// One axis: tap i of place `at` of `to` is at (at * step - padding + i) / gap of `from`, where
-/// that is a place.
+/// One axis: tap i of place `at` of `to` is at (at * step - padding + i * dilation) / gap of
+/// `from`, where that is a place.
 struct Axis {
-  int from, to, kernel, padding;
+  int from, to, kernel, padding, dilation;
+  int step, gap;  ///< one of them is 1
 };
 
 /// Forward steps by the stride. Backward data goes from d_dst to d_src: with the kernel mirrored
@@ -36,26 +37,25 @@ struct Axis {
 struct Geometry {
   int channels;
   Axis y, x;
-  int step, gap;  ///< one of them is 1
   bool mirrored;
   int first_x;  ///< where a row's first run begins, up to a gap before the row
   int runs;     ///< in a row
 
   Geometry(const Conv2d& conv, bool backward, int run)
-      : channels(static_cast<int>(conv.src.shape.c)),
-        step(backward ? 1 : conv.stride),
-        gap(backward ? conv.stride : 1),
-        mirrored(backward) {
-    const auto axis = [&](std::int64_t src, std::int64_t dst, int kernel) {
+      : channels(static_cast<int>(conv.src.shape.c)), mirrored(backward) {
+    const auto axis = [backward](std::int64_t src, std::int64_t dst, int kernel, int stride,
+                                 int padding, int dilation) {
       const int in = static_cast<int>(src), out = static_cast<int>(dst);
-      return backward ? Axis{out, in, kernel, kernel - 1 - conv.padding}
-                      : Axis{in, out, kernel, conv.padding};
+      return backward
+                 ? Axis{out, in, kernel, (kernel - 1) * dilation - padding, dilation, 1, stride}
+                 : Axis{in, out, kernel, padding, dilation, stride, 1};
     };
     const runtime::Shape &src = conv.src.shape, &dst = conv.dst.shape;
-    y = axis(src.h, dst.h, conv.kernel_h);
-    x = axis(src.w, dst.w, conv.kernel_w);
+    const auto& [kernel, stride, padding, dilation] = conv.window;
+    y = axis(src.h, dst.h, kernel.h, stride.h, padding.h, dilation.h);
+    x = axis(src.w, dst.w, kernel.w, stride.w, padding.w, dilation.w);
     // Runs of several begin where the first tap is not in a gap.
-    first_x = run == 1 ? 0 : (x.padding % gap - gap) % gap;
+    first_x = run == 1 ? 0 : (x.padding % x.gap - x.gap) % x.gap;
     runs = (x.to - first_x + run - 1) / run;
   }
 
@@ -80,14 +80,20 @@ struct Run {
   }
 };
 
-/// What a kernel is compiled for: square kernels of `side`, with this step and gap, or, if that is
-/// 0, all.
+/// What a kernel is compiled for: square kernels of `side` without dilation, with this step and gap
+/// in both axes, or, if that is 0, all.
 template <int side_, int step_ = 1, int gap_ = 1>
 struct Compiled {
   static constexpr int side = side_, step = step_, gap = gap_;
   static constexpr int taps = side > 0 ? side : 1;  ///< of a row that are taken at once
   static constexpr int run = side == 0 ? 1 : step == 1 ? 4 : 2;
   static constexpr int columns = ((run - 1) * step + taps - 1) / gap + 1;  ///< that taps see
+
+  /// The axis with what is known of it.
+  static __device__ Axis of(Axis axis) {
+    if constexpr (side > 0) axis.kernel = side, axis.dilation = 1, axis.step = step, axis.gap = gap;
+    return axis;
+  }
 
   /// The place in the run that sees a column by a tap; none if it is negative.
   static __host__ __device__ constexpr int place(int column, int tap) {
@@ -179,10 +185,8 @@ __global__ void __launch_bounds__(cuda::block_threads, 2)
     correlate(const T* __restrict__ from, const T* __restrict__ weights,
               const float* __restrict__ bias, bool relu, Geometry geometry, Slices slices,
               T* __restrict__ to) {
-  constexpr bool any = Known::side == 0;
-  const auto& [channels, y, x, any_step, any_gap, mirrored, first_x, runs] = geometry;
-  const int step = any ? any_step : Known::step, gap = any ? any_gap : Known::gap;
-  const int height = any ? y.kernel : Known::side, across = any ? x.kernel : Known::side;
+  const int channels = geometry.channels;
+  const Axis y = Known::of(geometry.y), x = Known::of(geometry.x);
   const Weights<T, width, Known> all_weights(weights, geometry);
   const int slice = static_cast<int>(blockIdx.x), channel = cuda::own_channel<width>();
   if (channel >= channels) return;
@@ -192,19 +196,19 @@ __global__ void __launch_bounds__(cuda::block_threads, 2)
     const Run run = Run::of<Known::run>(i, geometry);
     float sums[Known::run][width] = {};
 #pragma unroll
-    for (int tap_y = 0; tap_y < height; ++tap_y) {
-      const int at_y = run.y * step - y.padding + tap_y;
-      if (at_y % gap != 0 || at_y < 0 || at_y / gap >= y.from) continue;
-      const T* const row = from + geometry.from_at(run.image, at_y / gap, 0) + channel;
-      for (int tap_x = 0; tap_x < across; tap_x += Known::taps) {
-        const int at_x = run.x * step - x.padding + tap_x;
-        if (any && at_x % gap != 0) continue;
+    for (int tap_y = 0; tap_y < y.kernel; ++tap_y) {
+      const int at_y = run.y * y.step - y.padding + tap_y * y.dilation;
+      if (at_y % y.gap != 0 || at_y < 0 || at_y / y.gap >= y.from) continue;
+      const T* const row = from + geometry.from_at(run.image, at_y / y.gap, 0) + channel;
+      for (int tap_x = 0; tap_x < x.kernel; tap_x += Known::taps) {
+        const int at_x = run.x * x.step - x.padding + tap_x * x.dilation;
+        if (Known::side == 0 && at_x % x.gap != 0) continue;
         Vector<T, width> values[Known::columns];
-        load_columns(row, channels, at_x / gap, x.from, values);
+        load_columns(row, channels, at_x / x.gap, x.from, values);
         float own_weights[Known::taps][width];
 #pragma unroll
         for (int tap = 0; tap < Known::taps; ++tap)
-          all_weights.load(channel, tap_y * across + tap_x + tap, own_weights[tap]);
+          all_weights.load(channel, tap_y * x.kernel + tap_x + tap, own_weights[tap]);
 #pragma unroll
         for (int column = 0; column < Known::columns; ++column) {
           float column_values[width];
@@ -283,12 +287,10 @@ template <class T, int width, class Known>
 __global__ void __launch_bounds__(cuda::block_threads, 2)
     sum_products(const T* __restrict__ src, const T* __restrict__ d_dst, Geometry geometry,
                  Slices slices, float* __restrict__ partials) {
-  constexpr bool any = Known::side == 0;
-  const auto& [channels, y, x, any_step, gap, mirrored, first_x, runs] = geometry;
-  const int step = any ? any_step : Known::step;
-  const int first_tap = static_cast<int>(any ? blockIdx.z : threadIdx.z * Known::taps);
-  const int across = any ? x.kernel : Known::side;
-  const int tap_y = first_tap / across, tap_x = first_tap % across;
+  const int channels = geometry.channels;
+  const Axis y = Known::of(geometry.y), x = Known::of(geometry.x);
+  const int first_tap = static_cast<int>(Known::side == 0 ? blockIdx.z : threadIdx.z * Known::taps);
+  const int tap_y = first_tap / x.kernel, tap_x = first_tap % x.kernel;
   const int slice = static_cast<int>(blockIdx.x), channel = cuda::own_channel<width>();
   const bool has_channel = channel < channels;
 
@@ -297,13 +299,13 @@ __global__ void __launch_bounds__(cuda::block_threads, 2)
     const std::int64_t end = slices.end(slice);
     for (std::int64_t i = slices.begin(slice) + threadIdx.y; i < end; i += blockDim.y) {
       const Run run = Run::of<Known::run>(i, geometry);
-      const int at_y = run.y * step - y.padding + tap_y;
+      const int at_y = run.y * y.step - y.padding + tap_y * y.dilation;
       if (at_y < 0 || at_y >= y.from) continue;
       Vector<T, width> gradients[Known::run], values[Known::columns];
       load_columns(d_dst + geometry.to_at(run.image, run.y, 0) + channel, channels, run.x, x.to,
                    gradients);
       load_columns(src + geometry.from_at(run.image, at_y, 0) + channel, channels,
-                   run.x * step - x.padding + tap_x, x.from, values);
+                   run.x * x.step - x.padding + tap_x * x.dilation, x.from, values);
       float place_gradients[Known::run][width];
 #pragma unroll
       for (int place = 0; place < Known::run; ++place)
@@ -396,7 +398,7 @@ KernelPtr with_compiled(const Conv2d& conv, const std::string& what, Visit visit
   cuda::require_nhwc(what, conv.src);
   cuda::require_nhwc(what, conv.dst);
   constexpr std::int64_t most_taps = 0x7fff;  // times channels, and as blocks in z
-  if (std::int64_t{conv.kernel_h} * conv.kernel_w > most_taps)
+  if (conv.weights().spatial() > most_taps)
     throw std::invalid_argument(what + ": a channel's weights must be below 2^15 on CUDA");
   return cuda::with_vectors(conv.src, what, [&](auto element, auto width) -> KernelPtr {
     const auto known = [&]<int side, int stride>() -> KernelPtr {
@@ -405,7 +407,7 @@ KernelPtr with_compiled(const Conv2d& conv, const std::string& what, Visit visit
     };
     if constexpr (width() > 1) {
       const auto is = [&](int side, int stride) {
-        return conv.kernel_h == side && conv.kernel_w == side && conv.stride == stride;
+        return conv.window == Window{side, stride, conv.window.padding};
       };
       if (is(3, 1)) return known.template operator()<3, 1>();
       if (is(3, 2)) return known.template operator()<3, 2>();

@@ -11,8 +11,8 @@ namespace stpt::codelets::depthwise {
 /// Whether each channel has one filter, of its own.
 [[nodiscard]] bool is_depthwise(const Conv2d& conv);
 
-// Kernels for such a convolution, of any kernel, stride and padding. It is consistent; its tensors,
-// and the weights (c x 1 x kernel_h x kernel_w, row-major), are of one type. Sums are float32, and
+// Kernels for such a convolution, of any window. It is consistent; its tensors, and the weights
+// (c x 1 x height x width, row-major), are of one type. Sums are float32, and
 // the same bits at each run and on each device. `what` names the op in errors:
 // std::invalid_argument if a tensor or the kernel is too large.
 

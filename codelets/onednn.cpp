@@ -81,11 +81,6 @@ Layout layout_of(const MemoryDesc& desc) {
   return Layout::any;
 }
 
-std::string describe_window(int kernel_h, int kernel_w, int stride, int padding) {
-  return "kernel " + std::to_string(kernel_h) + "x" + std::to_string(kernel_w) + ", stride " +
-         std::to_string(stride) + ", padding " + std::to_string(padding);
-}
-
 void fail(std::string_view op, const std::string& reason) {
   throw std::invalid_argument(std::string(op) + ": " + reason);
 }

@@ -51,9 +51,6 @@ void rectify(std::span<float> x);
 inline constexpr std::initializer_list<Layout> layouts = {Layout::nchw16c, Layout::nchw8c,
                                                           Layout::nchw, Layout::nhwc};
 
-/// "kernel 3x3, stride 1, padding 1", for messages.
-[[nodiscard]] std::string describe_window(int kernel_h, int kernel_w, int stride, int padding);
-
 [[noreturn]] void fail(std::string_view op, const std::string& reason);
 
 /// A kernel made of oneDNN primitives that run one after the other over the kernel's arguments and

@@ -27,8 +27,7 @@ using runtime::Shape;
 void require_consistent(const char* op, const Pool2d& pool) {
   cpu::require_plain(std::string(op) + ": src", pool.src);
   cpu::require_plain(std::string(op) + ": dst", pool.dst);
-  const Shape expected =
-      pool2d_output(pool.src.shape, pool.kernel_h, pool.kernel_w, pool.stride, pool.padding);
+  const Shape expected = pool2d_output(pool.src.shape, pool.window);
   if (pool.dst.shape != expected || pool.dst.layout != pool.src.layout) {
     onednn::fail(describe_op(op, pool),
                  "dst must be " + expected.to_string() + " " + runtime::to_string(pool.src.layout));
@@ -52,11 +51,11 @@ void spread_nan(const Pool2d& pool, std::span<const float> src, std::span<float>
                                     c % block);
   };
   const Shape &in = pool.src.shape, &out = pool.dst.shape;
+  const auto& [kernel, stride, padding, dilation] = pool.window;
   const auto window_has_nan = [&](std::int64_t n, std::int64_t c, std::int64_t y, std::int64_t x) {
-    const std::int64_t top = y * pool.stride - pool.padding, left = x * pool.stride - pool.padding;
-    for (auto h = std::max<std::int64_t>(top, 0); h < std::min(top + pool.kernel_h, in.h); ++h) {
-      for (auto w = std::max<std::int64_t>(left, 0); w < std::min(left + pool.kernel_w, in.w);
-           ++w) {
+    const std::int64_t top = y * stride.h - padding.h, left = x * stride.w - padding.w;
+    for (auto h = std::max<std::int64_t>(top, 0); h < std::min(top + kernel.h, in.h); ++h) {
+      for (auto w = std::max<std::int64_t>(left, 0); w < std::min(left + kernel.w, in.w); ++w) {
         if (std::isnan(src[offset(pool.src, n, c, h, w)])) return true;
       }
     }
@@ -83,8 +82,10 @@ struct Descriptors {
 /// What oneDNN is asked for: a forward pass of some kind, or a backward pass, which has none.
 template <typename Pass, typename... Kind>
 typename Pass::desc pass_in(const Pool2d& pool, Layout layout, Kind... kind) {
-  const dnnl::memory::dims strides{pool.stride, pool.stride}, padding{pool.padding, pool.padding};
-  const dnnl::memory::dims kernel{pool.kernel_h, pool.kernel_w};
+  const Window& window = pool.window;
+  const dnnl::memory::dims kernel{window.kernel.h, window.kernel.w};
+  const dnnl::memory::dims strides{window.stride.h, window.stride.w};
+  const dnnl::memory::dims padding{window.padding.h, window.padding.w};
   const auto algorithm = pool.kind == PoolKind::max ? dnnl::algorithm::pooling_max
                                                     : dnnl::algorithm::pooling_avg_exclude_padding;
   const MemoryDesc src = onednn::describe(pool.src.shape, layout);
@@ -129,25 +130,22 @@ Descriptors describe(const Pool2d& pool) {
 
 std::string describe_op(const char* op, const Pool2d& pool) {
   return std::string(op) + (pool.kind == PoolKind::max ? " max " : " average ") +
-         pool.src.to_string() + " -> " + pool.dst.to_string() + ", " +
-         onednn::describe_window(pool.kernel_h, pool.kernel_w, pool.stride, pool.padding);
+         pool.src.to_string() + " -> " + pool.dst.to_string() + ", " + to_string(pool.window);
 }
 
-Shape pool2d_output(const Shape& src, int kernel_h, int kernel_w, int stride, int padding) {
-  const std::string what = "pool2d of " + src.to_string() + ", " +
-                           onednn::describe_window(kernel_h, kernel_w, stride, padding);
-  if (kernel_h < 1 || kernel_w < 1 || stride < 1)
+Shape pool2d_output(const Shape& src, const Window& window) {
+  const std::string what = "pool2d of " + src.to_string() + ", " + to_string(window);
+  const auto& [kernel, stride, padding, dilation] = window;
+  if (kernel.smallest() < 1 || stride.smallest() < 1)
     onednn::fail(what, "kernel and stride must be at least 1");
   // Otherwise a window could lie in the padding alone, which has neither a maximum nor an average.
-  if (padding < 0 || padding >= kernel_h || padding >= kernel_w)
+  if (padding.smallest() < 0 || padding.h >= kernel.h || padding.w >= kernel.w)
     onednn::fail(what, "the padding must be at least 0 and smaller than the kernel");
-  const std::int64_t h = src.h + 2 * padding - kernel_h, w = src.w + 2 * padding - kernel_w;
-  if (h < 0 || w < 0) {
-    onednn::fail(what, "the window must not be larger than the padded source, " +
-                           std::to_string(src.h + 2 * padding) + "x" +
-                           std::to_string(src.w + 2 * padding));
-  }
-  return {src.n, src.c, h / stride + 1, w / stride + 1};
+  if (dilation != 1) onednn::fail(what, "a pool has no dilation");
+  const Shape dst = slide(window, src);
+  if (dst.h < 1 || dst.w < 1)
+    onednn::fail(what, "the window must not be larger than " + describe_padded(window, src));
+  return dst;
 }
 
 std::size_t pool2d_indices_bytes(const Pool2d& pool, Cpu) {

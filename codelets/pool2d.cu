@@ -233,21 +233,22 @@ __global__ void __launch_bounds__(cuda::block_threads)
 Geometry checked_geometry(const std::string& what, const Pool2d& pool) {
   cuda::require_nhwc(what, pool.src);
   cuda::require_nhwc(what, pool.dst);
-  const Shape &in = pool.src.shape,
-              out = pool2d_output(in, pool.kernel_h, pool.kernel_w, pool.stride, pool.padding);
+  const Shape &in = pool.src.shape, out = pool2d_output(in, pool.window);
   if (pool.dst.shape != out || pool.dst.type != pool.src.type)
     throw std::invalid_argument(what + ": dst must be " + out.to_string() + " " +
                                 runtime::to_string(pool.src.type));
-  const auto axis = [&](std::int64_t src, std::int64_t dst, int kernel) {
-    return Axis{static_cast<int>(src), static_cast<int>(dst), kernel, pool.stride, pool.padding};
-  };
-  return {static_cast<int>(in.n), static_cast<int>(in.c), axis(in.h, out.h, pool.kernel_h),
-          axis(in.w, out.w, pool.kernel_w)};
+  const auto& [kernel, stride, padding, dilation] = pool.window;
+  return {static_cast<int>(in.n),
+          static_cast<int>(in.c),
+          {static_cast<int>(in.h), static_cast<int>(out.h), kernel.h, stride.h, padding.h},
+          {static_cast<int>(in.w), static_cast<int>(out.w), kernel.w, stride.w, padding.w}};
 }
 
-bool byte_is_enough(const Pool2d& pool) {
-  return std::int64_t{pool.kernel_h} * pool.kernel_w <= 256;
+std::int64_t window_size(const Pool2d& pool) {
+  return std::int64_t{pool.window.kernel.h} * pool.window.kernel.w;
 }
+
+bool byte_is_enough(const Pool2d& pool) { return window_size(pool) <= 256; }
 
 template <class T, int width>
 class Pooling : public Kernel {
@@ -301,7 +302,7 @@ class Forward final : public Pooling<T, width> {
   void average(const T* src, T* dst, Stream stream) const {
     constexpr std::int64_t worth_a_block = 32;
     const std::int64_t rows = this->geometry_.dst_rows();
-    if (std::int64_t{this->pool_.kernel_h} * this->pool_.kernel_w < worth_a_block) {
+    if (window_size(this->pool_) < worth_a_block) {
       this->launch(average_forward<T, width>, rows, stream, src, dst, this->geometry_);
     } else {
       cuda::launch(this->what_, average_large_forward<T, width>,

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "codelets/kernel.hpp"
+#include "codelets/window.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt::codelets {
@@ -18,14 +19,11 @@ struct Pool2d {
   PoolKind kind = PoolKind::max;
   TensorSpec src;  ///< n x c x h x w; on CUDA in nhwc
   TensorSpec dst;  ///< n x c x oh x ow, of src's type and layout
-  int kernel_h = 1, kernel_w = 1;
-  int stride = 1;
-  int padding = 0;
+  Window window;   ///< not dilated
 };
 
 /// Throws std::invalid_argument if the window does not fit.
-[[nodiscard]] runtime::Shape pool2d_output(const runtime::Shape& src, int kernel_h, int kernel_w,
-                                           int stride, int padding);
+[[nodiscard]] runtime::Shape pool2d_output(const runtime::Shape& src, const Window& window);
 
 /// "pool2d forward max 8x3x32x32 float32 nchw -> ..., kernel 2x2, stride 2, padding 0".
 [[nodiscard]] std::string describe_op(const char* op, const Pool2d& pool);

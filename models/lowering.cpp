@@ -705,8 +705,7 @@ Lowering::Argument Lowering::keep(int& buffer, std::size_t bytes) {
 void Lowering::forward_convolution(Node& node) {
   const Layer& layer = *node.layer;
   auto& conv = node.kept.conv;
-  conv = {input(node).spec, output_spec(node), layer.kernel_h,  layer.kernel_w,
-          layer.stride,     layer.padding,     layer.bias >= 0, layer.groups};
+  conv = {input(node).spec, output_spec(node), layer.window, layer.bias >= 0, layer.groups};
   of_device([&conv](auto device) { codelets::choose_layout(conv, device); });
   std::vector<Argument> arguments{read(input(node).location), weights(layer)};
   if (conv.bias) arguments.push_back(parameter(layer.bias));
@@ -854,10 +853,7 @@ void Lowering::forward_pool(Node& node) {
   pool.src = input(node).spec;
   pool.dst = output_spec(node);
   pool.dst.layout = pool.src.layout;
-  pool.kernel_h = layer.kernel_h;
-  pool.kernel_w = layer.kernel_w;
-  pool.stride = layer.stride;
-  pool.padding = layer.padding;
+  pool.window = layer.window;
   const std::size_t indices_bytes =
       of_device([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); });
   const Argument indices = keep(node.kept.indices, indices_bytes);

@@ -129,23 +129,22 @@ int NetworkBuilder::parameter(const std::string& name, const Shape& shape,
 }
 
 ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x, int filters,
-                                         int kernel, int stride, int padding,
+                                         PerAxis kernel, PerAxis stride, PerAxis padding,
                                          const ConvolutionOptions& options) {
   const Shape in = shape(x);
+  const codelets::Window window{kernel, stride, padding, options.dilation};
   Shape out;
   try {
-    out = codelets::conv2d_output(in, filters, kernel, kernel, stride, padding, options.groups);
+    out = codelets::conv2d_output(in, filters, window, options.groups);
   } catch (const std::invalid_argument& error) {
     throw LayerError(network_.name + ": layer " + name + ": ", error.what());
   }
   Layer& layer = append(LayerKind::convolution, name, {x}, out);
-  layer.kernel_h = layer.kernel_w = kernel;
-  layer.stride = stride;
-  layer.padding = padding;
+  layer.window = window;
   layer.groups = options.groups;
-  const std::int64_t channels = in.c / options.groups, fan_in = channels * kernel * kernel;
-  layer.weight = parameter(name + ".weight", {filters, channels, kernel, kernel},
-                           Initialisation::he_normal, fan_in, true);
+  const Shape weights{filters, in.c / options.groups, kernel.h, kernel.w};
+  const std::int64_t fan_in = weights.c * weights.spatial();
+  layer.weight = parameter(name + ".weight", weights, Initialisation::he_normal, fan_in, true);
   if (options.bias)
     layer.bias = parameter(name + ".bias", {1, filters, 1, 1}, Initialisation::zero, fan_in, false);
   return layer.output;
@@ -238,33 +237,32 @@ ActivationId NetworkBuilder::slice(ActivationId x, int first, int channels) {
 }
 
 ActivationId NetworkBuilder::pool(LayerKind kind, const std::string& name, ActivationId x,
-                                  int kernel_h, int kernel_w, int stride, int padding) {
+                                  const codelets::Window& window) {
   Shape out;
   try {
-    out = codelets::pool2d_output(shape(x), kernel_h, kernel_w, stride, padding);
+    out = codelets::pool2d_output(shape(x), window);
   } catch (const std::invalid_argument& error) {
     throw LayerError(network_.name + ": pooling: ", error.what());
   }
   Layer& layer = append(kind, name, {x}, out);
-  layer.kernel_h = kernel_h;
-  layer.kernel_w = kernel_w;
-  layer.stride = stride;
-  layer.padding = padding;
+  layer.window = window;
   return layer.output;
 }
 
-ActivationId NetworkBuilder::max_pool(ActivationId x, int kernel, int stride, int padding) {
-  return pool(LayerKind::max_pool, "max_pool", x, kernel, kernel, stride, padding);
+ActivationId NetworkBuilder::max_pool(ActivationId x, PerAxis kernel, PerAxis stride,
+                                      PerAxis padding) {
+  return pool(LayerKind::max_pool, "max_pool", x, {kernel, stride, padding});
 }
 
-ActivationId NetworkBuilder::average_pool(ActivationId x, int kernel, int stride, int padding) {
-  return pool(LayerKind::average_pool, "average_pool", x, kernel, kernel, stride, padding);
+ActivationId NetworkBuilder::average_pool(ActivationId x, PerAxis kernel, PerAxis stride,
+                                          PerAxis padding) {
+  return pool(LayerKind::average_pool, "average_pool", x, {kernel, stride, padding});
 }
 
 ActivationId NetworkBuilder::global_average_pool(ActivationId x) {
   const Shape in = shape(x);
-  return pool(LayerKind::average_pool, "global_average_pool", x, static_cast<int>(in.h),
-              static_cast<int>(in.w), 1, 0);
+  return pool(LayerKind::average_pool, "global_average_pool", x,
+              {PerAxis{static_cast<int>(in.h), static_cast<int>(in.w)}});
 }
 
 ActivationId NetworkBuilder::average_pool_to(ActivationId x, int size) {
@@ -272,8 +270,7 @@ ActivationId NetworkBuilder::average_pool_to(ActivationId x, int size) {
   const auto h = static_cast<int>(in.h), w = static_cast<int>(in.w);
   if (std::min(h, w) < size || std::max(h, w) == size) return x;
   const int stride = std::min(h, w) / size;
-  return pool(LayerKind::average_pool, "average_pool", x, h - (size - 1) * stride,
-              w - (size - 1) * stride, stride, 0);
+  return average_pool(x, {h - (size - 1) * stride, w - (size - 1) * stride}, stride);
 }
 
 ActivationId NetworkBuilder::fully_connected(const std::string& name, ActivationId x, int outputs) {

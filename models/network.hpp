@@ -9,10 +9,12 @@
 
 #include "codelets/dropout.hpp"
 #include "codelets/elementwise.hpp"
+#include "codelets/window.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt::models {
 
+using codelets::PerAxis;
 using runtime::Shape;
 
 /// Index of a layer's output (or the network's input) in Network::activations.
@@ -53,7 +55,7 @@ struct Layer {
   std::vector<ActivationId> inputs;
   ActivationId output = 0;
   int block = 0;
-  int kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
+  codelets::Window window;                       ///< of a convolution or pool
   int groups = 1;                                ///< of a convolution's channels and filters
   int first_channel = 0;                         ///< of a slice
   double rate = 0;                               ///< of a dropout
@@ -128,6 +130,7 @@ class LayerError : public std::invalid_argument {
 struct ConvolutionOptions {
   bool bias = false;
   int groups = 1;  ///< a filter sees the channels of its group alone
+  PerAxis dilation = 1;
 };
 
 /// codelets::BatchNorm's.
@@ -145,8 +148,8 @@ class NetworkBuilder {
   /// Layers from here on belong to this block.
   void begin_block(const std::string& name);
   [[nodiscard]] ActivationId input() const { return 0; }
-  ActivationId convolution(const std::string& name, ActivationId x, int filters, int kernel,
-                           int stride, int padding, const ConvolutionOptions& options = {});
+  ActivationId convolution(const std::string& name, ActivationId x, int filters, PerAxis kernel,
+                           PerAxis stride, PerAxis padding, const ConvolutionOptions& options = {});
   ActivationId batch_norm(const std::string& name, ActivationId x,
                           const BatchNormOptions& options = {});
   ActivationId relu(ActivationId x);
@@ -164,8 +167,8 @@ class NetworkBuilder {
   ActivationId concat(const std::vector<ActivationId>& parts);
   /// So many neighbouring channels, from `first` on.
   ActivationId slice(ActivationId x, int first, int channels);
-  ActivationId max_pool(ActivationId x, int kernel, int stride, int padding = 0);
-  ActivationId average_pool(ActivationId x, int kernel, int stride, int padding = 0);
+  ActivationId max_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0);
+  ActivationId average_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0);
   ActivationId global_average_pool(ActivationId x);
   /// Averages an image of at least size x size down to size x size by windows of one size, which
   /// overlap where they must. They are those of torch's adaptive pooling where `size` divides
@@ -181,8 +184,8 @@ class NetworkBuilder {
  private:
   Layer& append(LayerKind kind, const std::string& name, std::vector<ActivationId> inputs,
                 const Shape& output);
-  ActivationId pool(LayerKind kind, const std::string& name, ActivationId x, int kernel_h,
-                    int kernel_w, int stride, int padding);
+  ActivationId pool(LayerKind kind, const std::string& name, ActivationId x,
+                    const codelets::Window& window);
   int parameter(const std::string& name, const Shape& shape, Initialisation initialisation,
                 std::int64_t fan_in, bool decay);
 

@@ -189,7 +189,7 @@ ActivationId add_slice(NetworkBuilder& net, const LayerText& layer, Inputs input
                    layer.whole("channels", channel_range));
 }
 
-template <ActivationId (NetworkBuilder::*pool)(ActivationId, int, int, int)>
+template <auto pool>
 ActivationId add_pool(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const int kernel = layer.whole("kernel", window_range);
   return (net.*pool)(inputs[0], kernel, layer.whole("stride", window_range, kernel),

@@ -201,21 +201,14 @@ void convolutions(Bench& bench, const Options& options, const models::Network& n
     int count = 0;
   };
   using Geometry =
-      std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, int, int, int, int, int>;
+      std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, codelets::Window, int>;
   std::map<Geometry, Convolutions> distinct;
   for (const models::Layer& layer : network.layers) {
     if (layer.kind != models::LayerKind::convolution) continue;
-    codelets::Conv2d conv{spec_of(layer.inputs[0]),
-                          spec_of(layer.output),
-                          layer.kernel_h,
-                          layer.kernel_w,
-                          layer.stride,
-                          layer.padding,
-                          false,
+    codelets::Conv2d conv{spec_of(layer.inputs[0]), spec_of(layer.output), layer.window, false,
                           layer.groups};
     const Geometry geometry{conv.src.shape.c, conv.src.shape.h, conv.src.shape.w,
-                            conv.dst.shape.c, conv.kernel_h,    conv.kernel_w,
-                            conv.stride,      conv.padding,     conv.groups};
+                            conv.dst.shape.c, conv.window,      conv.groups};
     const std::int64_t channels = network.activations[static_cast<std::size_t>(layer.inputs[0])].c;
     ++distinct.try_emplace(geometry, Convolutions{conv, channels}).first->second.count;
   }
@@ -227,11 +220,11 @@ void convolutions(Bench& bench, const Options& options, const models::Network& n
     const std::string shape =
         std::to_string(channels) + "x" + std::to_string(conv.src.shape.h) + "x" +
         std::to_string(conv.src.shape.w) + " to " + std::to_string(conv.dst.shape.c) + ", " +
-        std::to_string(conv.kernel_h) + "x" + std::to_string(conv.kernel_w) + "/" +
-        std::to_string(conv.stride) +
+        std::to_string(conv.window.kernel.h) + "x" + std::to_string(conv.window.kernel.w) + "/" +
+        to_string(conv.window.stride) +
         (conv.groups > 1 ? ", " + std::to_string(conv.groups) + " groups" : "");
     const Bench::Cost cost{2.0 * static_cast<double>(conv.dst.shape.elements() * channels /
-                                                     conv.groups * conv.kernel_h * conv.kernel_w),
+                                                     conv.groups * conv.weights().spatial()),
                            bytes(conv.src) + bytes(conv.dst) + bytes(weights), count};
     const codelets::Device device = options.device();
     bench.time("convolution forward", shape, cost,
@@ -258,12 +251,9 @@ void depthwise_convolutions(Bench& bench, const Options& options) {
        {Layer{32, 112, 3, 1}, {144, 56, 3, 2}, {240, 28, 5, 1}, {672, 14, 5, 2}, {960, 7, 3, 1}}) {
     codelets::Conv2d conv;
     conv.src = {{options.batch, channels, side, side}, options.type, Layout::nhwc};
-    conv.dst = {codelets::conv2d_output(conv.src.shape, channels, kernel, kernel, stride,
-                                        kernel / 2, channels),
+    conv.window = {kernel, stride, kernel / 2};
+    conv.dst = {codelets::conv2d_output(conv.src.shape, channels, conv.window, channels),
                 options.type, Layout::nhwc};
-    conv.kernel_h = conv.kernel_w = kernel;
-    conv.stride = stride;
-    conv.padding = kernel / 2;
     conv.groups = channels;
     const TensorSpec weights = codelets::conv2d_weights(conv.weights(), options.type, Cuda{});
     const std::string shape = conv.src.shape.to_string() + ", " + std::to_string(kernel) + "x" +
@@ -274,8 +264,8 @@ void depthwise_convolutions(Bench& bench, const Options& options) {
     const auto compare = [&](const std::string& what, Pass pass,
                              const std::vector<Bench::Buffer>& buffers, const KernelPtr& ours) {
       const codelets::cudnn::Convolution same{pass,           options.type,   conv.src.shape,
-                                              conv.weights(), conv.dst.shape, stride,
-                                              conv.padding,   options.tf32};
+                                              conv.weights(), conv.dst.shape, conv.window,
+                                              options.tf32};
       bench.time(what.c_str(), shape, cost, buffers, ours);
       bench.time((what + " by cuDNN").c_str(), shape, cost, buffers,
                  codelets::cudnn::plan(same, what + " " + shape));
@@ -351,10 +341,7 @@ void pools(Bench& bench, const models::Network& network, const auto& spec_of) {
     pool.kind = max ? codelets::PoolKind::max : codelets::PoolKind::average;
     pool.src = x;
     pool.dst = y;
-    pool.kernel_h = layer.kernel_h;
-    pool.kernel_w = layer.kernel_w;
-    pool.stride = layer.stride;
-    pool.padding = layer.padding;
+    pool.window = layer.window;
     const std::size_t indices = codelets::pool2d_indices_bytes(pool, Cuda{});
     const Bench::Cost cost{0, bytes(x) + bytes(y) + static_cast<double>(indices)};
     const std::string kind = max ? "max pool" : "average pool";

@@ -114,11 +114,8 @@ int main(int argc, char** argv) {
     conv.src = {{batch, layer.channels, layer.size, layer.size},
                 runtime::DataType::float32,
                 layer.channels == 3 ? Layout::nchw : Layout::nchw16c};
-    conv.kernel_h = conv.kernel_w = layer.kernel;
-    conv.stride = layer.stride;
-    conv.padding = layer.kernel / 2;
-    conv.dst = {codelets::conv2d_output(conv.src.shape, layer.filters, layer.kernel, layer.kernel,
-                                        layer.stride, conv.padding),
+    conv.window = {layer.kernel, layer.stride, layer.kernel / 2};
+    conv.dst = {codelets::conv2d_output(conv.src.shape, layer.filters, conv.window),
                 runtime::DataType::float32, Layout::any};
     codelets::choose_layout(conv, Cpu{});
     const Times t = measure(conv);

@@ -18,6 +18,7 @@ using namespace stpt::testing::conv2d;
 using codelets::Conv2dBackwardData;
 using codelets::Conv2dBackwardWeights;
 using codelets::Conv2dForward;
+using codelets::Window;
 
 namespace {
 
@@ -32,34 +33,42 @@ Conv2d on_gpu(const Case& c, DataType type) {
 /// and others, more padding than is needed, and images smaller than the kernel.
 std::vector<Case> depthwise_cases() {
   std::vector<Case> cases;
-  const auto add = [&](const Shape& src, int kernel_h, int kernel_w, int stride, int padding) {
-    if (src.h + 2 * padding < kernel_h || src.w + 2 * padding < kernel_w) return;
+  const auto add = [&](const Shape& src, const Window& window) {
+    if (slide(window, src).smallest() < 1) return;
     const bool bias = cases.size() % 2 == 0;
-    cases.push_back(
-        {src, src.c, kernel_h, kernel_w, stride, padding, bias, static_cast<int>(src.c)});
+    cases.push_back({src, src.c, window, bias, static_cast<int>(src.c)});
   };
   for (const int kernel : {1, 3, 5, 7, 4}) {
     for (const int stride : {1, 2, 3}) {
       for (const int padding : {0, kernel / 2, kernel}) {
-        for (const int channels : {3, 8, 40})
-          add({2, channels, 6, 7}, kernel, kernel, stride, padding);
-        add({1, 9, 9, 6}, kernel, kernel, stride, padding);
-        add({3, 8, 2, 3}, kernel, kernel, stride, padding);
-        add({1, 8, 3, 8}, kernel, kernel, stride, padding);
-        add({2, 1, 5, 9}, kernel, kernel, stride, padding);
+        for (const int channels : {3, 8, 40}) add({2, channels, 6, 7}, {kernel, stride, padding});
+        add({1, 9, 9, 6}, {kernel, stride, padding});
+        add({3, 8, 2, 3}, {kernel, stride, padding});
+        add({1, 8, 3, 8}, {kernel, stride, padding});
+        add({2, 1, 5, 9}, {kernel, stride, padding});
       }
     }
   }
   for (const int channels : {8, 9}) {
-    add({2, channels, 6, 9}, 2, 3, 2, 1);
-    add({2, channels, 6, 9}, 3, 5, 1, 1);
-    add({2, channels, 6, 9}, 5, 3, 2, 2);
+    add({2, channels, 6, 9}, {{2, 3}, 2, 1});
+    add({2, channels, 6, 9}, {{3, 5}, 1, 1});
+    add({2, channels, 6, 9}, {{5, 3}, 2, 2});
+    add({2, channels, 6, 9}, {{1, 7}, 1, {0, 3}});
+    add({2, channels, 9, 6}, {{7, 1}, {3, 2}, {3, 0}});
+    for (const int kernel : {3, 5}) {  // of sizes that kernels are compiled for, but for the rest
+      add({2, channels, 8, 9}, {kernel, {1, 2}, 2});
+      add({2, channels, 8, 9}, {kernel, {2, 1}, {1, 2}});
+      add({2, channels, 8, 9}, {kernel, 2, {2, 1}});
+      add({2, channels, 9, 9}, {kernel, 1, 2, 2});
+      add({2, channels, 9, 11}, {kernel, {2, 3}, {4, 1}, {2, 1}});
+      add({2, channels, 11, 9}, {kernel, {3, 2}, {3, 4}, {2, 3}});
+    }
   }
   for (const int kernel : {3, 4, 5}) {
-    add({1, 328, 6, 5}, kernel, kernel, 1, 1);  // several groups, the last one smaller
-    add({3, 8, 43, 41}, kernel, kernel, 1, 2);  // several slices
+    add({1, 328, 6, 5}, {kernel, 1, 1});  // several groups, the last one smaller
+    add({3, 8, 43, 41}, {kernel, 1, 2});  // several slices
   }
-  add({3, 8, 61, 61}, 3, 3, 2, 1);
+  add({3, 8, 61, 61}, {3, 2, 1});
   return cases;
 }
 
@@ -168,16 +177,7 @@ TEST_CASE("conv2d on a GPU agrees with PyTorch", "[cuda][conv2d][golden]") {
   const GoldenFile file = load_golden("conv2d.bin");
   for (const std::string& name : golden_cases(file)) {
     const auto values = [&](const char* tensor) { return file.at(name + "/" + tensor).values; };
-    const auto geometry = values("geometry");
-    const auto number = [&](std::size_t i) { return static_cast<int>(geometry.at(i)); };
-    const Case c{golden_shape(file.at(name + "/src")),
-                 golden_shape(file.at(name + "/dst")).c,
-                 number(0),
-                 number(1),
-                 number(2),
-                 number(3),
-                 file.contains(name + "/bias"),
-                 number(4)};
+    const Case c = golden_case(file, name);
     const auto bias =
         c.bias ? values("bias") : std::vector<float>(static_cast<std::size_t>(c.filters));
     const Results actual = run(on_gpu(c, DataType::float32), Cuda{}, values("src"),
@@ -205,9 +205,8 @@ TEST_CASE("conv2d on a GPU shows a NaN in each pass", "[cuda][conv2d]") {
     REQUIRE(others == 0);
   };
   // The last two by engines that ResNets are trained with.
-  for (const Case& c :
-       {Case{{2, 4, 5, 5}, 9, 3, 3, 1, 1, false}, Case{{2, 4, 5, 5}, 9, 3, 3, 1, 1, true},
-        engine_cases[0], engine_cases[1]}) {
+  for (const Case& c : {Case{{2, 4, 5, 5}, 9, {3, 1, 1}, false},
+                        Case{{2, 4, 5, 5}, 9, {3, 1, 1}, true}, engine_cases[0], engine_cases[1]}) {
     const Conv2d any = on_gpu(c, DataType::float32);
     const auto in_src = static_cast<std::size_t>(c.src.elements() / 2);
     const auto in_dst = static_cast<std::size_t>(any.dst.shape.elements() / 2);
@@ -254,7 +253,7 @@ TEST_CASE("depthwise conv2d on a GPU shows a NaN", "[cuda][conv2d]") {
   };
   for (const DataType type : cuda_types) {
     for (const int kernel : {1, 3, 5}) {
-      const Case c{{2, 8, 5, 5}, 8, kernel, kernel, 1, kernel / 2, false, 8};
+      const Case c{{2, 8, 5, 5}, 8, {kernel, 1, kernel / 2}, false, 8};
       Reference inputs(c);
       inputs.src[middle] = not_a_number;
       const Results of_src = run(on_gpu(c, type), Cuda{}, inputs);
@@ -272,7 +271,7 @@ TEST_CASE("depthwise conv2d on a GPU shows a NaN", "[cuda][conv2d]") {
 
 TEST_CASE("conv2d on a GPU gives the same bits in every thread", "[cuda][conv2d]") {
   NEEDS_GPUS(1);
-  const Case c{{32, 16, 33, 33}, 32, 3, 3, 2, 1, true};  // long enough that they meet
+  const Case c{{32, 16, 33, 33}, 32, {3, 2, 1}, true};  // long enough that they meet
   const Conv2d conv = on_gpu(c, DataType::bfloat16);
   const auto kernel = plan(Conv2dForward{conv, true}, Cuda{});
   DeviceTensor weights(weights_of(conv), random_values(weight_count(c), 1));
@@ -291,7 +290,7 @@ TEST_CASE("conv2d on a GPU gives the same bits in every thread", "[cuda][conv2d]
 
 TEST_CASE("conv2d runs on another GPU than it was planned on", "[cuda][conv2d]") {
   NEEDS_GPUS(2);
-  const Case c{{2, 5, 6, 6}, 12, 3, 3, 1, 1, true};
+  const Case c{{2, 5, 6, 6}, 12, {3, 1, 1}, true};
   const Conv2d conv = on_gpu(c, DataType::float32);
   const Reference expected(c);
   const auto kernel = plan(Conv2dForward{conv}, Cuda{});
@@ -306,7 +305,7 @@ TEST_CASE("convolutions of one geometry share their plan", "[cuda][conv2d]") {
   NEEDS_GPUS(1);
   using codelets::cudnn::planned_convolutions;
   const std::size_t before = planned_convolutions();
-  const Case c{{2, 8, 6, 6}, 8, 3, 3, 1, 1, true};
+  const Case c{{2, 8, 6, 6}, 8, {3, 1, 1}, true};
   const Conv2d conv = on_gpu(c, DataType::float32);
   {
     const auto one = plan(Conv2dForward{conv, true}, Cuda{});
@@ -322,22 +321,25 @@ TEST_CASE("convolutions of one geometry share their plan", "[cuda][conv2d]") {
     const auto in_half = plan(Conv2dForward{on_gpu(c, DataType::float16)}, Cuda{});
     REQUIRE(planned_convolutions() == before + 4);
     const auto strided =
-        plan(Conv2dForward{on_gpu({{2, 8, 6, 6}, 8, 3, 3, 2, 1, true}, DataType::float32)}, Cuda{});
+        plan(Conv2dForward{on_gpu({{2, 8, 6, 6}, 8, {3, 2, 1}, true}, DataType::float32)}, Cuda{});
     REQUIRE(planned_convolutions() == before + 5);
   }
   REQUIRE(planned_convolutions() == before);
   {  // whose results have one shape
-    const auto plan_of = [](int stride, int padding) {
-      const Case same{{2, 8, 7, 7}, 8, 3, 3, stride, padding, false};
+    const auto plan_of = [](const Window& window) {
+      const Case same{{2, 8, 7, 7}, 8, window, false};
       return plan(Conv2dForward{on_gpu(same, DataType::float32)}, Cuda{});
     };
-    const auto one = plan_of(4, 0), padded = plan_of(4, 1), closer = plan_of(3, 0);
+    const auto one = plan_of({3, 4, 0}), padded = plan_of({3, 4, 1}), closer = plan_of({3, 3, 0});
     REQUIRE(planned_convolutions() == before + 3);
+    const auto lower = plan_of({3, {3, 4}, 0}), wider = plan_of({3, {4, 3}, 0});
+    const auto dilated = plan_of({3, 3, 1, 2}), flatter = plan_of({3, 3, {0, 1}, {1, 2}});
+    REQUIRE(planned_convolutions() == before + 7);
   }
 }
 
 TEST_CASE("conv2d on a GPU says what is wrong with a description", "[cuda][conv2d]") {
-  const Case c{{2, 3, 5, 7}, 16, 3, 3, 1, 1, false};
+  const Case c{{2, 3, 5, 7}, 16, {3, 1, 1}, false};
   const Conv2d good = on_gpu(c, DataType::float32);
   REQUIRE(good.dst.layout == Layout::nhwc);
 
@@ -368,7 +370,7 @@ TEST_CASE("conv2d on a GPU says what is wrong with a description", "[cuda][conv2
                     {"conv2d forward 2x3x5x7 int32 nhwc -> 2x16x5x7 int32 nhwc, kernel 3x3",
                      ": int32", "float32, bfloat16 or float16"});
 
-  const Conv2d deep = on_gpu({{1, 2, 200, 200}, 2, 200, 200, 1, 0, false, 2}, DataType::float32);
+  const Conv2d deep = on_gpu({{1, 2, 200, 200}, 2, {200, 1, 0}, false, 2}, DataType::float32);
   const auto complain = [&](const auto& op) {
     require_complaint([&] { (void)plan(op, Cuda{}); },
                       {"conv2d ",
@@ -390,13 +392,13 @@ TEST_CASE("half-precision images are best given multiples of 8 channels", "[conv
 
 TEST_CASE("conv2d on a GPU takes images of one channel in either layout", "[cuda][conv2d]") {
   NEEDS_GPUS(1);
-  Conv2d conv = on_gpu({{2, 1, 5, 7}, 16, 3, 3, 1, 1, false}, DataType::float32);
+  Conv2d conv = on_gpu({{2, 1, 5, 7}, 16, {3, 1, 1}, false}, DataType::float32);
   conv.src.layout = Layout::nchw;
   CHECK_NOTHROW(plan(Conv2dForward{conv}, Cuda{}));
 }
 
 TEST_CASE("conv2d can be planned only where there is a GPU", "[cuda][conv2d]") {
-  const Conv2d conv = on_gpu({{2, 3, 5, 7}, 16, 3, 3, 1, 1, false}, DataType::float32);
+  const Conv2d conv = on_gpu({{2, 3, 5, 7}, 16, {3, 1, 1}, false}, DataType::float32);
   const auto act = [&] { (void)plan(Conv2dForward{conv}, Cuda{}); };
   if (runtime::find_gpus().empty()) {
     REQUIRE_THROWS_AS(act(), std::runtime_error);

@@ -103,9 +103,9 @@ TEST_CASE("conv2d agrees with its definition in every layout", "[conv2d]") {
 
 TEST_CASE("conv2d agrees with its definition in the layout it chooses", "[conv2d]") {
   const std::vector<Case> larger = {
-      {{4, 64, 8, 8}, 64, 3, 3, 1, 1, false}, {{3, 32, 15, 17}, 64, 3, 3, 2, 1, false},
-      {{2, 3, 33, 31}, 16, 7, 7, 2, 3, true}, {{2, 32, 16, 16}, 64, 1, 1, 2, 0, false},
-      {{5, 48, 9, 9}, 40, 3, 3, 1, 1, true},
+      {{4, 64, 8, 8}, 64, {3, 1, 1}, false}, {{3, 32, 15, 17}, 64, {3, 2, 1}, false},
+      {{2, 3, 33, 31}, 16, {7, 2, 3}, true}, {{2, 32, 16, 16}, 64, {1, 2, 0}, false},
+      {{5, 48, 9, 9}, 40, {3, 1, 1}, true},
   };
   for (const auto& cases : {small_cases, larger}) {
     for (const Case& c : cases) {
@@ -159,16 +159,7 @@ TEST_CASE("conv2d agrees with PyTorch", "[conv2d][golden]") {
   const GoldenFile file = load_golden("conv2d.bin");
   for (const std::string& name : golden_cases(file)) {
     const auto values = [&](const char* tensor) { return file.at(name + "/" + tensor).values; };
-    const auto geometry = values("geometry");
-    const Shape src = golden_shape(file.at(name + "/src"));
-    const Case c{src,
-                 golden_shape(file.at(name + "/dst")).c,
-                 static_cast<int>(geometry.at(0)),
-                 static_cast<int>(geometry.at(1)),
-                 static_cast<int>(geometry.at(2)),
-                 static_cast<int>(geometry.at(3)),
-                 file.contains(name + "/bias"),
-                 static_cast<int>(geometry.at(4))};
+    const Case c = golden_case(file, name);
     for (const Layout layout : all_layouts) {
       Conv2d conv = make_conv(c, layout, Layout::any);
       codelets::choose_layout(conv, Cpu{});
@@ -188,7 +179,7 @@ TEST_CASE("conv2d agrees with PyTorch", "[conv2d][golden]") {
 
 TEST_CASE("conv2d gives the same bits in every thread", "[conv2d]") {
   for (const Case& c :
-       {Case{{4, 16, 16, 16}, 32, 3, 3, 2, 1, true}, Case{{4, 6, 14, 14}, 16, 5, 5, 1, 0, true}}) {
+       {Case{{4, 16, 16, 16}, 32, {3, 2, 1}, true}, Case{{4, 6, 14, 14}, 16, {5, 1, 0}, true}}) {
     Conv2d conv = make_conv(c, Layout::nchw, Layout::any);
     codelets::choose_layout(conv, Cpu{});
     const Runner runner(conv);
@@ -237,7 +228,7 @@ TEST_CASE("conv2d gives the same bits in every thread", "[conv2d]") {
 }
 
 TEST_CASE("conv2d planned in another thread gives the same bits", "[conv2d]") {
-  const Case c{{3, 16, 9, 9}, 16, 3, 3, 1, 1, false};
+  const Case c{{3, 16, 9, 9}, 16, {3, 1, 1}, false};
   const Conv2d conv = make_conv(c, Layout::nchw16c, Layout::nchw16c);
   const Reference inputs(c);
   const Runner here(conv);
@@ -270,7 +261,7 @@ TEST_CASE("conv2d shows a NaN in its source", "[conv2d]") {
 }
 
 TEST_CASE("conv2d says what is wrong with a description", "[conv2d]") {
-  const Case good{{2, 3, 5, 7}, 16, 3, 3, 1, 1, false};
+  const Case good{{2, 3, 5, 7}, 16, {3, 1, 1}, false};
   Conv2d conv = make_conv(good);
   conv.src.type = DataType::bfloat16;
   require_complaint([&] { (void)codelets::plan(codelets::Conv2dForward{conv}, Cpu{}); },
@@ -286,23 +277,30 @@ TEST_CASE("conv2d says what is wrong with a description", "[conv2d]") {
                     {"the layout must be chosen first"});
   require_complaint(
       [] {
-        (void)codelets::conv2d_output({1, 1, 3, 3}, 4, 5, 5, 1, 0);
+        (void)codelets::conv2d_output({1, 1, 3, 3}, 4, {5});
       },
       {"kernel 5x5", "3x3"});
+  require_complaint([] { (void)codelets::conv2d_output({1, 1, 3, 3}, 4, {3, 0}); }, {"at least 1"});
   require_complaint(
       [] {
-        (void)codelets::conv2d_output({1, 1, 3, 3}, 4, 3, 3, 0, 0);
-      },
-      {"at least 1"});
-  require_complaint(
-      [] {
-        (void)codelets::conv2d_output({1, 1, 3, 3}, 4, 3, 3, 1, -1);
+        (void)codelets::conv2d_output({1, 1, 3, 3}, 4, {3, 1, -1});
       },
       {"padding must not be negative"});
+  require_complaint(
+      [] {
+        (void)codelets::conv2d_output({1, 1, 3, 3}, 4, {3, 1, 1, {1, 0}});
+      },
+      {"dilation 1x0: the dilation must be at least 1"});
+  require_complaint(
+      [] {
+        (void)codelets::conv2d_output({1, 1, 9, 3}, 4, {{3, 2}, {2, 1}, {0, 1}, {2, 5}});
+      },
+      {"conv2d of 1x1x9x3, kernel 3x2, stride 2x1, padding 0x1, dilation 2x5: the kernel must not "
+       "be larger than the padded source, 9x5, for it spans 5x6"});
   for (const auto& [groups, filters] : {std::pair{0, 4}, {2, 5}, {4, 8}}) {
     require_complaint(
         [groups = groups, filters = filters] {
-          (void)codelets::conv2d_output({1, 6, 3, 3}, filters, 3, 3, 1, 1, groups);
+          (void)codelets::conv2d_output({1, 6, 3, 3}, filters, {3, 1, 1}, groups);
         },
         {std::to_string(groups) + " groups: the groups must divide the 6 channels and the " +
          std::to_string(filters) + " filters"});

@@ -25,13 +25,13 @@ Pool2d of_type(Pool2d pool, DataType type) {
 std::vector<Pool2d> gpu_cases() {
   std::vector<Pool2d> result = cases();
   for (const std::int64_t channels : {3, 10, 20, 64, 65}) {
-    result.push_back(make_pool(PoolKind::max, {2, channels, 12, 12}, 3, 3, 2, 1));
-    result.push_back(make_pool(PoolKind::average, {2, channels, 7, 7}, 7, 7, 1, 0));
+    result.push_back(make_pool(PoolKind::max, {2, channels, 12, 12}, {3, 2, 1}));
+    result.push_back(make_pool(PoolKind::average, {2, channels, 7, 7}, {7, 1, 0}));
   }
-  result.push_back(make_pool(PoolKind::max, {1, 320, 4, 4}, 2, 2, 2, 0));  // groups of channels
-  result.push_back(make_pool(PoolKind::average, {3, 320, 7, 7}, 7, 7, 1, 0));
-  result.push_back(make_pool(PoolKind::average, {1, 8, 40, 30}, 6, 7, 5, 3));  // large windows
-  result.push_back(make_pool(PoolKind::max, {1, 8, 20, 20}, 16, 16, 1, 0));    // a byte, just
+  result.push_back(make_pool(PoolKind::max, {1, 320, 4, 4}, {2, 2, 0}));  // groups of channels
+  result.push_back(make_pool(PoolKind::average, {3, 320, 7, 7}, {7, 1, 0}));
+  result.push_back(make_pool(PoolKind::average, {1, 8, 40, 30}, {{6, 7}, 5, 3}));  // large windows
+  result.push_back(make_pool(PoolKind::max, {1, 8, 20, 20}, {16, 1, 0}));          // a byte, just
   return result;
 }
 
@@ -115,7 +115,7 @@ TEST_CASE("pool2d on a GPU takes the first of equal maxima", "[cuda][pool2d]") {
   }
   // Nothing is above minus infinity, and yet the first wins. (The CPU's library begins with the
   // lowest finite value.)
-  const Pool2d pool = make_pool(PoolKind::max, {1, 3, 6, 6}, 3, 3, 2, 1, Layout::nhwc);
+  const Pool2d pool = make_pool(PoolKind::max, {1, 3, 6, 6}, {3, 2, 1}, Layout::nhwc);
   const std::vector<float> lowest(3 * 36, -std::numeric_limits<float>::infinity());
   const auto d_dst = random_values(pool.dst.shape.elements(), 2);
   const Result actual = on_gpu(pool, lowest, d_dst);
@@ -155,11 +155,7 @@ TEST_CASE("pool2d on a GPU agrees with PyTorch", "[cuda][pool2d]") {
   const GoldenFile file = load_golden("pool2d.bin");
   for (const std::string& name : golden_cases(file)) {
     const auto values = [&](const char* tensor) { return file.at(name + "/" + tensor).values; };
-    const auto geometry = values("geometry");
-    const auto number = [&](std::size_t i) { return static_cast<int>(geometry.at(i)); };
-    const Pool2d pool = make_pool(number(0) == 0 ? PoolKind::max : PoolKind::average,
-                                  golden_shape(file.at(name + "/src")), number(1), number(2),
-                                  number(3), number(4), Layout::nhwc);
+    const Pool2d pool = golden_case(file, name, Layout::nhwc);
     const Result result = on_gpu(pool, values("src"), values("d_dst"));
     require_close(name + "/dst", result.dst, values("dst"), forward_tolerance(pool));
     require_close(name + "/d_src", result.d_src, values("d_src"), backward_tolerance(pool));
@@ -168,8 +164,8 @@ TEST_CASE("pool2d on a GPU agrees with PyTorch", "[cuda][pool2d]") {
 
 TEST_CASE("pool2d on a GPU leaves a byte for each maximum", "[cuda][pool2d]") {
   const auto bytes = [](PoolKind kind, int kernel) {
-    return pool2d_indices_bytes(
-        make_pool(kind, {2, 3, 20, 20}, kernel, kernel, kernel, 0, Layout::nhwc), Cuda{});
+    return pool2d_indices_bytes(make_pool(kind, {2, 3, 20, 20}, {kernel, kernel, 0}, Layout::nhwc),
+                                Cuda{});
   };
   REQUIRE(bytes(PoolKind::max, 2) == 2 * 3 * 10 * 10);
   REQUIRE(bytes(PoolKind::max, 16) == 2 * 3);
@@ -178,7 +174,7 @@ TEST_CASE("pool2d on a GPU leaves a byte for each maximum", "[cuda][pool2d]") {
 }
 
 TEST_CASE("pool2d on a GPU says what is wrong with a description", "[cuda][pool2d]") {
-  Pool2d pool = make_pool(PoolKind::max, {2, 3, 6, 6}, 2, 2, 2, 0);
+  Pool2d pool = make_pool(PoolKind::max, {2, 3, 6, 6}, {2, 2, 0});
   require_complaint([&] { (void)plan(Pool2dForward{pool}, Cuda{}); },
                     {"pool2d forward max 2x3x6x6 float32 nchw", "must be nhwc"});
   pool = in_layout(pool, Layout::nhwc);
@@ -186,11 +182,11 @@ TEST_CASE("pool2d on a GPU says what is wrong with a description", "[cuda][pool2
   require_complaint([&] { (void)plan(Pool2dBackward{pool}, Cuda{}); },
                     {"pool2d backward", "dst must be 2x3x3x3 float32"});
   pool.dst.type = DataType::float32;
-  pool.stride = 1;
+  pool.window.stride = 1;
   require_complaint([&] { (void)plan(Pool2dForward{pool}, Cuda{}); }, {"dst must be 2x3x5x5"});
   require_complaint(
       [&] {
-        (void)plan(Pool2dForward{of_type(make_pool(PoolKind::max, {2, 3, 6, 6}, 2, 2, 2, 0),
+        (void)plan(Pool2dForward{of_type(make_pool(PoolKind::max, {2, 3, 6, 6}, {2, 2, 0}),
                                          DataType::int32)},
                    Cuda{});
       },

@@ -140,12 +140,8 @@ TEST_CASE("pool2d agrees with PyTorch", "[pool2d][golden]") {
   const GoldenFile file = load_golden("pool2d.bin");
   for (const std::string& name : golden_cases(file)) {
     const auto values = [&](const char* tensor) { return file.at(name + "/" + tensor).values; };
-    const auto geometry = values("geometry");
-    const auto number = [&](std::size_t i) { return static_cast<int>(geometry.at(i)); };
     for (const Layout layout : all_layouts) {
-      const Pool2d pool = make_pool(number(0) == 0 ? PoolKind::max : PoolKind::average,
-                                    golden_shape(file.at(name + "/src")), number(1), number(2),
-                                    number(3), number(4), layout);
+      const Pool2d pool = golden_case(file, name, layout);
       REQUIRE(pool.dst.shape == golden_shape(file.at(name + "/dst")));
       Runner runner(pool);
       require_tensor(name + "/dst", runner.forward(values("src")), values("dst"), rounding);
@@ -156,7 +152,7 @@ TEST_CASE("pool2d agrees with PyTorch", "[pool2d][golden]") {
 
 TEST_CASE("pool2d gives the same bits in every thread", "[pool2d]") {
   for (const Layout layout : all_layouts) {
-    const Pool2d pool = make_pool(PoolKind::max, {4, 20, 16, 16}, 3, 3, 2, 1, layout);
+    const Pool2d pool = make_pool(PoolKind::max, {4, 20, 16, 16}, {3, 2, 1}, layout);
     const Runner runner(pool);
     Tensor x(pool.src, random_values(pool.src.shape.elements(), 1));
     Tensor d_y(pool.dst, random_values(pool.dst.shape.elements(), 2));
@@ -188,24 +184,30 @@ TEST_CASE("pool2d gives the same bits in every thread", "[pool2d]") {
 TEST_CASE("pool2d says what is wrong with a description", "[pool2d]") {
   require_complaint(
       [] {
-        (void)codelets::pool2d_output({1, 1, 4, 4}, 5, 5, 1, 0);
+        (void)codelets::pool2d_output({1, 1, 4, 4}, {5});
       },
       {"must not be larger than the padded source, 4x4"});
   require_complaint(
       [] {
-        (void)codelets::pool2d_output({1, 1, 4, 4}, 2, 2, 1, 2);
+        (void)codelets::pool2d_output({1, 1, 4, 4}, {2, 1, 2});
       },
       {"smaller than the kernel"});
   require_complaint(
       [] {
-        (void)codelets::pool2d_output({1, 1, 4, 4}, 3, 2, 1, 2);
+        (void)codelets::pool2d_output({1, 1, 4, 4}, {{3, 2}, 1, {0, 2}});
       },
-      {"smaller than the kernel"});
-  Pool2d pool = make_pool(PoolKind::max, {2, 3, 6, 6}, 2, 2, 2, 0);
+      {"kernel 3x2, stride 1, padding 0x2: the padding must be at least 0 and smaller than the "
+       "kernel"});
+  require_complaint(
+      [] {
+        (void)codelets::pool2d_output({1, 1, 4, 4}, {2, 1, 0, 2});
+      },
+      {"dilation 2: a pool has no dilation"});
+  Pool2d pool = make_pool(PoolKind::max, {2, 3, 6, 6}, {2, 2, 0});
   pool.dst.layout = Layout::nhwc;
   REQUIRE_THROWS_WITH(codelets::plan(codelets::Pool2dForward{pool}, Cpu{}),
                       Catch::Matchers::EndsWith("dst must be 2x3x3x3 nchw"));
-  pool = make_pool(PoolKind::max, {2, 3, 6, 6}, 2, 2, 2, 0);
+  pool = make_pool(PoolKind::max, {2, 3, 6, 6}, {2, 2, 0});
   pool.dst.type = DataType::bfloat16;
   REQUIRE_THROWS_AS(codelets::plan(codelets::Pool2dBackward{pool}, Cpu{}), std::invalid_argument);
 }

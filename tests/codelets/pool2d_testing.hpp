@@ -12,22 +12,17 @@ namespace stpt::testing::pool2d {
 using codelets::Pool2d;
 using codelets::PoolKind;
 
-inline Pool2d make_pool(PoolKind kind, const Shape& src, int kernel_h, int kernel_w, int stride,
-                        int padding, Layout layout = Layout::nchw) {
+inline Pool2d make_pool(PoolKind kind, const Shape& src, const codelets::Window& window,
+                        Layout layout = Layout::nchw) {
   Pool2d pool;
   pool.kind = kind;
   pool.src = spec_of(src, layout);
-  pool.dst = spec_of(codelets::pool2d_output(src, kernel_h, kernel_w, stride, padding), layout);
-  pool.kernel_h = kernel_h, pool.kernel_w = kernel_w;
-  pool.stride = stride, pool.padding = padding;
+  pool.dst = spec_of(codelets::pool2d_output(src, window), layout);
+  pool.window = window;
   return pool;
 }
 
-inline std::string to_string(const Pool2d& p) {
-  return std::string(p.kind == PoolKind::max ? "max " : "average ") + p.src.to_string() + " " +
-         std::to_string(p.kernel_h) + "x" + std::to_string(p.kernel_w) + "/" +
-         std::to_string(p.stride) + "+" + std::to_string(p.padding);
-}
+inline std::string to_string(const Pool2d& p) { return codelets::describe_op("pool2d", p); }
 
 inline Pool2d in_layout(Pool2d pool, Layout layout) {
   pool.src.layout = pool.dst.layout = layout;
@@ -40,15 +35,16 @@ struct Expected {
   Expected(const Pool2d& p, std::span<const float> src, std::span<const float> d_dst)
       : dst(d_dst.size()), d_src(src.size()) {
     const Shape &in = p.src.shape, &out = p.dst.shape;
+    const auto& [kernel, stride, padding, dilation] = p.window;
     std::size_t d = 0;
     for (std::int64_t plane = 0; plane < out.n * out.c; ++plane)
       for (std::int64_t y = 0; y < out.h; ++y)
         for (std::int64_t x = 0; x < out.w; ++x, ++d) {
           std::vector<std::size_t> window;
-          for (int i = 0; i < p.kernel_h; ++i)
-            for (int j = 0; j < p.kernel_w; ++j) {
-              const std::int64_t sy = y * p.stride - p.padding + i;
-              const std::int64_t sx = x * p.stride - p.padding + j;
+          for (int i = 0; i < kernel.h; ++i)
+            for (int j = 0; j < kernel.w; ++j) {
+              const std::int64_t sy = y * stride.h - padding.h + i;
+              const std::int64_t sx = x * stride.w - padding.w + j;
               if (sy < 0 || sy >= in.h || sx < 0 || sx >= in.w) continue;
               window.push_back(static_cast<std::size_t>((plane * in.h + sy) * in.w + sx));
             }
@@ -71,19 +67,32 @@ struct Expected {
   std::vector<double> dst, d_src;
 };
 
+/// A case of pool2d.bin.
+inline Pool2d golden_case(const GoldenFile& file, const std::string& name, Layout layout) {
+  const auto numbers = file.at(name + "/geometry").values;
+  const auto number = [&](std::size_t i) { return static_cast<int>(numbers.at(i)); };
+  const auto pair = [&](std::size_t i) { return codelets::PerAxis(number(i), number(i + 1)); };
+  return make_pool(number(0) == 0 ? PoolKind::max : PoolKind::average,
+                   golden_shape(file.at(name + "/src")), {pair(1), pair(3), pair(5)}, layout);
+}
+
 inline std::vector<Pool2d> cases() {
   return {
-      make_pool(PoolKind::max, {2, 3, 5, 7}, 2, 2, 2, 0),
-      make_pool(PoolKind::max, {2, 16, 8, 8}, 2, 2, 2, 0),
-      make_pool(PoolKind::max, {2, 17, 7, 5}, 3, 3, 2, 1),
-      make_pool(PoolKind::max, {3, 6, 6, 9}, 3, 2, 1, 1),
-      make_pool(PoolKind::max, {1, 32, 9, 9}, 3, 3, 2, 0),
-      make_pool(PoolKind::max, {2, 5, 17, 17}, 17, 17, 1, 0),  // more positions than a byte counts
-      make_pool(PoolKind::average, {2, 3, 5, 7}, 2, 2, 2, 0),
-      make_pool(PoolKind::average, {1, 17, 7, 5}, 3, 3, 2, 1),
-      make_pool(PoolKind::average, {3, 16, 6, 9}, 2, 3, 1, 1),
-      make_pool(PoolKind::average, {4, 64, 8, 8}, 8, 8, 1, 0),  // global
-      make_pool(PoolKind::average, {1, 20, 7, 5}, 7, 5, 1, 0),  // global
+      make_pool(PoolKind::max, {2, 3, 5, 7}, {2, 2, 0}),
+      make_pool(PoolKind::max, {2, 16, 8, 8}, {2, 2, 0}),
+      make_pool(PoolKind::max, {2, 17, 7, 5}, {3, 2, 1}),
+      make_pool(PoolKind::max, {3, 6, 6, 9}, {{3, 2}, 1, 1}),
+      make_pool(PoolKind::max, {1, 32, 9, 9}, {3, 2, 0}),
+      make_pool(PoolKind::max, {2, 5, 17, 17}, {17, 1, 0}),  // more positions than a byte counts
+      make_pool(PoolKind::average, {2, 3, 5, 7}, {2, 2, 0}),
+      make_pool(PoolKind::average, {1, 17, 7, 5}, {3, 2, 1}),
+      make_pool(PoolKind::average, {3, 16, 6, 9}, {{2, 3}, 1, 1}),
+      make_pool(PoolKind::average, {4, 64, 8, 8}, {8, 1, 0}),       // global
+      make_pool(PoolKind::average, {1, 20, 7, 5}, {{7, 5}, 1, 0}),  // global
+      make_pool(PoolKind::max, {2, 5, 7, 9}, {{1, 4}, {2, 3}, {0, 2}}),
+      make_pool(PoolKind::max, {1, 16, 9, 6}, {{3, 2}, {1, 2}, {2, 0}}),
+      make_pool(PoolKind::average, {2, 5, 9, 7}, {{4, 1}, {3, 1}, {3, 0}}),
+      make_pool(PoolKind::average, {1, 16, 6, 9}, {{2, 3}, {2, 1}, {0, 2}}),
   };
 }
 

@@ -39,7 +39,7 @@ class WantedWorkspace {
 const Shape image{2, 4, 5, 5}, weights{6, 4, 3, 3}, result{2, 6, 5, 5};
 
 Convolution convolution(DataType type) {
-  return {Pass::forward, type, image, weights, result, 1, 1, false};
+  return {Pass::forward, type, image, weights, result, {3, 1, 1}, false};
 }
 
 Product product(DataType factors, DataType of_result) {
@@ -142,10 +142,7 @@ TEST_CASE("Convolutions and fully connected layers take TF32 where they may", "[
   };
   const codelets::Conv2d conv{.src = nhwc(image),
                               .dst = nhwc(result),
-                              .kernel_h = 3,
-                              .kernel_w = 3,
-                              .stride = 1,
-                              .padding = 1,
+                              .window = {.kernel = 3, .padding = 1},
                               .bias = false};
   check(codelets::Conv2dForward{conv}, {conv.src, nhwc(weights)}, {conv.dst});
   check(codelets::Conv2dBackwardData{conv}, {nhwc(weights), conv.dst}, {conv.src});

@@ -52,9 +52,14 @@ class Random:
         return value.float().double()
 
 
+def pair(number):
+    """Of height and width, as PyTorch takes one number for both."""
+    return number if isinstance(number, tuple) else (number, number)
+
+
 def conv2d():
     cases = {
-        # name: n, c, h, w, filters, kernel_h, kernel_w, stride, padding, bias[, groups]
+        # name: n, c, h, w, filters, kernel_h, kernel_w, stride, padding, bias[, groups[, dilation]]
         "k3s1p1": (2, 3, 7, 5, 4, 3, 3, 1, 1, False),
         "k3s2p1_bias": (2, 5, 9, 7, 7, 3, 3, 2, 1, True),
         "k1s2": (3, 6, 5, 5, 9, 1, 1, 2, 0, False),
@@ -66,19 +71,25 @@ def conv2d():
         "groups4": (2, 8, 5, 4, 12, 3, 3, 1, 1, True, 4),
         "groups2_c32": (1, 32, 4, 4, 32, 3, 3, 2, 1, False, 2),
         "depthwise": (2, 5, 6, 5, 10, 3, 3, 2, 1, True, 5),
+        "k1x7": (2, 4, 3, 8, 5, 1, 7, 1, (0, 3), False),
+        "k7x1": (1, 4, 8, 3, 5, 7, 1, 1, (3, 0), True),
+        "dilated": (1, 3, 8, 7, 4, 3, 3, 1, 2, False, 1, 2),
+        "all_differ": (2, 4, 9, 8, 6, 3, 2, (2, 1), (1, 3), True, 2, (2, 3)),
+        "depthwise_dilated": (1, 9, 7, 8, 9, 3, 3, (1, 2), (2, 1), False, 9, (2, 1)),
     }
     out = {}
     random = Random(1)
     for name, (n, c, h, w, k, kh, kw, stride, padding, bias, *rest) in cases.items():
-        groups = rest[0] if rest else 1
+        groups, dilation = (*rest, 1, 1)[:2]
+        stride, padding, dilation = map(pair, (stride, padding, dilation))
         seen = c // groups
         src = random.normal(n, c, h, w).requires_grad_()
         weights = random.normal(k, seen, kh, kw, stddev=(seen * kh * kw) ** -0.5).requires_grad_()
         b = random.normal(k).requires_grad_() if bias else None
-        dst = F.conv2d(src, weights, b, stride=stride, padding=padding, groups=groups)
+        dst = F.conv2d(src, weights, b, stride, padding, dilation, groups)
         d_dst = random.normal(*dst.shape)
         dst.backward(d_dst)
-        out[f"{name}/geometry"] = np.array([kh, kw, stride, padding, groups])
+        out[f"{name}/geometry"] = np.array([kh, kw, *stride, *padding, *dilation, groups])
         out[f"{name}/src"] = src
         out[f"{name}/weights"] = weights
         if bias:
@@ -244,10 +255,13 @@ def pool2d():
         "average_k2x3s1": (1, 4, 5, 5, 1, 2, 3, 1, 0),
         "average_global": (3, 16, 7, 5, 1, 7, 5, 1, 0),
         "average_global_batch1": (1, 19, 4, 4, 1, 4, 4, 1, 0),
+        "max_differ": (1, 3, 8, 7, 0, 4, 3, (2, 3), (2, 1)),
+        "average_differ": (2, 2, 7, 8, 1, 2, 5, (1, 2), (0, 2)),
     }
     out = {}
     random = Random(3)
     for name, (n, c, h, w, kind, kh, kw, stride, padding) in cases.items():
+        stride, padding = pair(stride), pair(padding)
         src = random.normal(n, c, h, w).requires_grad_()
         if kind == 0:
             dst = F.max_pool2d(src, (kh, kw), stride=stride, padding=padding)
@@ -257,7 +271,7 @@ def pool2d():
             )
         d_dst = random.normal(*dst.shape)
         dst.backward(d_dst)
-        out[f"{name}/geometry"] = np.array([kind, kh, kw, stride, padding])
+        out[f"{name}/geometry"] = np.array([kind, kh, kw, *stride, *padding])
         out[f"{name}/src"] = src
         out[f"{name}/dst"] = dst
         out[f"{name}/d_dst"] = d_dst

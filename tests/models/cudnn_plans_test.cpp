@@ -77,14 +77,14 @@ void for_each_choice(const models::Network& network, int batch, Visit visit) {
     src.n = dst.n = batch;
     for (const auto& [type, tf32] : arithmetics) {
       if (of_images) src.c = codelets::conv2d_channels(3, type, codelets::Cuda{});
-      const runtime::Shape weights{dst.c, src.c / layer.groups, layer.kernel_h, layer.kernel_w};
+      const auto& [kernel, stride, padding, dilation] = layer.window;
+      const runtime::Shape weights{dst.c, src.c / layer.groups, kernel.h, kernel.w};
       for (const Pass pass : {Pass::forward, Pass::backward_data, Pass::backward_weights}) {
         const std::string what = network.name + " " + layer.name + " " + runtime::to_string(type) +
                                  (tf32 ? ", tf32" : "") + " pass " +
                                  std::to_string(static_cast<int>(pass));
         INFO(what);
-        const Convolution convolution{pass, type,         src,           weights,
-                                      dst,  layer.stride, layer.padding, tf32};
+        const Convolution convolution{pass, type, src, weights, dst, layer.window, tf32};
         Choice choice;
         REQUIRE_NOTHROW(choice = codelets::cudnn::choice_on(convolution, h200, 90, what));
         INFO(choice.engine);
@@ -125,8 +125,8 @@ TEST_CASE("GPU tests meet most engines that ResNets train with on an H200", "[cu
     const codelets::Conv2d conv = testing::conv2d::make_conv(c);
     for (const auto& [type, tf32] : arithmetics) {
       for (const Pass pass : {Pass::forward, Pass::backward_data, Pass::backward_weights}) {
-        const Convolution convolution{pass,           type,     conv.src.shape, conv.weights(),
-                                      conv.dst.shape, c.stride, c.padding,      tf32};
+        const Convolution convolution{
+            pass, type, conv.src.shape, conv.weights(), conv.dst.shape, c.window, tf32};
         met.insert(use(convolution, codelets::cudnn::choice_on(convolution, h200, 90, "a case")));
       }
     }

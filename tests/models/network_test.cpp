@@ -274,9 +274,9 @@ TEST_CASE("averages down to a size take equal windows that cover the image", "[n
   const Network network = net.build(net.fully_connected("fc", x, 10));
   const Layer& layer = network.layers.front();
   CHECK(layer.kind == LayerKind::average_pool);
-  CHECK(layer.stride == 2);
-  CHECK(6 * layer.stride + layer.kernel_h == 30);
-  CHECK(6 * layer.stride + layer.kernel_w == 17);
+  CHECK(layer.window.stride == 2);
+  CHECK(6 * 2 + layer.window.kernel.h == 30);
+  CHECK(6 * 2 + layer.window.kernel.w == 17);
 }
 
 TEST_CASE("weights start as He et al. have it", "[network]") {

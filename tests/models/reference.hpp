@@ -164,6 +164,7 @@ class Reference {
   void slide(const Layer& layer, const Shape& in, const Shape& out, const std::vector<double>& x,
              std::vector<double>& y) const {
     const bool convolves = layer.kind == LayerKind::convolution;
+    const auto& [kernel, stride, padding, dilation] = layer.window;
     for (std::int64_t n = 0; n < out.n; ++n)
       for (std::int64_t k = 0; k < out.c; ++k)
         for (std::int64_t h = 0; h < out.h; ++h)
@@ -171,16 +172,16 @@ class Reference {
             double sum = convolves && layer.bias >= 0 ? parameter(layer.bias)[k] : 0;
             double largest = -std::numeric_limits<double>::infinity();
             int count = 0;
-            for (int i = 0; i < layer.kernel_h; ++i)
-              for (int j = 0; j < layer.kernel_w; ++j) {
-                const std::int64_t row = h * layer.stride - layer.padding + i;
-                const std::int64_t column = w * layer.stride - layer.padding + j;
+            for (int i = 0; i < kernel.h; ++i)
+              for (int j = 0; j < kernel.w; ++j) {
+                const std::int64_t row = h * stride.h - padding.h + i * dilation.h;
+                const std::int64_t column = w * stride.w - padding.w + j * dilation.w;
                 if (row < 0 || row >= in.h || column < 0 || column >= in.w) continue;
                 if (convolves) {
                   const std::int64_t seen = in.c / layer.groups;
                   const std::int64_t first = k / (out.c / layer.groups) * seen;
                   for (std::int64_t c = 0; c < seen; ++c) {
-                    const auto tap = ((k * seen + c) * layer.kernel_h + i) * layer.kernel_w + j;
+                    const auto tap = ((k * seen + c) * kernel.h + i) * kernel.w + j;
                     sum += x[at(in, n, first + c, row, column)] * parameter(layer.weight)[tap];
                   }
                 } else {

@@ -80,7 +80,7 @@ TEST_CASE("layers are what the file says", "[network_file]") {
   CHECK(network.parameters[4].shape == runtime::Shape{6, 3, 1, 1});
   CHECK(network.parameters[4].fan_in == 3);
   CHECK(shape_after(4) == runtime::Shape{1, 6, 2, 2});
-  CHECK(network.layers[4].stride == 2);  // as the kernel, if nothing is said
+  CHECK(network.layers[4].window.stride == 2);  // as the kernel, if nothing is said
   CHECK(shape_after(5) == runtime::Shape{1, 6, 3, 3});
   CHECK(shape_after(6) == runtime::Shape{1, 6, 1, 1});
   CHECK(shape_after(7) == runtime::Shape{1, 5, 1, 1});
