@@ -142,6 +142,8 @@ void Program::run(std::span<void* const> args, void* workspace, Stream) const {
   }
   const dnnl::engine& cpu = engine();
   const dnnl::stream& stream = thread_stream();
+  auto* const temporaries = static_cast<std::byte*>(workspace);
+  if (prepare_) prepare_(args, temporaries);
   for (const Step& step : steps_) {
     // The C interface takes an array; the C++ one would build a hash map at every run.
     std::array<dnnl::memory, most_operands> memories;
@@ -149,9 +151,8 @@ void Program::run(std::span<void* const> args, void* workspace, Stream) const {
     const std::size_t count = step.operands.size();
     for (std::size_t i = 0; i < count; ++i) {
       const Operand& operand = step.operands[i];
-      void* pointer = operand.place.in_workspace
-                          ? static_cast<std::byte*>(workspace) + operand.place.at
-                          : args[operand.place.at];
+      void* pointer =
+          operand.place.in_workspace ? temporaries + operand.place.at : args[operand.place.at];
       memories[i] = dnnl::memory(operand.desc, cpu, pointer);
       operands[i] = {operand.role, memories[i].get()};
     }

@@ -93,6 +93,11 @@ class Program final : public Kernel {
   [[nodiscard]] Place write_as(Place place, const MemoryDesc& stored, const MemoryDesc& computed);
   void write_back(Place from, const MemoryDesc& computed, Place place, const MemoryDesc& stored);
 
+  /// What to do with the arguments and the workspace before the primitives.
+  void prepare_with(std::function<void(std::span<void* const>, std::byte*)> prepare) {
+    prepare_ = std::move(prepare);
+  }
+
   /// What to do with the arguments after the primitives.
   void finish_with(std::function<void(std::span<void* const>)> finish) {
     finish_ = std::move(finish);
@@ -114,6 +119,7 @@ class Program final : public Kernel {
   std::string name_;
   std::size_t arguments_;
   std::vector<Step> steps_;
+  std::function<void(std::span<void* const>, std::byte*)> prepare_;
   std::function<void(std::span<void* const>)> finish_;
 };
 

@@ -27,7 +27,7 @@ using runtime::Shape;
 void require_consistent(const char* op, const Pool2d& pool) {
   cpu::require_plain(std::string(op) + ": src", pool.src);
   cpu::require_plain(std::string(op) + ": dst", pool.dst);
-  const Shape expected = pool2d_output(pool.src.shape, pool.window);
+  const Shape expected = pool2d_output(pool.src.shape, pool.window, pool.ceil_mode);
   if (pool.dst.shape != expected || pool.dst.layout != pool.src.layout) {
     onednn::fail(describe_op(op, pool),
                  "dst must be " + expected.to_string() + " " + runtime::to_string(pool.src.layout));
@@ -74,6 +74,32 @@ void spread_nan(const Pool2d& pool, std::span<const float> src, std::span<float>
   }
 }
 
+/// What each place of dst is to be multiplied by because oneDNN counts all of a window that reaches
+/// beyond the padding; empty where none does.
+std::vector<float> corrections(const Pool2d& pool) {
+  const Shape &in = pool.src.shape, &out = pool.dst.shape;
+  if (pool.kind == PoolKind::max || !pool.count_padding || out == slide(pool.window, in)) return {};
+  const auto factor = [](std::int64_t at, std::int64_t src, int kernel, int stride, int padding) {
+    const std::int64_t counted = std::min<std::int64_t>(kernel, src + 2 * padding - at * stride);
+    return static_cast<float>(kernel) / static_cast<float>(counted);
+  };
+  const auto& [kernel, stride, padding, dilation] = pool.window;
+  std::vector<float> factors;
+  for (std::int64_t y = 0; y < out.h; ++y) {
+    for (std::int64_t x = 0; x < out.w; ++x)
+      factors.push_back(factor(y, in.h, kernel.h, stride.h, padding.h) *
+                        factor(x, in.w, kernel.w, stride.w, padding.w));
+  }
+  return factors;
+}
+
+/// Each element of dst times its place's factor; `to` may be `from`.
+void correct(const TensorSpec& dst, std::span<const float> factors, const float* from, float* to) {
+  const auto block = static_cast<std::size_t>(runtime::channel_block(dst.layout, dst.shape.c));
+  const auto count = static_cast<std::size_t>(dst.stored_elements());
+  for (std::size_t i = 0; i < count; ++i) to[i] = from[i] * factors[i / block % factors.size()];
+}
+
 struct Descriptors {
   pooling_forward::primitive_desc forward;
   pooling_backward::primitive_desc backward;
@@ -82,15 +108,20 @@ struct Descriptors {
 /// What oneDNN is asked for: a forward pass of some kind, or a backward pass, which has none.
 template <typename Pass, typename... Kind>
 typename Pass::desc pass_in(const Pool2d& pool, Layout layout, Kind... kind) {
-  const Window& window = pool.window;
-  const dnnl::memory::dims kernel{window.kernel.h, window.kernel.w};
-  const dnnl::memory::dims strides{window.stride.h, window.stride.w};
-  const dnnl::memory::dims padding{window.padding.h, window.padding.w};
+  const auto& [kernel, stride, padding, dilation] = pool.window;
+  const Shape &in = pool.src.shape, &out = pool.dst.shape;
+  // Behind the source as much as the last window needs.
+  const auto behind = [](std::int64_t src, std::int64_t dst, int size, int step, int before) {
+    return std::max<std::int64_t>(before, (dst - 1) * step + size - before - src);
+  };
+  const dnnl::memory::dims before{padding.h, padding.w},
+      after{behind(in.h, out.h, kernel.h, stride.h, padding.h),
+            behind(in.w, out.w, kernel.w, stride.w, padding.w)};
   const auto algorithm = pool.kind == PoolKind::max ? dnnl::algorithm::pooling_max
+                         : pool.count_padding       ? dnnl::algorithm::pooling_avg_include_padding
                                                     : dnnl::algorithm::pooling_avg_exclude_padding;
-  const MemoryDesc src = onednn::describe(pool.src.shape, layout);
-  const MemoryDesc dst = onednn::describe(pool.dst.shape, layout);
-  return {kind..., algorithm, src, dst, strides, kernel, padding, padding};
+  const MemoryDesc src = onednn::describe(in, layout), dst = onednn::describe(out, layout);
+  return {kind..., algorithm, src, dst, {stride.h, stride.w}, {kernel.h, kernel.w}, before, after};
 }
 
 pooling_forward::primitive_desc forward_in(const Pool2d& pool, Layout layout,
@@ -130,11 +161,13 @@ Descriptors describe(const Pool2d& pool) {
 
 std::string describe_op(const char* op, const Pool2d& pool) {
   return std::string(op) + (pool.kind == PoolKind::max ? " max " : " average ") +
-         pool.src.to_string() + " -> " + pool.dst.to_string() + ", " + to_string(pool.window);
+         pool.src.to_string() + " -> " + pool.dst.to_string() + ", " + to_string(pool.window) +
+         (pool.count_padding ? ", count_padding" : "") + (pool.ceil_mode ? ", ceil_mode" : "");
 }
 
-Shape pool2d_output(const Shape& src, const Window& window) {
-  const std::string what = "pool2d of " + src.to_string() + ", " + to_string(window);
+Shape pool2d_output(const Shape& src, const Window& window, bool ceil_mode) {
+  const std::string what =
+      "pool2d of " + src.to_string() + ", " + to_string(window) + (ceil_mode ? ", ceil_mode" : "");
   const auto& [kernel, stride, padding, dilation] = window;
   if (kernel.smallest() < 1 || stride.smallest() < 1)
     onednn::fail(what, "kernel and stride must be at least 1");
@@ -142,7 +175,7 @@ Shape pool2d_output(const Shape& src, const Window& window) {
   if (padding.smallest() < 0 || padding.h >= kernel.h || padding.w >= kernel.w)
     onednn::fail(what, "the padding must be at least 0 and smaller than the kernel");
   if (dilation != 1) onednn::fail(what, "a pool has no dilation");
-  const Shape dst = slide(window, src);
+  const Shape dst = slide(window, src, ceil_mode);
   if (dst.h < 1 || dst.w < 1)
     onednn::fail(what, "the window must not be larger than " + describe_padded(window, src));
   return dst;
@@ -186,6 +219,11 @@ KernelPtr plan(const Pool2dForward& op, Cpu) {
         spread_nan(pool, {static_cast<const float*>(args[0]), src_count},
                    {static_cast<float*>(args[1]), dst_count});
       });
+    } else if (auto factors = corrections(pool); !factors.empty()) {
+      program->finish_with([dst = pool.dst, factors](std::span<void* const> args) {
+        auto* const averages = static_cast<float*>(args[1]);
+        correct(dst, factors, averages, averages);
+      });
     }
     return program;
   });
@@ -198,9 +236,17 @@ KernelPtr plan(const Pool2dBackward& op, Cpu) {
   return onednn::explained(name, [&]() -> KernelPtr {
     const auto pd = describe(pool).backward;
     auto program = std::make_unique<Program>(name, 3);
-    const auto d_dst_at = Program::argument(0), indices_at = Program::argument(1);
-    const auto d_src_at = Program::argument(2);
+    auto d_dst_at = Program::argument(0);
+    const auto indices_at = Program::argument(1), d_src_at = Program::argument(2);
     const MemoryDesc d_src = onednn::describe(pool.src), d_dst = onednn::describe(pool.dst);
+    if (auto factors = corrections(pool); !factors.empty()) {
+      d_dst_at = program->temporary(d_dst);
+      program->prepare_with([dst = pool.dst, factors, at = d_dst_at.at](std::span<void* const> args,
+                                                                        std::byte* workspace) {
+        correct(dst, factors, static_cast<const float*>(args[0]),
+                reinterpret_cast<float*>(workspace + at));
+      });
+    }
 
     const auto result = program->write_as(d_src_at, d_src, pd.diff_src_desc());
     std::vector<Program::Operand> operands = {

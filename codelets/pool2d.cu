@@ -33,11 +33,16 @@ struct Interval {
 /// One axis of the image.
 struct Axis {
   int src, dst, kernel, stride, padding;
+  bool count_padding;
 
   /// What the window of place `at` of dst covers of src.
   __device__ Interval window(int at) const {
     const int begin = at * stride - padding;
     return {max(begin, 0), min(begin + kernel, src)};
+  }
+  /// How many of the window's places an average counts.
+  __device__ int counted(int at) const {
+    return count_padding ? min(kernel, src + 2 * padding - at * stride) : window(at).size();
   }
   /// Which windows cover place `at` of src.
   __device__ Interval windows_over(int at) const {
@@ -165,7 +170,7 @@ __global__ void __launch_bounds__(cuda::block_threads)
       for (int v = 0; v < width; ++v) sums[v] += to_float(values.values[v]);
     }
   }
-  const float share = __frcp_rn(static_cast<float>(ys.size() * xs.size()));
+  const float share = __frcp_rn(static_cast<float>(y.counted(out.y) * x.counted(out.x)));
   Vector<T, width> result;
 #pragma unroll
   for (int v = 0; v < width; ++v) result.values[v] = from_float<T>(sums[v] * share);
@@ -195,7 +200,7 @@ __global__ void __launch_bounds__(cuda::block_threads)
   }
   cuda::add_over_rows(sums);
   if (threadIdx.y > 0 || channel >= channels) return;
-  const float share = __frcp_rn(static_cast<float>(count));
+  const float share = __frcp_rn(static_cast<float>(y.counted(out.y) * x.counted(out.x)));
   Vector<T, width> result;
 #pragma unroll
   for (int v = 0; v < width; ++v) result.values[v] = from_float<T>(sums[v].value * share);
@@ -216,7 +221,7 @@ __global__ void __launch_bounds__(cuda::block_threads)
   float sums[width] = {};
   for (int oy = ys.begin; oy < ys.end; ++oy) {
     for (int ox = xs.begin; ox < xs.end; ++ox) {
-      const float share = __frcp_rn(static_cast<float>(y.window(oy).size() * x.window(ox).size()));
+      const float share = __frcp_rn(static_cast<float>(y.counted(oy) * x.counted(ox)));
       const auto gradients = load<width>(d_dst + geometry.dst_at(in.image, oy, ox) + channel);
 #pragma unroll
       for (int v = 0; v < width; ++v) sums[v] += to_float(gradients.values[v]) * share;
@@ -233,15 +238,19 @@ __global__ void __launch_bounds__(cuda::block_threads)
 Geometry checked_geometry(const std::string& what, const Pool2d& pool) {
   cuda::require_nhwc(what, pool.src);
   cuda::require_nhwc(what, pool.dst);
-  const Shape &in = pool.src.shape, out = pool2d_output(in, pool.window);
+  const Shape &in = pool.src.shape, out = pool2d_output(in, pool.window, pool.ceil_mode);
   if (pool.dst.shape != out || pool.dst.type != pool.src.type)
     throw std::invalid_argument(what + ": dst must be " + out.to_string() + " " +
                                 runtime::to_string(pool.src.type));
+  const auto axis = [&pool](std::int64_t src, std::int64_t dst, int kernel, int stride,
+                            int padding) {
+    return Axis{static_cast<int>(src), static_cast<int>(dst), kernel, stride, padding,
+                pool.count_padding};
+  };
   const auto& [kernel, stride, padding, dilation] = pool.window;
-  return {static_cast<int>(in.n),
-          static_cast<int>(in.c),
-          {static_cast<int>(in.h), static_cast<int>(out.h), kernel.h, stride.h, padding.h},
-          {static_cast<int>(in.w), static_cast<int>(out.w), kernel.w, stride.w, padding.w}};
+  return {static_cast<int>(in.n), static_cast<int>(in.c),
+          axis(in.h, out.h, kernel.h, stride.h, padding.h),
+          axis(in.w, out.w, kernel.w, stride.w, padding.w)};
 }
 
 std::int64_t window_size(const Pool2d& pool) {

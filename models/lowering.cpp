@@ -854,6 +854,8 @@ void Lowering::forward_pool(Node& node) {
   pool.dst = output_spec(node);
   pool.dst.layout = pool.src.layout;
   pool.window = layer.window;
+  pool.count_padding = layer.count_padding;
+  pool.ceil_mode = layer.ceil_mode;
   const std::size_t indices_bytes =
       of_device([&pool](auto device) { return codelets::pool2d_indices_bytes(pool, device); });
   const Argument indices = keep(node.kept.indices, indices_bytes);

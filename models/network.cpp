@@ -237,26 +237,28 @@ ActivationId NetworkBuilder::slice(ActivationId x, int first, int channels) {
 }
 
 ActivationId NetworkBuilder::pool(LayerKind kind, const std::string& name, ActivationId x,
-                                  const codelets::Window& window) {
+                                  const codelets::Window& window, const PoolOptions& options) {
   Shape out;
   try {
-    out = codelets::pool2d_output(shape(x), window);
+    out = codelets::pool2d_output(shape(x), window, options.ceil_mode);
   } catch (const std::invalid_argument& error) {
     throw LayerError(network_.name + ": pooling: ", error.what());
   }
   Layer& layer = append(kind, name, {x}, out);
   layer.window = window;
+  layer.count_padding = options.count_padding;
+  layer.ceil_mode = options.ceil_mode;
   return layer.output;
 }
 
 ActivationId NetworkBuilder::max_pool(ActivationId x, PerAxis kernel, PerAxis stride,
-                                      PerAxis padding) {
-  return pool(LayerKind::max_pool, "max_pool", x, {kernel, stride, padding});
+                                      PerAxis padding, const PoolOptions& options) {
+  return pool(LayerKind::max_pool, "max_pool", x, {kernel, stride, padding}, options);
 }
 
 ActivationId NetworkBuilder::average_pool(ActivationId x, PerAxis kernel, PerAxis stride,
-                                          PerAxis padding) {
-  return pool(LayerKind::average_pool, "average_pool", x, {kernel, stride, padding});
+                                          PerAxis padding, const PoolOptions& options) {
+  return pool(LayerKind::average_pool, "average_pool", x, {kernel, stride, padding}, options);
 }
 
 ActivationId NetworkBuilder::global_average_pool(ActivationId x) {

@@ -56,6 +56,8 @@ struct Layer {
   ActivationId output = 0;
   int block = 0;
   codelets::Window window;                       ///< of a convolution or pool
+  bool count_padding = false;                    ///< of an average_pool: Pool2d's
+  bool ceil_mode = false;                        ///< of a pool: Pool2d's
   int groups = 1;                                ///< of a convolution's channels and filters
   int first_channel = 0;                         ///< of a slice
   double rate = 0;                               ///< of a dropout
@@ -133,6 +135,12 @@ struct ConvolutionOptions {
   PerAxis dilation = 1;
 };
 
+/// codelets::Pool2d's.
+struct PoolOptions {
+  bool count_padding = false;  ///< of an average
+  bool ceil_mode = false;
+};
+
 /// codelets::BatchNorm's.
 struct BatchNormOptions {
   Initialisation gamma = Initialisation::one;
@@ -167,8 +175,10 @@ class NetworkBuilder {
   ActivationId concat(const std::vector<ActivationId>& parts);
   /// So many neighbouring channels, from `first` on.
   ActivationId slice(ActivationId x, int first, int channels);
-  ActivationId max_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0);
-  ActivationId average_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0);
+  ActivationId max_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0,
+                        const PoolOptions& options = {});
+  ActivationId average_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0,
+                            const PoolOptions& options = {});
   ActivationId global_average_pool(ActivationId x);
   /// Averages an image of at least size x size down to size x size by windows of one size, which
   /// overlap where they must. They are those of torch's adaptive pooling where `size` divides
@@ -185,7 +195,7 @@ class NetworkBuilder {
   Layer& append(LayerKind kind, const std::string& name, std::vector<ActivationId> inputs,
                 const Shape& output);
   ActivationId pool(LayerKind kind, const std::string& name, ActivationId x,
-                    const codelets::Window& window);
+                    const codelets::Window& window, const PoolOptions& options = {});
   int parameter(const std::string& name, const Shape& shape, Initialisation initialisation,
                 std::int64_t fan_in, bool decay);
 

@@ -193,7 +193,7 @@ template <auto pool>
 ActivationId add_pool(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const int kernel = layer.whole("kernel", window_range);
   return (net.*pool)(inputs[0], kernel, layer.whole("stride", window_range, kernel),
-                     layer.whole("padding", padding_range, 0));
+                     layer.whole("padding", padding_range, 0), {});
 }
 
 ActivationId add_fully_connected(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {

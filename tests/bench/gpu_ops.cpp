@@ -342,6 +342,8 @@ void pools(Bench& bench, const models::Network& network, const auto& spec_of) {
     pool.src = x;
     pool.dst = y;
     pool.window = layer.window;
+    pool.count_padding = layer.count_padding;
+    pool.ceil_mode = layer.ceil_mode;
     const std::size_t indices = codelets::pool2d_indices_bytes(pool, Cuda{});
     const Bench::Cost cost{0, bytes(x) + bytes(y) + static_cast<double>(indices)};
     const std::string kind = max ? "max pool" : "average pool";

@@ -31,7 +31,9 @@ std::vector<Pool2d> gpu_cases() {
   result.push_back(make_pool(PoolKind::max, {1, 320, 4, 4}, {2, 2, 0}));  // groups of channels
   result.push_back(make_pool(PoolKind::average, {3, 320, 7, 7}, {7, 1, 0}));
   result.push_back(make_pool(PoolKind::average, {1, 8, 40, 30}, {{6, 7}, 5, 3}));  // large windows
-  result.push_back(make_pool(PoolKind::max, {1, 8, 20, 20}, {16, 1, 0}));          // a byte, just
+  result.push_back(
+      make_pool(PoolKind::average, {1, 8, 40, 30}, {{6, 7}, 5, 3}, Layout::nhwc, true, true));
+  result.push_back(make_pool(PoolKind::max, {1, 8, 20, 20}, {16, 1, 0}));  // a byte, just
   return result;
 }
 

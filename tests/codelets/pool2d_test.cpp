@@ -203,6 +203,11 @@ TEST_CASE("pool2d says what is wrong with a description", "[pool2d]") {
         (void)codelets::pool2d_output({1, 1, 4, 4}, {2, 1, 0, 2});
       },
       {"dilation 2: a pool has no dilation"});
+  require_complaint(
+      [] {
+        (void)codelets::pool2d_output({1, 1, 4, 4}, {{4, 6}, 2, 0}, true);
+      },
+      {"kernel 4x6, stride 2, padding 0, ceil_mode: the window must not be larger than"});
   Pool2d pool = make_pool(PoolKind::max, {2, 3, 6, 6}, {2, 2, 0});
   pool.dst.layout = Layout::nhwc;
   REQUIRE_THROWS_WITH(codelets::plan(codelets::Pool2dForward{pool}, Cpu{}),

@@ -13,12 +13,14 @@ using codelets::Pool2d;
 using codelets::PoolKind;
 
 inline Pool2d make_pool(PoolKind kind, const Shape& src, const codelets::Window& window,
-                        Layout layout = Layout::nchw) {
+                        Layout layout = Layout::nchw, bool ceil_mode = false,
+                        bool count_padding = false) {
   Pool2d pool;
   pool.kind = kind;
   pool.src = spec_of(src, layout);
-  pool.dst = spec_of(codelets::pool2d_output(src, window), layout);
+  pool.dst = spec_of(codelets::pool2d_output(src, window, ceil_mode), layout);
   pool.window = window;
+  pool.count_padding = count_padding, pool.ceil_mode = ceil_mode;
   return pool;
 }
 
@@ -41,10 +43,12 @@ struct Expected {
       for (std::int64_t y = 0; y < out.h; ++y)
         for (std::int64_t x = 0; x < out.w; ++x, ++d) {
           std::vector<std::size_t> window;
+          std::size_t padded = 0;  // places of the window in the padded source
           for (int i = 0; i < kernel.h; ++i)
             for (int j = 0; j < kernel.w; ++j) {
               const std::int64_t sy = y * stride.h - padding.h + i;
               const std::int64_t sx = x * stride.w - padding.w + j;
+              if (sy < in.h + padding.h && sx < in.w + padding.w) ++padded;
               if (sy < 0 || sy >= in.h || sx < 0 || sx >= in.w) continue;
               window.push_back(static_cast<std::size_t>((plane * in.h + sy) * in.w + sx));
             }
@@ -56,7 +60,8 @@ struct Expected {
             dst[d] = static_cast<double>(src[winner]);
             d_src[winner] += static_cast<double>(d_dst[d]);
           } else {
-            const double share = 1.0 / static_cast<double>(window.size());
+            const double share =
+                1.0 / static_cast<double>(p.count_padding ? padded : window.size());
             for (const std::size_t s : window) {
               dst[d] += static_cast<double>(src[s]) * share;
               d_src[s] += static_cast<double>(d_dst[d]) * share;
@@ -73,7 +78,8 @@ inline Pool2d golden_case(const GoldenFile& file, const std::string& name, Layou
   const auto number = [&](std::size_t i) { return static_cast<int>(numbers.at(i)); };
   const auto pair = [&](std::size_t i) { return codelets::PerAxis(number(i), number(i + 1)); };
   return make_pool(number(0) == 0 ? PoolKind::max : PoolKind::average,
-                   golden_shape(file.at(name + "/src")), {pair(1), pair(3), pair(5)}, layout);
+                   golden_shape(file.at(name + "/src")), {pair(1), pair(3), pair(5)}, layout,
+                   number(7) != 0, number(0) == 2);
 }
 
 inline std::vector<Pool2d> cases() {
@@ -93,6 +99,18 @@ inline std::vector<Pool2d> cases() {
       make_pool(PoolKind::max, {1, 16, 9, 6}, {{3, 2}, {1, 2}, {2, 0}}),
       make_pool(PoolKind::average, {2, 5, 9, 7}, {{4, 1}, {3, 1}, {3, 0}}),
       make_pool(PoolKind::average, {1, 16, 6, 9}, {{2, 3}, {2, 1}, {0, 2}}),
+      make_pool(PoolKind::max, {2, 17, 6, 7}, {3, 2, 0}, Layout::nchw, true),
+      make_pool(PoolKind::max, {1, 5, 7, 8}, {{3, 4}, {2, 3}, {1, 3}}, Layout::nchw, true),
+      make_pool(PoolKind::max, {2, 16, 2, 2}, {3, 2, 0}, Layout::nchw, true),  // a single window
+      make_pool(PoolKind::max, {2, 3, 5, 5}, {2, 4, 1}, Layout::nchw, true),   // leaves rows out
+      make_pool(PoolKind::average, {2, 17, 6, 8}, {3, 2, 1}, Layout::nchw, true),
+      make_pool(PoolKind::average, {1, 16, 2, 4}, {{3, 2}, {2, 3}, 0}, Layout::nchw, true),
+      make_pool(PoolKind::average, {2, 5, 7, 8}, {3, 2, 1}, Layout::nchw, false, true),
+      make_pool(PoolKind::average, {1, 16, 6, 9}, {{2, 5}, {1, 2}, {1, 2}}, Layout::nchw, false,
+                true),
+      make_pool(PoolKind::average, {2, 17, 6, 8}, {3, 2, 1}, Layout::nchw, true, true),
+      make_pool(PoolKind::average, {1, 5, 7, 9}, {{4, 5}, {3, 4}, {0, 2}}, Layout::nchw, true,
+                true),
   };
 }
 

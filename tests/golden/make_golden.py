@@ -247,7 +247,8 @@ def fully_connected():
 
 def pool2d():
     cases = {
-        # name: n, c, h, w, kind (0 max, 1 average), kernel_h, kernel_w, stride, padding
+        # name: n, c, h, w, kind (0 max, 1 average, 2 average that counts the padding), kernel_h,
+        # kernel_w, stride, padding[, ceil_mode]
         "max_k2s2": (2, 3, 7, 5, 0, 2, 2, 2, 0),
         "max_k3s2p1": (2, 17, 8, 7, 0, 3, 3, 2, 1),
         "max_k3s1_batch1": (1, 5, 5, 6, 0, 3, 3, 1, 0),
@@ -257,21 +258,27 @@ def pool2d():
         "average_global_batch1": (1, 19, 4, 4, 1, 4, 4, 1, 0),
         "max_differ": (1, 3, 8, 7, 0, 4, 3, (2, 3), (2, 1)),
         "average_differ": (2, 2, 7, 8, 1, 2, 5, (1, 2), (0, 2)),
+        "max_ceil": (2, 3, 6, 8, 0, 3, 3, 2, 0, True),
+        "max_ceil_small": (1, 5, 2, 2, 0, 3, 3, 2, 0, True),
+        "max_ceil_padding": (1, 2, 5, 5, 0, 2, 2, 4, 1, True),  # no window begins behind the source
+        "average_ceil": (1, 5, 6, 8, 1, 3, 3, 2, 1, True),
+        "average_padding": (2, 3, 7, 5, 2, 3, 4, 2, (1, 2)),
+        "average_padding_ceil": (2, 3, 6, 8, 2, 3, 3, 2, 1, True),
+        "average_padding_ceil_differ": (1, 4, 7, 9, 2, 4, 5, (3, 4), (0, 2), True),
     }
     out = {}
     random = Random(3)
-    for name, (n, c, h, w, kind, kh, kw, stride, padding) in cases.items():
+    for name, (n, c, h, w, kind, kh, kw, stride, padding, *rest) in cases.items():
+        ceil_mode = bool(rest)
         stride, padding = pair(stride), pair(padding)
         src = random.normal(n, c, h, w).requires_grad_()
         if kind == 0:
-            dst = F.max_pool2d(src, (kh, kw), stride=stride, padding=padding)
+            dst = F.max_pool2d(src, (kh, kw), stride, padding, ceil_mode=ceil_mode)
         else:
-            dst = F.avg_pool2d(
-                src, (kh, kw), stride=stride, padding=padding, count_include_pad=False
-            )
+            dst = F.avg_pool2d(src, (kh, kw), stride, padding, ceil_mode, kind == 2)
         d_dst = random.normal(*dst.shape)
         dst.backward(d_dst)
-        out[f"{name}/geometry"] = np.array([kind, kh, kw, *stride, *padding])
+        out[f"{name}/geometry"] = np.array([kind, kh, kw, *stride, *padding, ceil_mode])
         out[f"{name}/src"] = src
         out[f"{name}/dst"] = dst
         out[f"{name}/d_dst"] = d_dst

@@ -171,11 +171,13 @@ class Reference {
           for (std::int64_t w = 0; w < out.w; ++w) {
             double sum = convolves && layer.bias >= 0 ? parameter(layer.bias)[k] : 0;
             double largest = -std::numeric_limits<double>::infinity();
-            int count = 0;
+            int count = 0, padded_count = 0;
             for (int i = 0; i < kernel.h; ++i)
               for (int j = 0; j < kernel.w; ++j) {
                 const std::int64_t row = h * stride.h - padding.h + i * dilation.h;
                 const std::int64_t column = w * stride.w - padding.w + j * dilation.w;
+                if (layer.count_padding && row < in.h + padding.h && column < in.w + padding.w)
+                  ++padded_count;
                 if (row < 0 || row >= in.h || column < 0 || column >= in.w) continue;
                 if (convolves) {
                   const std::int64_t seen = in.c / layer.groups;
@@ -191,7 +193,8 @@ class Reference {
                   ++count;
                 }
               }
-            if (layer.kind == LayerKind::average_pool) sum /= count;
+            if (layer.kind == LayerKind::average_pool)
+              sum /= layer.count_padding ? padded_count : count;
             y[at(out, n, k, h, w)] = layer.kind == LayerKind::max_pool ? largest : sum;
           }
   }
