@@ -25,6 +25,7 @@ namespace {
 namespace json = boost::json;
 using codelets::Activation;
 using codelets::Dropped;
+using codelets::PerAxis;
 using config::is_layer_name;
 using config::layer_name_text;
 using config::Problem;
@@ -92,6 +93,25 @@ class LayerText {
     if (!number || !range.has(*number)) refuse(at(key), *value, range.text());
     return *number;
   }
+  /// A number for both axes, or a list of height's and width's.
+  [[nodiscard]] PerAxis per_axis(std::string_view key, WholeRange<int> range,
+                                 std::optional<PerAxis> otherwise = std::nullopt) const {
+    const std::string right = range.text() + ", or two, [height, width]";
+    const json::value* value = find(key);
+    if (value == nullptr) {
+      if (otherwise) return *otherwise;
+      fail("has no " + std::string(key) + "; add it, " + right);
+    }
+    const auto one = [&](const json::value& axis) {
+      const std::optional<int> number = to_whole<int>(axis);
+      if (!number || !range.has(*number)) refuse(at(key), *value, right);
+      return *number;
+    };
+    const json::array* both = value->if_array();
+    if (both == nullptr) return one(*value);
+    if (both->size() != 2) refuse(at(key), *value, right);
+    return {one((*both)[0]), one((*both)[1])};
+  }
   [[nodiscard]] bool flag(std::string_view key, bool otherwise) const {
     const json::value* value = find(key);
     if (value == nullptr) return otherwise;
@@ -153,12 +173,15 @@ void check_weights(const LayerText& layer, std::int64_t count) {
 
 ActivationId add_convolution(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const int filters = layer.whole("filters", channel_range);
-  const int kernel = layer.whole("kernel", window_range);
+  const PerAxis kernel = layer.per_axis("kernel", window_range);
   const int groups = layer.whole("groups", channel_range, 1);
-  check_weights(layer, net.shape(inputs[0]).c / groups * filters * kernel * kernel);
-  return net.convolution(
-      layer.name(), inputs[0], filters, kernel, layer.whole("stride", window_range, 1),
-      layer.whole("padding", padding_range, 0), {layer.flag("bias", false), groups});
+  check_weights(layer, net.shape(inputs[0]).c / groups * filters * kernel.h * kernel.w);
+  return net.convolution(layer.name(), inputs[0], filters, kernel,
+                         layer.per_axis("stride", window_range, 1),
+                         layer.per_axis("padding", padding_range, 0),
+                         {.bias = layer.flag("bias", false),
+                          .groups = groups,
+                          .dilation = layer.per_axis("dilation", window_range, 1)});
 }
 
 ActivationId add_batch_norm(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
@@ -191,9 +214,11 @@ ActivationId add_slice(NetworkBuilder& net, const LayerText& layer, Inputs input
 
 template <auto pool>
 ActivationId add_pool(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
-  const int kernel = layer.whole("kernel", window_range);
-  return (net.*pool)(inputs[0], kernel, layer.whole("stride", window_range, kernel),
-                     layer.whole("padding", padding_range, 0), {});
+  const PerAxis kernel = layer.per_axis("kernel", window_range);
+  return (net.*pool)(inputs[0], kernel, layer.per_axis("stride", window_range, kernel),
+                     layer.per_axis("padding", padding_range, 0),
+                     {.count_padding = layer.flag("count_padding", false),
+                      .ceil_mode = layer.flag("ceil_mode", false)});
 }
 
 ActivationId add_fully_connected(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
@@ -203,10 +228,9 @@ ActivationId add_fully_connected(NetworkBuilder& net, const LayerText& layer, In
 }
 
 const std::vector<LayerType>& layer_types() {
-  static const std::vector<std::string> window = {"kernel", "stride", "padding"};
   static const std::vector<LayerType> table = {
       {"convolution",
-       {"filters", "kernel", "stride", "padding", "bias", "groups"},
+       {"filters", "kernel", "stride", "padding", "dilation", "bias", "groups"},
        1,
        true,
        true,
@@ -256,8 +280,18 @@ const std::vector<LayerType>& layer_types() {
          return net.concat({inputs.begin(), inputs.end()});
        }},
       {"slice", {"first", "channels"}, 1, false, false, add_slice},
-      {"max_pool", window, 1, false, false, add_pool<&NetworkBuilder::max_pool>},
-      {"average_pool", window, 1, false, false, add_pool<&NetworkBuilder::average_pool>},
+      {"max_pool",
+       {"kernel", "stride", "padding", "ceil_mode"},
+       1,
+       false,
+       false,
+       add_pool<&NetworkBuilder::max_pool>},
+      {"average_pool",
+       {"kernel", "stride", "padding", "count_padding", "ceil_mode"},
+       1,
+       false,
+       false,
+       add_pool<&NetworkBuilder::average_pool>},
       {"global_average_pool",
        {},
        1,

@@ -14,7 +14,7 @@ namespace stpt {
 [[nodiscard]] NetworkConfig read_network_file(const std::string& path);
 
 /// `input` is channels x height x width of the images. `source` is what errors name first:
-///   net.json: layers[3] "conv2": kernel: is 0; must be a whole number from 1 to 1024
+///   net.json: layers[3] "conv2": filters: is 0; must be a whole number from 1 to 65536
 /// Throws ConfigError.
 [[nodiscard]] models::Network build_network(const boost::json::value& description,
                                             const std::string& source, const runtime::Shape& input,

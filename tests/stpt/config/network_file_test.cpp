@@ -88,6 +88,70 @@ TEST_CASE("layers are what the file says", "[network_file]") {
   CHECK(network.logits == network.layers[8].output);
 }
 
+TEST_CASE("windows have a number for both axes, or one for each", "[network_file]") {
+  const auto first = [](const std::string& keys) {
+    const Network network = network_of("{" + keys + "}, " + fc);
+    return network.layers[0];
+  };
+  const std::string convolution = R"("name": "c", "type": "convolution", "filters": 4, "kernel": )";
+  CHECK(first(convolution + R"(3)").window == codelets::Window{3});
+  CHECK(first(convolution + R"([3, 3], "stride": [1, 1])").window == codelets::Window{3});
+  CHECK(first(convolution + R"([1, 7], "stride": [2, 1], "padding": [0, 3])").window ==
+        codelets::Window{{1, 7}, {2, 1}, {0, 3}});
+  CHECK(first(convolution + R"(3, "stride": 2, "dilation": 2, "padding": 2)").window ==
+        codelets::Window{3, 2, 2, 2});
+  const models::Layer dilated = first(convolution + R"([2, 3], "dilation": [3, 1e0])");
+  CHECK(dilated.window == codelets::Window{{2, 3}, 1, 0, {3, 1}});
+  CHECK(network_of("{" + convolution + "[1, 7]}, " + fc).parameters[0].shape ==
+        runtime::Shape{4, 3, 1, 7});
+
+  // A pool's stride is as its kernel.
+  const models::Layer pool = first(R"("type": "max_pool", "kernel": [2, 3], "padding": [0, 1])");
+  CHECK(pool.window == codelets::Window{{2, 3}, {2, 3}, {0, 1}});
+  CHECK_FALSE(pool.ceil_mode);
+  CHECK(first(R"("type": "max_pool", "kernel": 3, "ceil_mode": true)").ceil_mode);
+  const models::Layer average = first(
+      R"("type": "average_pool", "kernel": 3, "padding": 1, "count_padding": true,
+         "ceil_mode": true)");
+  CHECK(average.count_padding);
+  CHECK(average.ceil_mode);
+  const Network rounded =
+      network_of(R"({"type": "average_pool", "kernel": 3, "ceil_mode": true}, )" + fc);
+  CHECK(rounded.shape(1) == runtime::Shape{1, 3, 3, 3});
+  CHECK_FALSE(rounded.layers[0].count_padding);
+
+  const auto error = [](const std::string& keys) { return error_of("{" + keys + "}, " + fc); };
+  const std::string two = ", or two, [height, width]";
+  const std::string window = "must be a whole number from 1 to 1024" + two;
+  for (const char* value : {"0", "-1", "1.5", "\"3\"", "null", "[3]", "[]", "[1, 2, 3]", "[0, 3]",
+                            "[3, 1025]", "[1, \"7\"]", "[[1, 7], 3]"}) {
+    for (const char* key : {"kernel", "stride", "dilation"}) {
+      const std::string keys = key == std::string("kernel")
+                                   ? convolution + value
+                                   : convolution + R"(3, ")" + key + R"(": )" + value;
+      CHECK(error(keys) ==
+            "layers[0] \"c\": " + std::string(key) + ": is " + value + "; " + window);
+    }
+  }
+  CHECK(error(convolution + R"(3, "padding": [0, -1])") ==
+        "layers[0] \"c\": padding: is [0, -1]; must be a whole number from 0 to 1024" + two);
+  CHECK(error(R"("type": "max_pool")") ==
+        "layers[0]: has no kernel; add it, a whole number from 1 to 1024" + two);
+  CHECK(error(R"("type": "max_pool", "kernel": 2, "dilation": 2)") ==
+        "layers[0]: dilation: unknown key; a max_pool has name, type, inputs, block, kernel, "
+        "stride, padding and ceil_mode");
+  CHECK(error(R"("type": "max_pool", "kernel": 2, "count_padding": true)")
+            .starts_with("layers[0]: count_padding: unknown key; "));
+  CHECK(error(R"("type": "average_pool", "kernel": 2, "ceil_mode": 1)") ==
+        "layers[0]: ceil_mode: is 1; must be true or false");
+  CHECK(error(R"("type": "max_pool", "kernel": [3, 2], "padding": [1, 2])") ==
+        "layers[0]: pool2d of 1x3x8x8, kernel 3x2, stride 3x2, padding 1x2: the padding must be at "
+        "least 0 and smaller than the kernel");
+  CHECK(error(convolution + R"(3, "dilation": [1, 4])") ==
+        "layers[0] \"c\": conv2d of 1x3x8x8, kernel 3x3, stride 1, padding 0, dilation 1x4: the "
+        "kernel must not be larger than the padded source, 8x8, for it spans 3x9");
+}
+
 TEST_CASE("activations are layers of their names", "[network_file]") {
   for (const auto& [function, word] : codelets::named_activations) {
     const std::string type = R"({"type": ")" + std::string(word) + '"';
