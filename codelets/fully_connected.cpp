@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "codelets/cpu.hpp"
 #include "codelets/onednn.hpp"
@@ -47,7 +48,7 @@ struct Problem {
     const std::int64_t outputs = fc.dst.shape.c;
     src = {{n, inputs}, type, rows};
     weights = {{outputs, inputs}, type, rows};
-    bias = {{outputs}, type, dnnl::memory::format_tag::a};
+    if (fc.bias) bias = {{outputs}, type, dnnl::memory::format_tag::a};
     dst = {{n, outputs}, type, rows};
   }
 
@@ -77,17 +78,18 @@ KernelPtr plan(const FullyConnectedForward& op, Cpu) {
   return onednn::explained(name, [&]() -> KernelPtr {
     const Problem problem(op.fc);
     const auto pd = problem.forward();
-    auto program = std::make_unique<Program>(name, 4);
+    auto program = std::make_unique<Program>(name, op.fc.bias ? 4 : 3);
     const auto src = program->read_as(Program::argument(0), problem.stored_src, problem.plain_src);
-    program->add(pd, inner_product_forward(pd),
-                 {{DNNL_ARG_SRC, problem.src, src},
-                  {DNNL_ARG_WEIGHTS, problem.weights, Program::argument(1)},
-                  {DNNL_ARG_BIAS, problem.bias, Program::argument(2)},
-                  {DNNL_ARG_DST, problem.dst, Program::argument(3)}});
+    std::vector<Program::Operand> operands = {
+        {DNNL_ARG_SRC, problem.src, src},
+        {DNNL_ARG_WEIGHTS, problem.weights, Program::argument(1)},
+        {DNNL_ARG_DST, problem.dst, Program::argument(op.fc.bias ? 3 : 2)}};
+    if (op.fc.bias) operands.push_back({DNNL_ARG_BIAS, problem.bias, Program::argument(2)});
+    program->add(pd, inner_product_forward(pd), operands);
     if (op.relu) {
       const auto count = static_cast<std::size_t>(op.fc.dst.shape.elements());
       program->finish_with([count](std::span<void* const> args) {
-        onednn::rectify({static_cast<float*>(args[3]), count});
+        onednn::rectify({static_cast<float*>(args.back()), count});
       });
     }
     return program;
@@ -122,13 +124,14 @@ KernelPtr plan(const FullyConnectedBackwardWeights& op, Cpu) {
     const inner_product_backward_weights::primitive_desc pd(
         {problem.src, problem.weights, problem.bias, problem.dst}, onednn::user_scratchpad(),
         onednn::engine(), problem.forward());
-    auto program = std::make_unique<Program>(name, 4);
+    auto program = std::make_unique<Program>(name, op.fc.bias ? 4 : 3);
     const auto src = program->read_as(Program::argument(0), problem.stored_src, problem.plain_src);
-    program->add(pd, inner_product_backward_weights(pd),
-                 {{DNNL_ARG_SRC, problem.src, src},
-                  {DNNL_ARG_DIFF_DST, problem.dst, Program::argument(1)},
-                  {DNNL_ARG_DIFF_WEIGHTS, problem.weights, Program::argument(2)},
-                  {DNNL_ARG_DIFF_BIAS, problem.bias, Program::argument(3)}});
+    std::vector<Program::Operand> operands = {
+        {DNNL_ARG_SRC, problem.src, src},
+        {DNNL_ARG_DIFF_DST, problem.dst, Program::argument(1)},
+        {DNNL_ARG_DIFF_WEIGHTS, problem.weights, Program::argument(2)}};
+    if (op.fc.bias) operands.push_back({DNNL_ARG_DIFF_BIAS, problem.bias, Program::argument(3)});
+    program->add(pd, inner_product_backward_weights(pd), operands);
     return program;
   });
 }

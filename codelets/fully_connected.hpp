@@ -1,5 +1,6 @@
-// Fully connected layer: dst[n,k] = act(bias[k] + sum_i src[n,i] * weights[k,i]), where i runs over
-// the source's c, h, w in row-major order whatever its layout in memory. The ReLU keeps NaN.
+// Fully connected layer, optionally with bias and a ReLU, which keeps NaN:
+//   dst[n,k] = act(bias[k] + sum_i src[n,i] * weights[k,i])
+//   where i runs over the source's c, h, w in row-major order whatever its layout in memory.
 #pragma once
 
 #include <string>
@@ -15,6 +16,7 @@ using runtime::TensorSpec;
 struct FullyConnected {
   TensorSpec src;  ///< n x c x h x w
   TensorSpec dst;  ///< n x k x 1 x 1, nchw, of src's type or float32
+  bool bias = true;
 };
 
 /// "fully connected forward 8x64x1x1 float32 nchw -> ...".
@@ -27,7 +29,7 @@ struct FullyConnected {
 [[nodiscard]] TensorSpec fully_connected_weights(const runtime::Shape& weights,
                                                  runtime::DataType type, Cuda);
 
-/// run(src, weights, bias, dst)
+/// run(src, weights, [bias,] dst)
 struct FullyConnectedForward {
   FullyConnected fc;
   bool relu = false;
@@ -38,7 +40,7 @@ struct FullyConnectedBackwardData {
   FullyConnected fc;
 };
 
-/// run(src, d_dst, d_weights, d_bias): both gradients are overwritten.
+/// run(src, d_dst, d_weights, [d_bias]): d_weights and d_bias are overwritten.
 struct FullyConnectedBackwardWeights {
   FullyConnected fc;
 };

@@ -5,6 +5,7 @@
 #include "codelets/bias_cuda.hpp"
 #include "codelets/cublaslt_cuda.hpp"
 #include "codelets/cuda.hpp"
+#include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
 #include "codelets/program_cuda.hpp"
 
@@ -55,8 +56,8 @@ TensorSpec fully_connected_weights(const Shape& weights, DataType type, Cuda) {
 KernelPtr plan(const FullyConnectedForward& op, Cuda cuda) {
   const FullyConnected& fc = op.fc;
   const Problem problem("fully connected forward", fc);
-  auto program = std::make_unique<Program>(4);
-  const auto bias = Program::argument(2), dst = Program::argument(3);
+  auto program = std::make_unique<Program>(fc.bias ? 4 : 3);
+  const auto bias = Program::argument(2), dst = Program::argument(fc.bias ? 3 : 2);
   const auto src = program->read_as(Program::argument(0), fc.src, problem.src);
   const cublaslt::Product product{.rows = problem.n,
                                   .columns = problem.outputs,
@@ -66,7 +67,11 @@ KernelPtr plan(const FullyConnectedForward& op, Cuda cuda) {
                                   .result = fc.dst.type,
                                   .tf32 = cuda.tf32};
   program->add(cublaslt::plan(product, problem.what), {src, Program::argument(1), dst});
-  program->add(plan(AddBias{fc.dst, op.relu}, cuda), {bias, dst});
+  if (fc.bias) {
+    program->add(plan(AddBias{fc.dst, op.relu}, cuda), {bias, dst});
+  } else if (op.relu) {
+    program->add(plan(ReluForward{fc.dst}, cuda), {dst, dst});
+  }
   return program;
 }
 
@@ -90,7 +95,7 @@ KernelPtr plan(const FullyConnectedBackwardData& op, Cuda cuda) {
 KernelPtr plan(const FullyConnectedBackwardWeights& op, Cuda cuda) {
   const FullyConnected& fc = op.fc;
   const Problem problem("fully connected backward weights", fc);
-  auto program = std::make_unique<Program>(4);
+  auto program = std::make_unique<Program>(fc.bias ? 4 : 3);
   const auto d_weights = Program::argument(2), d_bias = Program::argument(3);
   const auto src = program->read_as(Program::argument(0), fc.src, problem.src);
   const auto d_dst = program->read_as(Program::argument(1), fc.dst, problem.dst);
@@ -101,7 +106,7 @@ KernelPtr plan(const FullyConnectedBackwardWeights& op, Cuda cuda) {
                                   .factors = fc.src.type,
                                   .tf32 = cuda.tf32};
   program->add(cublaslt::plan(product, problem.what), {d_dst, src, d_weights});
-  program->add(plan(ChannelSums{fc.dst}, cuda), {Program::argument(1), d_bias});
+  if (fc.bias) program->add(plan(ChannelSums{fc.dst}, cuda), {Program::argument(1), d_bias});
   return program;
 }
 

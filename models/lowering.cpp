@@ -878,22 +878,26 @@ void Lowering::forward_fully_connected(Node& node) {
   fc.src = input(node).spec;
   fc.dst = output_spec(node);
   fc.dst.layout = Layout::nchw;
+  fc.bias = layer.bias >= 0;
   // The loss is computed in float32.
   if (node.output == network_.logits) fc.dst.type = runtime::DataType::float32;
   TensorSpec stored = fc.dst;
   if (on_gpu()) stored.layout = Layout::nhwc;  // the same in memory
-  emit(codelets::FullyConnectedForward{fc, node.relu}, layer.name,
-       {read(input(node).location), weights(layer), parameter(layer.bias),
-        define(node.output, stored).location});
+  std::vector<Argument> arguments{read(input(node).location), weights(layer)};
+  if (fc.bias) arguments.push_back(parameter(layer.bias));
+  arguments.push_back(define(node.output, stored).location);
+  emit(codelets::FullyConnectedForward{fc, node.relu}, layer.name, std::move(arguments));
 }
 
 void Lowering::backward_fully_connected(const Node& node) {
   const Layer& layer = *node.layer;
   const ActivationId x = layer.inputs[0];
   const Gradient gradient = pre_activation_gradient(node);
+  std::vector<Argument> arguments{read(input(node).location), read(gradient.buffer),
+                                  gradient_of(layer.weight)};
+  if (node.kept.fc.bias) arguments.push_back(gradient_of(layer.bias));
   emit(codelets::FullyConnectedBackwardWeights{node.kept.fc}, layer.name + " backward weights",
-       {read(input(node).location), read(gradient.buffer), gradient_of(layer.weight),
-        gradient_of(layer.bias)});
+       std::move(arguments));
   if (needs_gradient(x)) {
     emit(codelets::FullyConnectedBackwardData{node.kept.fc}, layer.name + " backward data",
          {weights(layer), read(gradient.buffer), write(new_gradient(x))});

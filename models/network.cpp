@@ -275,7 +275,8 @@ ActivationId NetworkBuilder::average_pool_to(ActivationId x, int size) {
   return average_pool(x, {h - (size - 1) * stride, w - (size - 1) * stride}, stride);
 }
 
-ActivationId NetworkBuilder::fully_connected(const std::string& name, ActivationId x, int outputs) {
+ActivationId NetworkBuilder::fully_connected(const std::string& name, ActivationId x, int outputs,
+                                             bool bias) {
   const Shape in = shape(x);
   if (outputs < 1) {
     throw LayerError(network_.name + ": layer " + name + ": ",
@@ -285,7 +286,8 @@ ActivationId NetworkBuilder::fully_connected(const std::string& name, Activation
   Layer& layer = append(LayerKind::fully_connected, name, {x}, {1, outputs, 1, 1});
   layer.weight =
       parameter(name + ".weight", {outputs, inputs, 1, 1}, Initialisation::he_normal, inputs, true);
-  layer.bias = parameter(name + ".bias", {1, outputs, 1, 1}, Initialisation::zero, inputs, false);
+  if (bias)
+    layer.bias = parameter(name + ".bias", {1, outputs, 1, 1}, Initialisation::zero, inputs, false);
   return layer.output;
 }
 

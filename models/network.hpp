@@ -184,7 +184,8 @@ class NetworkBuilder {
   /// overlap where they must. They are those of torch's adaptive pooling where `size` divides
   /// height and width and the two are equal. Smaller images stay as they are.
   ActivationId average_pool_to(ActivationId x, int size);
-  ActivationId fully_connected(const std::string& name, ActivationId x, int outputs);
+  ActivationId fully_connected(const std::string& name, ActivationId x, int outputs,
+                               bool bias = true);
   [[nodiscard]] const Shape& shape(ActivationId x) const { return network_.shape(x); }
   [[nodiscard]] int classes() const { return network_.classes; }
 

@@ -224,7 +224,7 @@ ActivationId add_pool(NetworkBuilder& net, const LayerText& layer, Inputs inputs
 ActivationId add_fully_connected(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const int outputs = layer.whole("outputs", channel_range, net.classes());
   check_weights(layer, net.shape(inputs[0]).elements() * outputs);
-  return net.fully_connected(layer.name(), inputs[0], outputs);
+  return net.fully_connected(layer.name(), inputs[0], outputs, layer.flag("bias", true));
 }
 
 const std::vector<LayerType>& layer_types() {
@@ -300,7 +300,7 @@ const std::vector<LayerType>& layer_types() {
        [](NetworkBuilder& net, const LayerText&, Inputs inputs) {
          return net.global_average_pool(inputs[0]);
        }},
-      {"fully_connected", {"outputs"}, 1, true, true, add_fully_connected},
+      {"fully_connected", {"outputs", "bias"}, 1, true, true, add_fully_connected},
   };
   return table;
 }

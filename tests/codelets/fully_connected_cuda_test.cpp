@@ -38,12 +38,20 @@ Results run(const FullyConnected& fc, Cuda cuda, const Reference& inputs) {
   DeviceTensor dst(fc.dst), rectified(fc.dst), d_src(fc.src);
   DeviceTensor d_weights(DeviceTensor::vector_of(weights.spec().shape.elements()));
   DeviceTensor d_bias(bias.spec());
-  run_on_gpu(*plan(FullyConnectedForward{fc, false}, cuda), {&src, &weights, &bias, &dst}, {&dst});
-  run_on_gpu(*plan(FullyConnectedForward{fc, true}, cuda), {&src, &weights, &bias, &rectified},
-             {&rectified});
+  const auto forward = [&](bool relu, DeviceTensor& to) {
+    std::vector<DeviceBuffer*> args{&src, &weights};
+    if (fc.bias) args.push_back(&bias);
+    args.push_back(&to);
+    run_on_gpu(*plan(FullyConnectedForward{fc, relu}, cuda), args, {&to});
+  };
+  forward(false, dst);
+  forward(true, rectified);
   run_on_gpu(*plan(FullyConnectedBackwardData{fc}, cuda), {&weights, &d_dst, &d_src}, {&d_src});
-  run_on_gpu(*plan(FullyConnectedBackwardWeights{fc}, cuda), {&src, &d_dst, &d_weights, &d_bias},
-             {&d_weights, &d_bias});
+  std::vector<DeviceBuffer*> outputs{&d_weights};
+  if (fc.bias) outputs.push_back(&d_bias);
+  std::vector<DeviceBuffer*> args{&src, &d_dst};
+  args.insert(args.end(), outputs.begin(), outputs.end());
+  run_on_gpu(*plan(FullyConnectedBackwardWeights{fc}, cuda), args, outputs);
   return {dst.values(), rectified.values(), d_src.values(), d_weights.values(), d_bias.values()};
 }
 
@@ -77,16 +85,16 @@ void check_against_definition(const FullyConnected& fc, bool tf32) {
                 of_dst(fc.dst.type, tf32));
   require_close("d_src", actual.d_src, expected.d_src, with_rounding(type, sums(tf32)));
   require_close("d_weights", actual.d_weights, expected.d_weights, sums(tf32));
-  require_close("d_bias", actual.d_bias, expected.d_bias, sums(false));
+  if (fc.bias) require_close("d_bias", actual.d_bias, expected.d_bias, sums(false));
 }
 
 }  // namespace
 
 TEST_CASE("fully connected on a GPU agrees with its definition", "[cuda][fully_connected]") {
   NEEDS_GPUS(1);
-  for (const auto& [src, outputs] : cases) {
+  for (const auto& [src, outputs, bias] : cases) {
     for (const Layout layout : {Layout::nchw, Layout::nhwc}) {
-      const FullyConnected fc = make_fc(src, outputs, layout);
+      const FullyConnected fc = make_fc(src, outputs, layout, bias);
       for (const DataType type : cuda_types) {
         check_against_definition(on_gpu(fc, type, type), false);
         if (type != DataType::float32)  // logits
@@ -99,14 +107,16 @@ TEST_CASE("fully connected on a GPU agrees with its definition", "[cuda][fully_c
 
 TEST_CASE("fully connected on a GPU agrees with the CPU", "[cuda][fully_connected]") {
   NEEDS_GPUS(1);
-  for (const auto& [src_shape, outputs] : cases) {
-    const FullyConnected fc = make_fc(src_shape, outputs, Layout::nhwc);
+  for (const auto& [src_shape, outputs, with_bias] : cases) {
+    const FullyConnected fc = make_fc(src_shape, outputs, Layout::nhwc, with_bias);
     INFO(fc.src.to_string() << " -> " << outputs);
     const Reference inputs(fc);
     Tensor src(fc.src, inputs.src), dst(fc.dst);
     Flat weights(inputs.weights), bias(inputs.bias);
-    run_kernel(*plan(FullyConnectedForward{fc, true}, codelets::Cpu{}),
-               {src.pointer(), weights.pointer(), bias.pointer(), dst.pointer()});
+    std::vector<void*> args{src.pointer(), weights.pointer()};
+    if (with_bias) args.push_back(bias.pointer());
+    args.push_back(dst.pointer());
+    run_kernel(*plan(FullyConnectedForward{fc, true}, codelets::Cpu{}), args);
     require_close("dst", run(fc, Cuda{}, inputs).rectified, dst.values(), sums(false));
   }
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/codelets/fully_connected_testing.hpp"
@@ -27,7 +28,11 @@ class Runner {
                  std::span<const float> bias) const {
     Tensor x(fc_.src, src), y(fc_.dst);
     Flat w(weights), b(bias);
-    run_kernel(*forward_, {x.pointer(), w.pointer(), b.pointer(), y.pointer()});
+    if (fc_.bias) {
+      run_kernel(*forward_, {x.pointer(), w.pointer(), b.pointer(), y.pointer()});
+    } else {
+      run_kernel(*forward_, {x.pointer(), w.pointer(), y.pointer()});
+    }
     return y;
   }
 
@@ -45,8 +50,12 @@ class Runner {
   WeightGradients backward_weights(std::span<const float> src, std::span<const float> d_dst) const {
     Tensor x(fc_.src, src), d_y(fc_.dst, d_dst);
     WeightGradients d{Flat(inputs_of(fc_) * fc_.dst.shape.c), Flat(fc_.dst.shape.c)};
-    run_kernel(*backward_weights_,
-               {x.pointer(), d_y.pointer(), d.weights.pointer(), d.bias.pointer()});
+    if (fc_.bias) {
+      run_kernel(*backward_weights_,
+                 {x.pointer(), d_y.pointer(), d.weights.pointer(), d.bias.pointer()});
+    } else {
+      run_kernel(*backward_weights_, {x.pointer(), d_y.pointer(), d.weights.pointer()});
+    }
     return d;
   }
 
@@ -64,10 +73,10 @@ constexpr Tolerance rounding{1e-5, 1e-6};
 }  // namespace
 
 TEST_CASE("fully connected agrees with its definition in every layout", "[fully_connected]") {
-  for (const auto& [src, outputs] : cases) {
-    const Reference expected(make_fc(src, outputs));
+  for (const auto& [src, outputs, bias] : cases) {
+    const Reference expected(make_fc(src, outputs, Layout::nchw, bias));
     for (const Layout layout : all_layouts) {
-      const FullyConnected fc = make_fc(src, outputs, layout);
+      const FullyConnected fc = make_fc(src, outputs, layout, bias);
       INFO(fc.src.to_string() << " -> " << outputs);
       const Runner runner(fc);
       require_tensor("dst", runner.forward(expected.src, expected.weights, expected.bias),
@@ -76,7 +85,7 @@ TEST_CASE("fully connected agrees with its definition in every layout", "[fully_
                      expected.d_src, rounding);
       const auto d = runner.backward_weights(expected.src, expected.d_dst);
       require_flat("d_weights", d.weights, expected.d_weights, rounding);
-      require_flat("d_bias", d.bias, expected.d_bias, rounding);
+      if (bias) require_flat("d_bias", d.bias, expected.d_bias, rounding);
 
       std::vector<double> rectified = expected.dst;
       for (double& value : rectified) value = value > 0 ? value : 0;
@@ -88,8 +97,13 @@ TEST_CASE("fully connected agrees with its definition in every layout", "[fully_
 }
 
 TEST_CASE("fully connected gradients are those of forward", "[fully_connected]") {
-  for (const Layout layout : all_layouts) {
-    const FullyConnected fc = make_fc({3, 9, 2, 3}, 11, layout);
+  for (const auto& [layout, with_bias] : {std::pair{Layout::nchw, true},
+                                          {Layout::nhwc, true},
+                                          {Layout::nchw8c, true},
+                                          {Layout::nchw16c, true},
+                                          {Layout::nchw, false},
+                                          {Layout::nchw16c, false}}) {
+    const FullyConnected fc = make_fc({3, 9, 2, 3}, 11, layout, with_bias);
     const Runner runner(fc);
     const auto src = random_values(fc.src.shape.elements(), 11);
     const auto weights = random_values(inputs_of(fc) * 11, 12);
@@ -108,6 +122,7 @@ TEST_CASE("fully connected gradients are those of forward", "[fully_connected]")
     require_gradient(
         "weights", [&](auto w) { return loss(src, w, bias); }, weights, d.weights.values(), 1,
         tolerance);
+    if (!with_bias) continue;
     require_gradient(
         "bias", [&](auto b) { return loss(src, weights, b); }, bias, d.bias.values(), 1, tolerance);
   }
@@ -118,17 +133,19 @@ TEST_CASE("fully connected agrees with PyTorch", "[fully_connected][golden]") {
   for (const std::string& name : golden_cases(file)) {
     const auto values = [&](const char* tensor) { return file.at(name + "/" + tensor).values; };
     const Shape src = golden_shape(file.at(name + "/src"));
+    const bool with_bias = file.contains(name + "/bias");
+    const auto bias = with_bias ? values("bias") : std::vector<float>{};
     for (const Layout layout : all_layouts) {
-      const FullyConnected fc = make_fc(src, golden_shape(file.at(name + "/dst")).c, layout);
+      const FullyConnected fc =
+          make_fc(src, golden_shape(file.at(name + "/dst")).c, layout, with_bias);
       const Runner runner(fc);
-      require_tensor(name + "/dst",
-                     runner.forward(values("src"), values("weights"), values("bias")),
+      require_tensor(name + "/dst", runner.forward(values("src"), values("weights"), bias),
                      values("dst"), rounding);
       require_tensor(name + "/d_src", runner.backward_data(values("weights"), values("d_dst")),
                      values("d_src"), rounding);
       const auto d = runner.backward_weights(values("src"), values("d_dst"));
       require_flat(name + "/d_weights", d.weights, values("d_weights"), rounding);
-      require_flat(name + "/d_bias", d.bias, values("d_bias"), rounding);
+      if (with_bias) require_flat(name + "/d_bias", d.bias, values("d_bias"), rounding);
     }
   }
 }

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <utility>
 #include <vector>
 
 #include "codelets/fully_connected.hpp"
@@ -14,9 +13,9 @@ namespace stpt::testing::fully_connected {
 
 using codelets::FullyConnected;
 
-inline FullyConnected make_fc(const Shape& src, std::int64_t outputs,
-                              Layout layout = Layout::nchw) {
-  return {spec_of(src, layout), spec_of({src.n, outputs, 1, 1})};
+inline FullyConnected make_fc(const Shape& src, std::int64_t outputs, Layout layout = Layout::nchw,
+                              bool bias = true) {
+  return {spec_of(src, layout), spec_of({src.n, outputs, 1, 1}), bias};
 }
 
 inline std::int64_t inputs_of(const FullyConnected& fc) {
@@ -47,7 +46,7 @@ struct Reference {
     for (std::size_t b = 0; b < n; ++b) {
       for (std::size_t k = 0; k < outputs; ++k) {
         const double gradient = static_cast<double>(d_dst[b * outputs + k]);
-        double sum = static_cast<double>(bias[k]);
+        double sum = fc.bias ? static_cast<double>(bias[k]) : 0;
         for (std::size_t i = 0; i < inputs; ++i) {
           const double x = static_cast<double>(src[b * inputs + i]);
           const double w = static_cast<double>(round(weights[k * inputs + i]));
@@ -65,10 +64,16 @@ struct Reference {
   std::vector<double> dst, d_src, d_weights, d_bias;
 };
 
-/// Sources and numbers of outputs.
-inline const std::vector<std::pair<Shape, std::int64_t>> cases = {
-    {{4, 13, 1, 1}, 10},  {{1, 64, 1, 1}, 10}, {{64, 64, 1, 1}, 10}, {{3, 5, 3, 2}, 7},
-    {{2, 16, 5, 5}, 120}, {{5, 32, 1, 1}, 1},  {{1, 17, 5, 7}, 33},  {{32, 784, 1, 1}, 100},
+struct Case {
+  Shape src;
+  std::int64_t outputs;
+  bool bias = true;
+};
+inline const std::vector<Case> cases = {
+    {{4, 13, 1, 1}, 10},        {{1, 64, 1, 1}, 10},        {{64, 64, 1, 1}, 10},
+    {{3, 5, 3, 2}, 7},          {{2, 16, 5, 5}, 120},       {{5, 32, 1, 1}, 1},
+    {{1, 17, 5, 7}, 33},        {{32, 784, 1, 1}, 100},     {{3, 5, 3, 2}, 7, false},
+    {{4, 16, 1, 1}, 10, false}, {{2, 17, 5, 7}, 33, false},
 };
 
 }  // namespace stpt::testing::fully_connected

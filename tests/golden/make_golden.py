@@ -219,29 +219,32 @@ def activation():
 
 def fully_connected():
     cases = {
-        # name: n, c, h, w, outputs
+        # name: n, c, h, w, outputs[, bias]
         "flat": (4, 13, 1, 1, 10),
         "spatial": (3, 5, 3, 2, 7),
         "batch1": (1, 17, 2, 2, 5),
         "c16": (2, 16, 3, 3, 16),
+        "no_bias": (3, 5, 3, 2, 7, False),
     }
     out = {}
     random = Random(2)
-    for name, (n, c, h, w, k) in cases.items():
+    for name, (n, c, h, w, k, *rest) in cases.items():
         src = random.normal(n, c, h, w).requires_grad_()
         weights = random.normal(k, c * h * w, stddev=(c * h * w) ** -0.5).requires_grad_()
-        bias = random.normal(k).requires_grad_()
+        bias = None if rest else random.normal(k).requires_grad_()
         dst = F.linear(src.flatten(1), weights, bias)
         d_dst = random.normal(*dst.shape)
         dst.backward(d_dst)
         out[f"{name}/src"] = src
         out[f"{name}/weights"] = weights
-        out[f"{name}/bias"] = bias
+        if bias is not None:
+            out[f"{name}/bias"] = bias
         out[f"{name}/dst"] = dst
         out[f"{name}/d_dst"] = d_dst
         out[f"{name}/d_src"] = src.grad
         out[f"{name}/d_weights"] = weights.grad
-        out[f"{name}/d_bias"] = bias.grad
+        if bias is not None:
+            out[f"{name}/d_bias"] = bias.grad
     return out
 
 

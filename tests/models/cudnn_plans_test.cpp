@@ -115,6 +115,19 @@ TEST_CASE("cuDNN has fast plans for every convolution of known networks on an H2
   CHECK(plans == (21 + 53 + 13 + 53) * 12);
 }
 
+TEST_CASE("cuDNN has fast plans for windows that are not square, or dilated, on an H200",
+          "[cudnn]") {
+  models::NetworkBuilder net("windows", {1, 3, 299, 299}, 10);
+  models::ActivationId x = net.convolution("stem", net.input(), 192, 3, 16, 0);
+  x = net.convolution("wide", x, 192, {1, 7}, 1, {0, 3});
+  x = net.convolution("high", x, 192, {7, 1}, 1, {3, 0});
+  x = net.convolution("dilated", x, 256, 3, 1, 2, {.dilation = 2});
+  x = net.convolution("all", x, 256, {3, 5}, {2, 1}, {2, 4}, {.dilation = {2, 3}});
+  for_each_choice(
+      net.build(net.fully_connected("fc", net.global_average_pool(x), 10)), 64,
+      [](const Convolution&, bool, const Choice& choice) { CHECK(!is_reference(choice)); });
+}
+
 TEST_CASE("GPU tests meet most engines that ResNets train with on an H200", "[cudnn]") {
   using Use = std::tuple<Pass, DataType, bool, std::string>;  // tf32 and engine last
   const auto use = [](const Convolution& convolution, const Choice& choice) {

@@ -111,6 +111,17 @@ std::vector<Problem> problems() {
   x = dropped.relu(dropped.fully_connected("fc1", x, 24));
   result.emplace_back(dropped.build(dropped.fully_connected("fc2", dropped.dropout(x, 0.4), 10)), 4,
                       9U);
+  models::NetworkBuilder windows("windows", {1, 3, 11, 10}, 10);
+  x = windows.convolution("conv1", windows.input(), 16, {1, 7}, {2, 1}, {0, 3});
+  x = windows.relu(windows.convolution("conv2", x, 16, {7, 1}, 1, {3, 0}, {.bias = true}));
+  const auto dilated = windows.convolution("conv3", x, 16, 3, 1, 2, {.dilation = 2});
+  const auto deep =
+      windows.convolution("conv4", x, 16, 3, 1, {2, 3}, {.groups = 16, .dilation = {2, 3}});
+  x = windows.concat(
+      {windows.max_pool(dilated, 3, 2, 0, {.ceil_mode = true}),
+       windows.average_pool(deep, {3, 4}, 2, {0, 1}, {.count_padding = true, .ceil_mode = true})});
+  x = windows.relu(windows.fully_connected("fc1", x, 24, false));
+  result.emplace_back(windows.build(windows.fully_connected("fc2", x, 10, false)), 4, 11U);
   models::NetworkBuilder weighed("weighed", {1, 3, 7, 7}, 10);
   x = weighed.relu(weighed.convolution("conv", weighed.input(), 24, 3, 1, 1));
   x = weighed.multiply(x, weighed.convolution("factors", weighed.global_average_pool(x), 24, 1, 1,

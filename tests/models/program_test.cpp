@@ -253,6 +253,22 @@ const std::vector<Form>& forms() {
              net.add(net.dropout(net.add(c, b), 0.5, codelets::Dropped::images), x), 0.1);
          return net.dropout(classifier(net, net.relu(d)), 0.2);
        }},
+      {"windows that are not square, dilated, and beyond the image; no biases",
+       {1, 3, 11, 10},
+       [](NetworkBuilder& net) {
+         ActivationId x = net.convolution("conv1", net.input(), 19, {1, 7}, {2, 1}, {0, 3});
+         x = net.relu(net.convolution("conv2", x, 19, {7, 1}, 1, {3, 0}, {.bias = true}));
+         const ActivationId a = net.max_pool(x, 3, 2, 0, {.ceil_mode = true});
+         net.begin_block("second");
+         const ActivationId b = net.average_pool(
+             net.convolution("conv3", x, 19, 3, 1, {2, 3}, {.groups = 19, .dilation = {2, 3}}), 3,
+             2, 0, {.ceil_mode = true});
+         const ActivationId c =
+             net.average_pool(x, {3, 4}, 2, {0, 1}, {.count_padding = true, .ceil_mode = true});
+         x = net.convolution("conv4", net.concat({net.add(a, b), c}), 8, 2, 1, 1, {.dilation = 2});
+         x = net.relu(net.fully_connected("fc1", x, 12, false));
+         return net.fully_connected("fc2", x, classes, false);
+       }},
       {"a block without parameters",
        {1, 3, 8, 8},
        [](NetworkBuilder& net) {

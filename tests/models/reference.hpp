@@ -132,9 +132,10 @@ class Reference {
         const auto outputs = static_cast<std::size_t>(out.c);
         for (std::size_t i = 0; i < y.size(); ++i) {
           const double* row = parameter(layer.weight) + i % outputs * inputs;
+          const double bias = layer.bias >= 0 ? parameter(layer.bias)[i % outputs] : 0;
           y[i] = std::inner_product(row, row + inputs,
                                     x.begin() + static_cast<std::ptrdiff_t>(i / outputs * inputs),
-                                    parameter(layer.bias)[i % outputs]);
+                                    bias);
         }
         break;
       }

@@ -152,6 +152,17 @@ TEST_CASE("windows have a number for both axes, or one for each", "[network_file
         "kernel must not be larger than the padded source, 8x8, for it spans 3x9");
 }
 
+TEST_CASE("a fully connected layer has a bias unless it is told", "[network_file]") {
+  const auto parameters = [](const std::string& keys) {
+    return network_of(R"({"name": "fc", "type": "fully_connected")" + keys + "}").parameters.size();
+  };
+  CHECK(parameters("") == 2);
+  CHECK(parameters(R"(, "bias": true)") == 2);
+  CHECK(parameters(R"(, "bias": false)") == 1);
+  CHECK(error_of(R"({"name": "fc", "type": "fully_connected", "bias": 0})") ==
+        "layers[0] \"fc\": bias: is 0; must be true or false");
+}
+
 TEST_CASE("activations are layers of their names", "[network_file]") {
   for (const auto& [function, word] : codelets::named_activations) {
     const std::string type = R"({"type": ")" + std::string(word) + '"';
