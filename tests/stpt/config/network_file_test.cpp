@@ -225,6 +225,31 @@ TEST_CASE("a slice has some of the channels", "[network_file]") {
             .starts_with("layers[1]: first: is -1; must be "));
 }
 
+TEST_CASE("a network from PyTorch has the parameters of its state_dict", "[network_file][golden]") {
+  std::ifstream file(STPT_TEST_DATA_DIR "/from_pytorch.json");
+  std::stringstream text;
+  text << file.rdbuf();
+  const Network network = build_network(read_json(text.str()), "net.json", {1, 3, 32, 32}, 10);
+  CHECK(network.name == "Net");
+  std::vector<std::pair<std::string, models::Shape>> parameters;
+  for (const models::Parameter& parameter : network.parameters)
+    parameters.emplace_back(parameter.name, parameter.shape);
+  // In the order of use, which is not that of the modules.
+  CHECK(parameters ==
+        std::vector<std::pair<std::string, models::Shape>>{
+            {"stem.weight", {8, 3, 3, 5}},        {"stem.bias", {1, 8, 1, 1}},
+            {"wide.weight", {12, 8, 1, 7}},       {"dilated.weight", {4, 2, 3, 3}},
+            {"dilated.bias", {1, 4, 1, 1}},       {"block.bn.weight", {1, 16, 1, 1}},
+            {"block.bn.bias", {1, 16, 1, 1}},     {"block.conv.weight", {16, 16, 3, 3}},
+            {"block.last.weight", {1, 16, 1, 1}}, {"block.last.bias", {1, 16, 1, 1}},
+            {"gate.fc.0.weight", {4, 16, 1, 1}},  {"gate.fc.2.weight", {16, 4, 1, 1}},
+            {"depthwise.weight", {16, 1, 3, 3}},  {"depthwise.bias", {1, 16, 1, 1}},
+            {"hidden.weight", {24, 128, 1, 1}},   {"hidden.bias", {1, 24, 1, 1}},
+            {"bn.weight", {1, 24, 1, 1}},         {"bn.bias", {1, 24, 1, 1}},
+            {"head.weight", {10, 24, 1, 1}},      {"head.bias", {1, 10, 1, 1}},
+        });
+}
+
 TEST_CASE("a batch norm has PyTorch's options", "[network_file]") {
   const std::string type = R"({"name": "bn", "type": "batch_norm")";
   const auto norm_of = [&](const std::string& keys) {

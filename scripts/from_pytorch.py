@@ -1,0 +1,693 @@
+#!/usr/bin/env python3
+"""Makes a network file of a PyTorch model, and its weights if asked to.
+
+    pip install torch safetensors
+    python3 scripts/from_pytorch.py 'nets.py:Net(width=32)' --image 3x32x32 --to net.json
+    python3 scripts/from_pytorch.py 'torchvision.models:resnet18(weights="DEFAULT")' --image 3x224x224 \\
+        --to resnet18.json --weights resnet18.safetensors
+    ./stpt_starpu --config configs/quickstart.json --set model.network=net.json
+
+Behind the colon of a file or a module stands the Python that gives the model there. Layers are called as its modules,
+so that what `stpt_starpu --export` writes can be loaded into the model again. What a model does with images of the
+given size is looked at (torch.export, in training mode); pools that adapt to the image are fixed by it. A model that
+does anything else than docs/networks.md has is refused: each such line once, exit status 2, and nothing is written.
+"""
+import argparse
+import importlib
+import importlib.util
+import json
+import operator
+import os
+from pathlib import Path
+import re
+import sys
+
+IMAGES = 2  # in the batch that is looked at: a model may treat one image alone differently
+MOST_INPUTS = 64
+
+
+class Refused(Exception):
+    """What a model does that no network file can say."""
+
+
+class Unknown(Exception):
+    """What depends on something that was refused."""
+
+
+class Layer:
+    def __init__(self, kind, inputs, shape, keys=None, name="", place=""):
+        self.kind = kind
+        self.inputs = inputs
+        self.shape = shape  # (channels, height, width) of the output
+        self.keys = keys or {}
+        self.name = name  # of layers with parameters that of their module, else empty
+        self.place = place  # the module it was met in
+
+
+class Memory:
+    """What a tensor and its views hold at a place in the program: operations in place change it."""
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.softmax = False  # of the layer's output
+        self.taken_apart = False  # some of it is another tensor, too, which would change with it
+
+
+class Tensor:
+    def __init__(self, memory, shape):
+        self.memory = memory
+        self.shape = shape  # PyTorch's, with the images
+
+
+class Noise:
+    """A tensor of random zeros and ones, one for each image, as stochastic depth multiplies by."""
+
+    def __init__(self, shape):
+        self.shape = shape
+        self.kept = None
+        self.scaled = False
+
+
+UNKNOWN = object()
+
+
+class Stored:
+    """A parameter or a buffer of the model, by its name there."""
+
+    def __init__(self, name, shape):
+        self.name = name
+        self.shape = shape
+
+
+def pair(value):
+    value = list(value) if isinstance(value, (list, tuple)) else [value]
+    return value * 2 if len(value) == 1 else value
+
+
+def brief(value):
+    """[3, 3] as 3."""
+    return value[0] if value[0] == value[1] else value
+
+
+def set_if(keys, otherwise, **values):
+    """Adds those that differ from what a file may leave out."""
+    keys.update({key: value for key, value in values.items() if value != otherwise})
+    return keys
+
+
+class Converter:
+    """Goes through the operations of an exported program, each becoming a layer, a view or nothing."""
+
+    def __init__(self, program):
+        self.layers = []
+        self.problems = {}  # the first of each line of the source
+        self.values = {}
+        self.output = None
+        signature = program.graph_signature
+        stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        for node in program.graph.nodes:
+            if node.op == "placeholder":
+                value = node.meta["val"]
+                if node.name in stored:
+                    self.values[node] = Stored(stored[node.name], tuple(value.shape))
+                elif node.name in signature.user_inputs:
+                    layer = Layer("input", [], tuple(value.shape[1:]), name="input")
+                    self.values[node] = Tensor(Memory(layer), tuple(value.shape))
+            elif node.op == "call_function":
+                try:
+                    self.values[node] = self.operation(node)
+                except Unknown:
+                    self.values[node] = UNKNOWN
+                except Refused as problem:
+                    # A block that is there many times need not be complained of as often.
+                    where = [part for part in (source_line(node), module_of(node)) if part]
+                    self.problems.setdefault(where[0] if where else str(problem), ": ".join(where + [str(problem)]))
+                    self.values[node] = UNKNOWN
+            elif node.op == "output":
+                self.finish(node.args[0])
+
+    def operation(self, node):
+        if node.target is operator.getitem:
+            whole, index = self.value(node.args[0]), node.args[1]
+            if whole is UNKNOWN or not isinstance(whole, list):
+                raise Unknown
+            return whole[index]
+        if not hasattr(node.target, "_schema"):
+            raise Refused(f"{getattr(node.target, '__name__', node.target)} is not among a network file's layers")
+        schema = node.target._schema
+        name = schema.name.split("::")[1]
+        in_place = name.endswith("_")
+        arguments = {}
+        for index, argument in enumerate(schema.arguments):
+            if index < len(node.args):
+                value = node.args[index]
+            else:
+                value = node.kwargs.get(argument.name, argument.default_value)
+            arguments["self" if argument.name == "input" else argument.name] = self.value(value)
+        first = next(iter(arguments.values()), None)
+        if isinstance(first, Stored) and first.name.endswith("num_batches_tracked"):
+            return None
+        self.node = node
+        self.shape = tuple(node.meta["val"].shape) if hasattr(node.meta.get("val"), "shape") else None
+        handler = getattr(self, "on_" + (name[:-1] if in_place else name), None)
+        if handler is None:
+            raise Refused(f"{name} is not among a network file's layers")
+        if any(argument is UNKNOWN for argument in arguments.values()):
+            raise Unknown
+        result = handler(arguments)
+        if in_place and isinstance(result, Tensor):
+            if first.memory.taken_apart:
+                raise Refused(f"{name} in place changes a tensor of which others are parts; must make a new one")
+            first.memory.layer = result.memory.layer
+            first.memory.softmax = result.memory.softmax
+            return Tensor(first.memory, result.shape)
+        return result
+
+    def operation_name(self):
+        return self.node.target.__name__.split(".")[0]
+
+    def value(self, argument):
+        if isinstance(argument, (list, tuple)):
+            return [self.value(item) for item in argument]
+        return self.values.get(argument, argument) if hasattr(argument, "op") else argument
+
+    # Layers.
+
+    def layer_of(self, tensor):
+        if tensor is UNKNOWN:
+            raise Unknown
+        if isinstance(tensor, Stored):
+            raise Refused(f"uses {tensor.name} elsewhere than as a layer's weight or bias")
+        if not isinstance(tensor, Tensor):
+            raise Refused(f"{self.operation_name()} takes something that is not a layer's output")
+        if tensor.memory.softmax:
+            raise Refused("goes on after the softmax, which can only be the last")
+        return tensor.memory.layer
+
+    def image_of(self, tensor):
+        """The layer, for operations on images: its channels must stand where PyTorch has them."""
+        layer = self.layer_of(tensor)
+        if tensor.shape[1:] not in (layer.shape, layer.shape[:1] if layer.shape[1:] == (1, 1) else None):
+            raise Refused(f"takes {shape_text(layer.shape)} as {shape_text(tensor.shape[1:])}")
+        return layer
+
+    def append(self, kind, inputs, keys=None, name="", shape=None):
+        if name and any(layer.name == name for layer in self.layers):
+            raise Refused("is used a second time; each layer has weights of its own")
+        shape = shape or self.shape[1:]
+        layer = Layer(kind, inputs, (tuple(shape) + (1, 1))[:3], keys, name, module_of(self.node))
+        self.layers.append(layer)
+        return Tensor(Memory(layer), self.shape)
+
+    def name_of(self, weight, bias=None):
+        if not isinstance(weight, Stored) or not weight.name.endswith(".weight"):
+            raise Refused("has a weight that is not a module's own `weight`")
+        name = weight.name[: -len(".weight")]
+        if bias is not None and (not isinstance(bias, Stored) or bias.name != name + ".bias"):
+            raise Refused("has a bias that is not the module's own `bias`")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+            raise Refused(f"{name}: a layer's name is 1 to 64 letters, digits, '.', '_' or '-'")
+        return name
+
+    def on_conv2d(self, a):
+        name = self.name_of(a["weight"], a["bias"])
+        filters, _, *kernel = a["weight"].shape
+        stride, dilation, padding = pair(a["stride"]), pair(a["dilation"]), a["padding"]
+        if padding == "same":
+            whole = [d * (k - 1) for d, k in zip(dilation, kernel)]
+            if whole[0] % 2 or whole[1] % 2:
+                raise Refused("pads more behind the image than before it; must pad both sides alike")
+            padding = [size // 2 for size in whole]
+        padding = [0, 0] if padding == "valid" else pair(padding)
+        keys = {"filters": filters, "kernel": brief(kernel)}
+        set_if(keys, 1, stride=brief(stride), dilation=brief(dilation), groups=a["groups"])
+        set_if(keys, 0, padding=brief(padding))
+        set_if(keys, False, bias=a["bias"] is not None)
+        return self.append("convolution", [self.image_of(a["self"])], keys, name)
+
+    def on_linear(self, a):
+        name = self.name_of(a["weight"], a["bias"])
+        layer = self.layer_of(a["self"])
+        if len(a["self"].shape) != 2:
+            raise Refused(f"takes {shape_text(a['self'].shape[1:])}; must take a vector of an image")
+        keys = set_if({"outputs": a["weight"].shape[0]}, True, bias=a["bias"] is not None)
+        return self.append("fully_connected", [layer], keys, name)
+
+    def on_batch_norm(self, a):
+        if a["weight"] is None or a["running_mean"] is None:
+            raise Refused("has no affine parameters or no running statistics; must have both")
+        name = self.name_of(a["weight"], a["bias"])
+        if not a["training"]:
+            raise Refused("normalises by its running statistics while training; must be by the batch's")
+        keys = {}
+        set_if(keys, 1e-5, epsilon=a["eps"])
+        set_if(keys, 0.1, momentum=a["momentum"])
+        return self.append("batch_norm", [self.image_of(a["self"])], keys, name)
+
+    def activation(self, kind, a, keys=None):
+        return self.append(kind, [self.layer_of(a["self"])], keys, shape=self.layer_of(a["self"]).shape)
+
+    def on_relu(self, a):
+        return self.activation("relu", a)
+
+    def on_relu6(self, a):
+        return self.activation("relu6", a)
+
+    def on_hardtanh(self, a):
+        if (a["min_val"], a["max_val"]) != (0, 6):
+            raise Refused(f"hardtanh from {a['min_val']} to {a['max_val']}; must be 0 to 6, relu6")
+        return self.activation("relu6", a)
+
+    def on_silu(self, a):
+        return self.activation("silu", a)
+
+    def on_gelu(self, a):
+        if a["approximate"] != "none":
+            raise Refused(f"gelu approximated by {a['approximate']}; must be the exact one")
+        return self.activation("gelu", a)
+
+    def on_elu(self, a):
+        if (a["alpha"], a["scale"], a["input_scale"]) != (1, 1, 1):
+            raise Refused(f"elu with alpha {a['alpha']} and scale {a['scale']}; must be 1 and 1")
+        return self.activation("elu", a)
+
+    def on_mish(self, a):
+        return self.activation("mish", a)
+
+    def on_hardswish(self, a):
+        return self.activation("hard_swish", a)
+
+    def on_hardsigmoid(self, a):
+        return self.activation("hard_sigmoid", a)
+
+    def on_sigmoid(self, a):
+        return self.activation("sigmoid", a)
+
+    def on_tanh(self, a):
+        return self.activation("tanh", a)
+
+    def on_leaky_relu(self, a):
+        if not 0 < a["negative_slope"] <= 1:
+            raise Refused(f"leaky_relu with a slope of {a['negative_slope']}; must be above 0 and at most 1")
+        return self.activation("leaky_relu", a, set_if({}, 0.01, slope=a["negative_slope"]))
+
+    def on_dropout(self, a, kind="dropout"):
+        if not a["train"] or a["p"] == 0:
+            return self.same(a["self"])
+        if a["p"] >= 1:
+            raise Refused("dropout of everything; the rate must be less than 1")
+        layer = self.layer_of(a["self"])
+        return self.append(kind, [layer], {"rate": a["p"]}, shape=layer.shape)
+
+    def on_feature_dropout(self, a):
+        self.image_of(a["self"])
+        return self.on_dropout(a, "channel_dropout")
+
+    def on_add(self, a):
+        if a["alpha"] != 1:
+            raise Refused(f"add with alpha {a['alpha']}; must be 1")
+        one, other = self.operands(a)
+        if one.shape != other.shape or a["self"].shape != a["other"].shape:
+            raise Refused(f"adds {shape_text(one.shape)} and {shape_text(other.shape)}; must be of one shape")
+        return self.append("add", [one, other], shape=one.shape)
+
+    def on_mul(self, a):
+        for x, noise in ((a["self"], a["other"]), (a["other"], a["self"])):
+            if isinstance(noise, Noise):
+                return self.stochastic_depth(x, noise)
+        one, other = self.operands(a)
+        tensors = (a["self"], a["other"])
+        for x, gate in ((one, other), (other, one)):
+            if gate.kind == "sigmoid" and gate.inputs == [x] and tensors[0].shape == tensors[1].shape:
+                return self.append("silu", [x], shape=x.shape)
+        for x, factors in (tensors, tensors[::-1]):
+            layer, pixel = self.image_of(x), self.layer_of(factors)
+            if pixel.shape == (layer.shape[0], 1, 1) and self.shape == x.shape and len(factors.shape) == len(x.shape):
+                return self.append("multiply", [layer, pixel], shape=layer.shape)
+        raise Refused(f"multiplies {shape_text(one.shape)} and {shape_text(other.shape)}; one must have one pixel and "
+                      "the channels of the other")
+
+    def operands(self, a):
+        for tensor in (a["self"], a["other"]):
+            if isinstance(tensor, (int, float)):
+                raise Refused(f"{self.operation_name()} with the number {tensor}; must be with a "
+                              "layer's output")
+        return self.layer_of(a["self"]), self.layer_of(a["other"])
+
+    def on_cat(self, a):
+        parts = [self.image_of(tensor) for tensor in a["tensors"]]
+        if a["dim"] not in (1, 1 - len(self.shape)):
+            raise Refused(f"cat along dimension {a['dim']}; must join channels, 1")
+        if len(parts) > MOST_INPUTS:
+            raise Refused(f"cat of {len(parts)} tensors; must be at most {MOST_INPUTS}")
+        return self.same(a["tensors"][0]) if len(parts) == 1 else self.append("concat", parts)
+
+    def slices(self, tensor, dim, sizes, first=0):
+        """Neighbouring channels, as many as each of the sizes."""
+        layer = self.image_of(tensor)
+        if dim not in (1, 1 - len(tensor.shape)):
+            raise Refused(f"takes dimension {dim} apart; must be the channels, 1")
+        if sizes == [layer.shape[0]]:
+            return [tensor]
+        tensor.memory.taken_apart = True
+        parts = []
+        for size in sizes:
+            part = self.append("slice", [layer], set_if({}, 0, first=first) | {"channels": size},
+                               shape=(size,) + layer.shape[1:])
+            part.memory.taken_apart = True
+            part.shape = (IMAGES, size) + tensor.shape[2:]
+            parts.append(part)
+            first += size
+        return parts
+
+    def on_slice(self, a):
+        dim, start, end = a["dim"], a["start"] or 0, a["end"]
+        if self.shape == a["self"].shape:
+            return self.same(a["self"])
+        if a["step"] != 1:
+            raise Refused(f"slice with the step {a['step']}; must be 1")
+        start += a["self"].shape[dim] if start < 0 else 0
+        return self.slices(a["self"], dim, [self.shape[dim]], start)[0]
+
+    def on_narrow(self, a):
+        return self.slices(a["self"], a["dim"], [a["length"]], a["start"])[0]
+
+    def on_split(self, a):
+        """Also chunk and split_with_sizes: the results say how large the parts are."""
+        dim = a["dim"] % len(a["self"].shape)
+        return self.slices(a["self"], dim, [part.shape[dim] for part in self.node.meta["val"]])
+
+    on_chunk = on_split_with_sizes = on_split
+
+    def pool(self, kind, tensor, kernel, stride, padding, ceil_mode, counted=False):
+        layer = self.image_of(tensor)
+        kernel, padding = pair(kernel), pair(padding)
+        stride = pair(stride) if stride else kernel
+        keys = {"kernel": brief(kernel)}
+        set_if(keys, brief(kernel), stride=brief(stride))
+        set_if(keys, 0, padding=brief(padding))
+        down = tuple((size + 2 * p - k) // s + 1 for size, k, s, p in zip(layer.shape[1:], kernel, stride, padding))
+        set_if(keys, False, ceil_mode=ceil_mode and down != self.shape[2:], count_padding=counted and any(padding))
+        return self.append(kind, [layer], keys)
+
+    def on_max_pool2d(self, a):
+        if pair(a["dilation"]) != [1, 1]:
+            raise Refused(f"max_pool2d with dilation {a['dilation']}; must be 1")
+        return self.pool("max_pool", a["self"], a["kernel_size"], a["stride"], a["padding"], a["ceil_mode"])
+
+    def on_avg_pool2d(self, a):
+        if a["divisor_override"] is not None:
+            raise Refused("avg_pool2d with a divisor of its own; must have none")
+        return self.pool("average_pool", a["self"], a["kernel_size"], a["stride"], a["padding"], a["ceil_mode"],
+                         a["count_include_pad"])
+
+    def on_adaptive_avg_pool2d(self, a):
+        layer, size = self.image_of(a["self"]), self.shape[2:]
+        if size == layer.shape[1:]:
+            return self.same(a["self"])
+        if size == (1, 1):
+            return self.append("global_average_pool", [layer])
+        kernel = [before // after for before, after in zip(layer.shape[1:], size)]
+        if any(before % after for before, after in zip(layer.shape[1:], size)):
+            raise Refused(f"averages {shape_text(layer.shape[1:])} pixels to {shape_text(size)}; these must divide "
+                          "those")
+        return self.pool("average_pool", a["self"], kernel, kernel, 0, False)
+
+    def on_mean(self, a):
+        layer, rank = self.image_of(a["self"]), len(a["self"].shape)
+        if rank != 4 or a["dim"] is None or sorted(d % rank for d in a["dim"]) != [2, 3]:
+            raise Refused(f"mean over the dimensions {a['dim']}; must be over height and width, [2, 3]")
+        if layer.shape[1:] == (1, 1):
+            return self.same(a["self"])
+        return self.append("global_average_pool", [layer])
+
+    # Stochastic depth, as torchvision and timm write it: x * empty(images, 1, 1, 1).bernoulli_(p).div_(p).
+
+    def on_empty(self, a):
+        if self.shape[:1] != (IMAGES,) or any(size != 1 for size in self.shape[1:]):
+            raise Refused(f"random numbers of the shape {shape_text(self.shape)}; must be one for each image")
+        return Noise(self.shape)
+
+    on_new_empty = on_empty
+
+    def on_bernoulli(self, a):
+        if not isinstance(a["self"], Noise) or a["self"].kept is not None:
+            raise Refused("bernoulli is not among a network file's layers")
+        a["self"].kept = a["p"]
+        return a["self"]
+
+    def on_div(self, a):
+        noise = a["self"]
+        if not isinstance(noise, Noise) or noise.scaled or a["other"] != noise.kept:
+            raise Refused("div is not among a network file's layers")
+        noise.scaled = True
+        return noise
+
+    def stochastic_depth(self, x, noise):
+        layer = self.layer_of(x)
+        if noise.kept is None or not noise.scaled and noise.kept != 1:
+            raise Refused("drops images without dividing the others by the part that is kept; it must")
+        if noise.kept == 1:
+            return self.same(x)
+        rate = round(1 - noise.kept, 12)
+        return self.append("stochastic_depth", [layer], {"rate": rate}, shape=layer.shape)
+
+    # Views.
+
+    def same(self, tensor):
+        return Tensor(tensor.memory, self.shape)
+
+    def view(self, a):
+        """Of the same numbers in the same order, each image's for itself."""
+        tensor = a["self"]
+        c, h, w = self.layer_of(tensor).shape
+        allowed = [(c, h, w), (c * h * w,)] + ([(c, 1), (c, 1, 1)] if h * w == 1 else [])
+        if self.shape[0] != tensor.shape[0] or self.shape[1:] not in allowed:
+            raise Refused(f"{self.operation_name()} makes {shape_text(self.shape[1:])} of an image's "
+                          f"{shape_text((c, h, w))}; must be a vector of all")
+        return self.same(tensor)
+
+    on_view = on_reshape = on__unsafe_view = on_flatten = on_squeeze = on_unsqueeze = view
+
+    def on_expand(self, a):
+        """What multiplies channels may have been made as large as the image; on_mul looks at the layer."""
+        if self.image_of(a["self"]).shape[1:] != (1, 1) or self.shape[:2] != a["self"].shape[:2]:
+            raise Refused(f"expand to {shape_text(self.shape[1:])}; only of one pixel, to multiply by")
+        return self.same(a["self"])
+
+    on_expand_as = on_expand
+
+    def on_contiguous(self, a):
+        self.layer_of(a["self"])
+        return self.same(a["self"])
+
+    on_alias = on_contiguous
+
+    def on_clone(self, a):
+        return Tensor(Memory(self.layer_of(a["self"])), self.shape)
+
+    def on_log_softmax(self, a):
+        if len(self.shape) < 2 or a["dim"] not in (1, 1 - len(self.shape)):
+            raise Refused(f"softmax along dimension {a['dim']}; must be along the classes, 1")
+        memory = Memory(self.layer_of(a["self"]))
+        memory.softmax = True
+        return Tensor(memory, self.shape)
+
+    on_softmax = on_log_softmax
+
+    def finish(self, outputs):
+        outputs = [output for output in outputs if output is not None]
+        value = self.values.get(outputs[0]) if len(outputs) == 1 else None
+        if value is UNKNOWN:
+            return
+        if not isinstance(value, Tensor):
+            self.refuse(f"returns {len(outputs)} tensors; must return one, a number for each class")
+            return
+        layer = value.memory.layer
+        if layer.shape[1:] != (1, 1) and not self.problems:
+            self.refuse(f"returns {shape_text(layer.shape)} for an image; must return a number for each class")
+        if layer.kind == "input":
+            self.refuse("returns the images")
+        if layer.kind == "fully_connected":
+            del layer.keys["outputs"]  # as many as the data set has classes
+        self.output = layer
+        self.has_softmax = value.memory.softmax
+
+    def refuse(self, problem):
+        self.problems[problem] = problem
+
+    def used_layers(self):
+        used, waiting = set(), [self.output]
+        while waiting:
+            layer = waiting.pop()
+            if layer not in used:
+                used.add(layer)
+                waiting.extend(layer.inputs)
+        return [layer for layer in self.layers if layer in used]
+
+
+def shape_text(shape):
+    return "x".join(str(size) for size in shape)
+
+
+def module_of(node):
+    stack = node.meta.get("nn_module_stack") or {}
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def source_line(node):
+    """"nets.py:12", the last line that is not PyTorch's own, or empty."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [f"{os.path.relpath(file)}:{line}" for file, line in lines if "/torch/" not in file]
+    return own[-1] if own else ""
+
+
+def describe(layers, name):
+    """The network file's object. Layers are named where another one needs that."""
+    taken = {layer.name for layer in layers} | {"input"}
+
+    def named(layer):
+        if not layer.name:
+            kind = layer.kind
+            base = layer.place if layer.place.endswith(kind) else f"{layer.place}.{kind}".lstrip(".")
+            if not re.fullmatch(r"[A-Za-z0-9._-]{1,60}", base):
+                base = kind
+            names = [base] + [f"{base}{number}" for number in range(2, len(layers) + 2)]
+            layer.name = next(free for free in names if free not in taken)
+            taken.add(layer.name)
+        return layer.name
+
+    inputs = []
+    for index, layer in enumerate(layers):
+        follows = layer.inputs == layers[index - 1 : index] or index == 0 and layer.inputs[0].kind == "input"
+        inputs.append({} if follows else {"inputs": [named(source) for source in layer.inputs]})
+    return {
+        "name": name,
+        "layers": [{**({"name": layer.name} if layer.name else {}), "type": layer.kind, **source, **layer.keys}
+                   for layer, source in zip(layers, inputs)],
+    }
+
+
+def convert(model, image):
+    """(network, names, notes): the network file's object for a torch.nn.Module on images of (channels, height, width),
+    the names of its tensors in the model's state_dict, and lines that the user should know. Raises Refused."""
+    import torch
+
+    was_training = model.training
+    try:
+        program = torch.export.export(model.train(), (torch.zeros(IMAGES, *image),), strict=False)
+    except Exception as problem:  # of PyTorch's many
+        raise Refused(f"torch.export cannot follow the model: {str(problem).strip().splitlines()[0]}") from problem
+    finally:
+        model.train(was_training)
+    converter = Converter(program)
+    if converter.problems:
+        raise Refused("\n".join(converter.problems.values()))
+    layers = converter.used_layers()
+    for layer in layers:
+        if layer.kind == "batch_norm" and not model.get_parameter(layer.name + ".weight").any():
+            layer.keys["gamma"] = 0
+    named = {layer.name for layer in layers if layer.name}
+    state = [key for key in model.state_dict() if not key.endswith(".num_batches_tracked")]
+    names = [key for key in state if key.rpartition(".")[0] in named]
+    notes = []
+    if len(names) < len(state):
+        unused = sorted({key.rpartition(".")[0] for key in state} - named)
+        notes.append(f"left out, as the output does not need them: {', '.join(unused)}")
+    if converter.has_softmax:
+        notes.append("left out: the softmax at the end, which is part of the loss")
+    frozen = sorted({key.rpartition(".")[0] for key, parameter in model.named_parameters()
+                     if key in names and not parameter.requires_grad})
+    if frozen:
+        notes.append(f"will be trained, though they require no gradient here: {', '.join(frozen)}")
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", type(model).__name__)[:64]
+    return describe(layers, name), names, notes
+
+
+def file_text(network):
+    layers = ",\n".join("    " + json.dumps(layer) for layer in network["layers"])
+    return f'{{\n  "name": {json.dumps(network["name"])},\n  "layers": [\n{layers}\n  ]\n}}\n'
+
+
+def load(place):
+    source, colon, expression = place.partition(":")
+    if not colon:
+        raise Refused(f"{place}: must be a file or module, a colon and what gives the model there, as nets.py:Net()")
+    sys.path.insert(0, os.getcwd())
+    try:
+        if source.endswith(".py"):
+            sys.path.insert(0, str(Path(source).resolve().parent))
+            spec = importlib.util.spec_from_file_location(Path(source).stem, source)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(source)
+        model = eval(expression, vars(module))
+    except Exception as problem:
+        raise Refused(f"{place}: {type(problem).__name__}: {problem}") from problem
+    import torch
+
+    if isinstance(model, type) and issubclass(model, torch.nn.Module):
+        raise Refused(f"{place} is a class; must be a model, {place}(...)")
+    if not isinstance(model, torch.nn.Module):
+        raise Refused(f"{place} is a {type(model).__name__}; must be a torch.nn.Module")
+    return model
+
+
+def image_size(text):
+    if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}x[1-9]\d{0,4}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}; must be channels x height x width, as 3x32x32")
+    return tuple(int(size) for size in text.split("x"))
+
+
+def write(files):
+    """All or none, by way of others, so that what is there is whole."""
+    partial = {path: f"{path}.part" for path in files}
+    try:
+        for path, content in files.items():
+            Path(partial[path]).write_bytes(content)
+        for path in files:
+            os.replace(partial[path], path)
+    except OSError as problem:
+        for other in partial.values():
+            Path(other).unlink(missing_ok=True)
+        raise Refused(f"{problem.filename2 or path}: {problem.strerror}") from problem
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="FILE.py:EXPRESSION or MODULE:EXPRESSION")
+    parser.add_argument("--image", type=image_size, required=True, metavar="CxHxW", help="the size of an image")
+    parser.add_argument("--to", required=True, metavar="FILE", help="the network file to write")
+    parser.add_argument("--weights", metavar="FILE", help="also write the model's weights, as safetensors")
+    options = parser.parse_args()
+    try:
+        import torch
+        from safetensors.torch import save
+    except ImportError as problem:
+        raise Refused(f"{problem.name} is missing: pip install torch safetensors") from problem
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        raise Refused(f"PyTorch is {torch.__version__}; must be 2.6 or newer: pip install --upgrade torch")
+    torch.manual_seed(0)
+    model = load(options.model)
+    network, names, notes = convert(model, options.image)
+    files = {options.to: file_text(network).encode()}
+    if options.weights:
+        state = model.state_dict()
+        tensors = {name: state[name].detach().to("cpu", torch.float32).contiguous().clone() for name in names}
+        files[options.weights] = save(tensors)
+    write(files)
+    for note in notes:
+        print(note)
+    print(f"{options.to}: {len(network['layers'])} layers" +
+          (f"; {options.weights}: {len(names)} tensors" if options.weights else ""))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Refused as problem:
+        for line in str(problem).splitlines():
+            print(f"from_pytorch.py: {line}", file=sys.stderr)
+        sys.exit(2)
