@@ -35,6 +35,13 @@ void launch(const std::string& what, void (*kernel)(Parameters...), dim3 blocks,
   return static_cast<unsigned>(std::min(wanted, most));
 }
 
+/// Blocks for a loop over what an image has, in x, and one over the images, in y.
+[[nodiscard]] inline dim3 blocks_for_images(std::int64_t images, std::int64_t of_an_image,
+                                            unsigned threads) {
+  return {blocks_for(of_an_image, threads),
+          static_cast<unsigned>(std::min<std::int64_t>(images, 65535))};
+}
+
 /// Blocks for `count` items, `items_a_block` in each.
 [[nodiscard]] inline unsigned blocks_for_all(std::size_t count, std::size_t items_a_block) {
   return static_cast<unsigned>((count + items_a_block - 1) / items_a_block);

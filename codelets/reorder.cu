@@ -113,12 +113,6 @@ class Conversion final : public Kernel {
   std::int64_t count_;
 };
 
-/// Blocks for a loop over what an image has and one over the images.
-dim3 blocks_for_images(std::int64_t images, unsigned of_an_image, unsigned threads) {
-  return {cuda::blocks_for(of_an_image, threads),
-          static_cast<unsigned>(std::min<std::int64_t>(images, 65535))};
-}
-
 /// Channels that make 16 bytes.
 template <class T>
 constexpr int interleaved_channels = 16 / sizeof(T);
@@ -130,7 +124,7 @@ class Interleaving final : public Kernel {
   void run(std::span<void* const> args, void*, Stream stream) const override {
     constexpr unsigned threads = 256;
     launch(what_, interleave<To, interleaved_channels<To>, From>,
-           blocks_for_images(planes_.count, planes_.columns, threads), threads, stream,
+           cuda::blocks_for_images(planes_.count, planes_.columns, threads), threads, stream,
            static_cast<const From*>(args[0]), static_cast<To*>(args[1]), planes_);
   }
 
@@ -149,7 +143,7 @@ class Transposition final : public Kernel {
     auto* dst = static_cast<To*>(args[1]);
     const auto [images, rows, columns] = matrices_;
     constexpr unsigned threads = 256, worth_a_tile = 16;
-    dim3 blocks = blocks_for_images(images, matrices_.elements(), threads);
+    dim3 blocks = cuda::blocks_for_images(images, matrices_.elements(), threads);
     if (std::min(rows, columns) < worth_a_tile) {
       launch(what_, transpose_plainly<To, From>, blocks, threads, stream, src, dst, matrices_);
       return;
