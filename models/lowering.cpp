@@ -21,6 +21,7 @@
 #include "codelets/pool2d.hpp"
 #include "codelets/reorder.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
+#include "models/layer_fusion.hpp"
 #include "models/segmentation.hpp"
 
 namespace stpt::models {
@@ -62,14 +63,8 @@ class Lowering {
     int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;  ///< buffers
     Argument factors;                                             ///< in the layout of x
   };
-  /// A layer with what is fused into it.
-  struct Node {
-    const Layer* layer;
-    bool relu = false;
-    std::optional<ActivationId> residual;
-    ActivationId output;
-    bool live = true;
-    Kept kept = {};
+  struct Node : FusedLayer {
+    Kept kept;
   };
   struct Gradient {
     int buffer;
@@ -99,7 +94,6 @@ class Lowering {
   };
 
   void emit_operations();
-  void merge_layers();
   void emit_forward(Node& node);
   void emit_backward(const Node& node);
   void forward_convolution(Node& node);
@@ -215,53 +209,6 @@ Lowering::Lowering(const LoweringRequest& request)
 Lowered Lowering::run() {
   emit_operations();
   return Segmentation(request_, std::move(ops_), buffers_).cut();
-}
-
-void Lowering::merge_layers() {
-  std::vector<int> readers(network_.activations.size(), 0);
-  for (const Layer& layer : network_.layers) {
-    for (const ActivationId input : layer.inputs) ++readers[static_cast<std::size_t>(input)];
-  }
-  ++readers[static_cast<std::size_t>(network_.logits)];
-
-  std::map<ActivationId, std::size_t> producer;
-  const auto sole_producer = [&](ActivationId id) -> Node* {
-    const auto found = producer.find(id);
-    if (found == producer.end() || readers[static_cast<std::size_t>(id)] != 1) return nullptr;
-    return &nodes_[found->second];
-  };
-
-  for (const Layer& layer : network_.layers) {
-    if (layer.kind == LayerKind::relu) {
-      Node* node = sole_producer(layer.inputs[0]);
-      if (node != nullptr && (node->layer->kind == LayerKind::convolution ||
-                              node->layer->kind == LayerKind::batch_norm ||
-                              node->layer->kind == LayerKind::fully_connected ||
-                              node->layer->kind == LayerKind::add)) {
-        node->relu = true;
-        node->output = layer.output;
-        producer[layer.output] = static_cast<std::size_t>(node - nodes_.data());
-        continue;
-      }
-    }
-    Node fresh{&layer, false, std::nullopt, layer.output};
-    if (layer.kind == LayerKind::add) {
-      for (std::size_t i = 0; i < 2; ++i) {
-        Node* norm = sole_producer(layer.inputs[i]);
-        if (norm == nullptr || norm->layer->kind != LayerKind::batch_norm || norm->relu ||
-            norm->residual)
-          continue;
-        // Batch norm moves to where the other summand is known as well.
-        norm->live = false;
-        fresh.layer = norm->layer;
-        fresh.residual = layer.inputs[1 - i];
-        break;
-      }
-    }
-    producer[layer.output] = nodes_.size();
-    nodes_.push_back(fresh);
-  }
-  std::erase_if(nodes_, [](const Node& node) { return !node.live; });
 }
 
 Shape Lowering::batched(const Shape& shape) const {
@@ -483,7 +430,7 @@ void Lowering::emit_operations() {
     throw std::invalid_argument(network_.name + ": a batch of " + std::to_string(request_.batch) +
                                 " images; at least 1 is needed");
   }
-  merge_layers();
+  for (const FusedLayer& layer : fuse_layers(network_)) nodes_.push_back({layer, {}});
   emit_input();
   for (Node& node : nodes_) emit_forward(node);
   if (mode_ == Mode::calibration) return;

@@ -1,0 +1,68 @@
+#include "models/layer_fusion.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <map>
+#include <vector>
+
+namespace stpt::models {
+namespace {
+
+bool takes_relu(LayerKind kind) {
+  return kind == LayerKind::convolution || kind == LayerKind::batch_norm ||
+         kind == LayerKind::fully_connected || kind == LayerKind::add;
+}
+
+}  // namespace
+
+std::vector<FusedLayer> fuse_layers(const Network& network) {
+  std::vector<int> readers(network.activations.size(), 0);
+  for (const Layer& layer : network.layers) {
+    for (const ActivationId input : layer.inputs) ++readers[static_cast<std::size_t>(input)];
+  }
+  ++readers[static_cast<std::size_t>(network.logits)];
+
+  std::vector<std::optional<FusedLayer>> fused;  // none where it became part of a later one
+  std::map<ActivationId, std::size_t> producers;
+  const auto sole_producer = [&](ActivationId id) -> std::optional<FusedLayer>* {
+    const auto found = producers.find(id);
+    if (found == producers.end() || readers[static_cast<std::size_t>(id)] != 1) return nullptr;
+    return &fused[found->second];
+  };
+
+  for (const Layer& layer : network.layers) {
+    if (layer.kind == LayerKind::relu) {
+      auto* producer = sole_producer(layer.inputs[0]);
+      if (producer != nullptr && takes_relu((*producer)->layer->kind)) {
+        (*producer)->relu = true;
+        (*producer)->output = layer.output;
+        producers[layer.output] = static_cast<std::size_t>(producer - fused.data());
+        continue;
+      }
+    }
+    FusedLayer fresh{&layer, false, std::nullopt, layer.output};
+    if (layer.kind == LayerKind::add) {
+      for (std::size_t i = 0; i < 2; ++i) {
+        auto* norm = sole_producer(layer.inputs[i]);
+        if (norm == nullptr || (*norm)->layer->kind != LayerKind::batch_norm || (*norm)->relu ||
+            (*norm)->residual)
+          continue;
+        // Batch norm moves to where the other summand is known as well.
+        fresh.layer = (*norm)->layer;
+        fresh.residual = layer.inputs[1 - i];
+        norm->reset();
+        break;
+      }
+    }
+    producers[layer.output] = fused.size();
+    fused.emplace_back(fresh);
+  }
+
+  std::vector<FusedLayer> all;
+  for (const std::optional<FusedLayer>& layer : fused) {
+    if (layer) all.push_back(*layer);
+  }
+  return all;
+}
+
+}  // namespace stpt::models

@@ -1,0 +1,24 @@
+// The first step of lowering: which layers are one op, so that what lies between them is never
+// written to memory.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "models/network.hpp"
+
+namespace stpt::models {
+
+/// A layer with what is fused into its op:
+///   output = relu?(layer(inputs) + residual?)
+struct FusedLayer {
+  const Layer* layer;
+  bool relu = false;  ///< behind a convolution, batch norm, fully connected or add
+  std::optional<ActivationId> residual;  ///< what an add adds to a batch norm
+  ActivationId output;                   ///< of the last layer
+};
+
+/// All layers of the network, which is to outlive them, in an order that computes inputs first.
+[[nodiscard]] std::vector<FusedLayer> fuse_layers(const Network& network);
+
+}  // namespace stpt::models
