@@ -63,7 +63,7 @@ Split make_split(const Dataset& train, std::int64_t limit, std::int64_t hold_out
   }
   if (hold_out < 0 || hold_out > room) {
     throw DataError("data.hold_out: " + std::to_string(hold_out) + " of " + std::to_string(total) +
-                    " training images; give 0 to " + std::to_string(room) +
+                    " training images; give 0" + (room == 0 ? "" : " to " + std::to_string(room)) +
                     ", so that every class keeps an image to train on");
   }
 

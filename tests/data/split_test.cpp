@@ -127,6 +127,12 @@ TEST_CASE("Splits that cannot be made", "[split]") {
   CHECK(error_of([&] { (void)make_split(dataset, 6, 5, 1); }) ==
         "data.hold_out: 5 of 6 training images; give 0 to 4, so that every class keeps an image "
         "to train on");
+  CHECK(
+      error_of([&] {
+        (void)make_split(mixed({1, 1}), 0, 1, 1);
+      }) ==
+      "data.hold_out: 1 of 2 training images; give 0, so that every class keeps an image to train "
+      "on");
   CHECK(error_of([&] { (void)make_split(dataset, 0, -3, 1); }) ==
         "data.hold_out: -3 of 10 training images; give 0 to 8, so that every class keeps an image "
         "to train on");
