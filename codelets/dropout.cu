@@ -13,7 +13,7 @@ namespace stpt::codelets {
 namespace {
 
 /// Threads take `width` elements of an image at a time, which have all of one block of random
-/// words, or one. Places start anew after `period` elements.
+/// words, or one. Places start anew after `period` elements; if that is 1, all have one word.
 template <class T, int width>
 __global__ void drop(const std::int64_t images, const unsigned elements, const unsigned period,
                      const float scale, const std::uint32_t threshold, const std::uint32_t layer,
@@ -28,7 +28,7 @@ __global__ void drop(const std::int64_t images, const unsigned elements, const u
       auto values = cuda::load<width>(x + first + i);
 #pragma unroll
       for (int v = 0; v < width; ++v) {
-        const std::uint32_t word = words[width == 4 ? v : place % 4];
+        const std::uint32_t word = words[period == 1 ? 0 : width == 4 ? v : place % 4];
         values.values[v] = cuda::from_float<T>(cuda::to_float(values.values[v]) *
                                                (word >= threshold ? scale : 0.0f));
       }
@@ -47,7 +47,7 @@ class Drop final : public Kernel {
     const std::int64_t period = op_.dropped == Dropped::elements   ? elements
                                 : op_.dropped == Dropped::channels ? op_.x.shape.c
                                                                    : 1;
-    const int width = period % 4 == 0 ? 4 : 1;
+    const int width = (period == 1 ? elements : period) % 4 == 0 ? 4 : 1;
     constexpr unsigned threads = 256;
     cuda::launch(what_, width == 4 ? drop<T, 4> : drop<T, 1>,
                  cuda::blocks_for_images(images, elements / width, threads), threads, stream,
