@@ -157,7 +157,8 @@ class Converter:
         result = handler(arguments)
         if in_place and isinstance(result, Tensor):
             if first.memory.taken_apart:
-                raise Refused(f"{name} in place changes a tensor of which others are parts; must make a new one")
+                raise Refused(f"{name} in place changes a tensor that others are parts or copies of; must make a new "
+                              "one")
             first.memory.layer = result.memory.layer
             first.memory.softmax = result.memory.softmax
             return Tensor(first.memory, result.shape)
@@ -205,6 +206,8 @@ class Converter:
         name = weight.name[: -len(".weight")]
         if bias is not None and (not isinstance(bias, Stored) or bias.name != name + ".bias"):
             raise Refused("has a bias that is not the module's own `bias`")
+        if name == "input":
+            raise Refused("has the name of the images; the module must have another")
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
             raise Refused(f"{name}: a layer's name is 1 to 64 letters, digits, '.', '_' or '-'")
         return name
@@ -321,9 +324,9 @@ class Converter:
             if gate.kind == "sigmoid" and gate.inputs == [x] and tensors[0].shape == tensors[1].shape:
                 return self.append("silu", [x], shape=x.shape)
         for x, factors in (tensors, tensors[::-1]):
-            layer, pixel = self.image_of(x), self.layer_of(factors)
+            layer, pixel = self.layer_of(x), self.layer_of(factors)
             if pixel.shape == (layer.shape[0], 1, 1) and self.shape == x.shape and len(factors.shape) == len(x.shape):
-                return self.append("multiply", [layer, pixel], shape=layer.shape)
+                return self.append("multiply", [self.image_of(x), pixel], shape=layer.shape)
         raise Refused(f"multiplies {shape_text(one.shape)} and {shape_text(other.shape)}; one must have one pixel and "
                       "the channels of the other")
 
@@ -349,7 +352,10 @@ class Converter:
             raise Refused(f"takes dimension {dim} apart; must be the channels, 1")
         if sizes == [layer.shape[0]]:
             return [tensor]
+        if 0 in sizes:
+            raise Refused("takes no channels; must take at least 1")
         tensor.memory.taken_apart = True
+        first = max(first + layer.shape[0], 0) if first < 0 else first
         parts = []
         for size in sizes:
             part = self.append("slice", [layer], set_if({}, 0, first=first) | {"channels": size},
@@ -361,13 +367,11 @@ class Converter:
         return parts
 
     def on_slice(self, a):
-        dim, start, end = a["dim"], a["start"] or 0, a["end"]
         if self.shape == a["self"].shape:
             return self.same(a["self"])
         if a["step"] != 1:
             raise Refused(f"slice with the step {a['step']}; must be 1")
-        start += a["self"].shape[dim] if start < 0 else 0
-        return self.slices(a["self"], dim, [self.shape[dim]], start)[0]
+        return self.slices(a["self"], a["dim"], [self.shape[a["dim"]]], a["start"] or 0)[0]
 
     def on_narrow(self, a):
         return self.slices(a["self"], a["dim"], [a["length"]], a["start"])[0]
@@ -455,6 +459,7 @@ class Converter:
     # Views.
 
     def same(self, tensor):
+        self.layer_of(tensor)
         return Tensor(tensor.memory, self.shape)
 
     def view(self, a):
@@ -477,11 +482,16 @@ class Converter:
 
     on_expand_as = on_expand
 
-    def on_contiguous(self, a):
-        self.layer_of(a["self"])
+    def on_alias(self, a):
         return self.same(a["self"])
 
-    on_alias = on_contiguous
+    def on_contiguous(self, a):
+        """A copy only where the numbers do not lie so already: whether it may be changed alone is not known."""
+        tensor = self.same(a["self"])
+        as_it_is = str(a["memory_format"]).endswith("contiguous_format")
+        if not as_it_is or self.shape[2:] not in (tensor.memory.layer.shape[1:], ()):
+            tensor.memory.taken_apart = True
+        return tensor
 
     def on_clone(self, a):
         return Tensor(Memory(self.layer_of(a["self"])), self.shape)
@@ -673,6 +683,8 @@ def main():
     model = load(options.model)
     network, names, notes = convert(model, options.image)
     files = {options.to: file_text(network).encode()}
+    if options.weights and os.path.realpath(options.weights) == os.path.realpath(options.to):
+        raise Refused(f"{options.to}: both --to and --weights; must be two files")
     if options.weights:
         state = model.state_dict()
         tensors = {name: state[name].detach().to("cpu", torch.float32).contiguous().clone() for name in names}

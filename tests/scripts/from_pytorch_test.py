@@ -45,7 +45,7 @@ class Gate(nn.Module):
     def forward(self, x):
         images, channels, _, _ = x.size()
         factors = self.fc(F.adaptive_avg_pool2d(x, 1).view(images, channels))
-        return x * factors.view(images, channels, 1, 1).expand_as(x)
+        return factors.view(images, channels, 1, 1).expand_as(x) * x
 
 
 class PreActivation(nn.Module):
@@ -309,6 +309,13 @@ class Refusals(unittest.TestCase):
         self.assert_refused(lambda self, x: self["conv"](x)[:, ::2], "slice with the step 2; must be 1", conv=conv)
         self.assert_refused(lambda self, x: self["conv"](x).split(2, dim=2)[0],
                             "takes dimension 2 apart; must be the channels, 1", conv=conv)
+        self.assert_refused(lambda self, x: self["conv"](x)[:, 4:], "takes no channels; must take at least 1",
+                            conv=conv)
+        self.assert_refused(lambda self, x: F.relu_(self["conv"](x).contiguous(memory_format=torch.channels_last)),
+                            "relu_ in place changes a tensor that others are parts or copies of; must make a new one",
+                            conv=conv)
+        self.assert_refused(lambda self, x: self["input"](x),
+                            "input: has the name of the images; the module must have another", input=conv)
         self.assert_refused(lambda self, x: F.adaptive_avg_pool2d(x, 3),
                             "averages 8x8 pixels to 3x3; these must divide those")
         self.assert_refused(lambda self, x: self["conv"](x),
