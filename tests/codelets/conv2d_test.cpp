@@ -280,10 +280,22 @@ TEST_CASE("conv2d says what is wrong with a description", "[conv2d]") {
         (void)codelets::conv2d_output({1, 1, 3, 3}, 4, {5});
       },
       {"kernel 5x5", "3x3"});
-  require_complaint([] { (void)codelets::conv2d_output({1, 1, 3, 3}, 4, {3, 0}); }, {"at least 1"});
+  for (const codelets::Window& window :
+       {codelets::Window{{1, 0}}, codelets::Window{3, {1, 0}}, codelets::Window{3, {0, 1}}}) {
+    require_complaint(
+        [&] {
+          (void)codelets::conv2d_output({1, 1, 3, 3}, 4, window);
+        },
+        {"kernel and stride must be at least 1"});
+  }
   require_complaint(
       [] {
-        (void)codelets::conv2d_output({1, 1, 3, 3}, 4, {3, 1, -1});
+        (void)codelets::conv2d_output({1, 1, 3, 9}, 4, {{9, 1}, 1, {2, 1}});
+      },
+      {"must not be larger than the padded source, 7x11"});
+  require_complaint(
+      [] {
+        (void)codelets::conv2d_output({1, 1, 3, 3}, 4, {3, 1, {1, -1}});
       },
       {"padding must not be negative"});
   require_complaint(

@@ -184,9 +184,27 @@ TEST_CASE("pool2d gives the same bits in every thread", "[pool2d]") {
 TEST_CASE("pool2d says what is wrong with a description", "[pool2d]") {
   require_complaint(
       [] {
-        (void)codelets::pool2d_output({1, 1, 4, 4}, {5});
+        (void)codelets::pool2d_output({1, 1, 4, 9}, {5});
       },
-      {"must not be larger than the padded source, 4x4"});
+      {"must not be larger than the padded source, 4x9"});
+  for (const codelets::Window& window : {codelets::Window{{1, 0}}, codelets::Window{2, {1, 0}}}) {
+    require_complaint(
+        [&] {
+          (void)codelets::pool2d_output({1, 1, 4, 4}, window);
+        },
+        {"kernel and stride must be at least 1"});
+  }
+  for (const codelets::PerAxis padding : {codelets::PerAxis{0, -1}, codelets::PerAxis{2, 0}}) {
+    require_complaint(
+        [&] {
+          (void)codelets::pool2d_output({1, 1, 4, 4}, {{2, 3}, 1, padding});
+        },
+        {"the padding must be at least 0 and smaller than the kernel"});
+  }
+  REQUIRE(
+      to_string(make_pool(PoolKind::average, {1, 1, 4, 4}, {3, 2, 1}, Layout::nchw, true, true)) ==
+      "pool2d average 1x1x4x4 float32 nchw -> 1x1x3x3 float32 nchw, kernel 3x3, stride 2, "
+      "padding 1, count_padding, ceil_mode");
   require_complaint(
       [] {
         (void)codelets::pool2d_output({1, 1, 4, 4}, {2, 1, 2});

@@ -103,13 +103,18 @@ inline std::vector<Pool2d> cases() {
       make_pool(PoolKind::max, {1, 5, 7, 8}, {{3, 4}, {2, 3}, {1, 3}}, Layout::nchw, true),
       make_pool(PoolKind::max, {2, 16, 2, 2}, {3, 2, 0}, Layout::nchw, true),  // a single window
       make_pool(PoolKind::max, {2, 3, 5, 5}, {2, 4, 1}, Layout::nchw, true),   // leaves rows out
+      make_pool(PoolKind::max, {1, 3, 3, 3}, {2, 2, 1}, Layout::nchw,
+                true),  // one would begin at 3
       make_pool(PoolKind::average, {2, 17, 6, 8}, {3, 2, 1}, Layout::nchw, true),
       make_pool(PoolKind::average, {1, 16, 2, 4}, {{3, 2}, {2, 3}, 0}, Layout::nchw, true),
       make_pool(PoolKind::average, {2, 5, 7, 8}, {3, 2, 1}, Layout::nchw, false, true),
       make_pool(PoolKind::average, {1, 16, 6, 9}, {{2, 5}, {1, 2}, {1, 2}}, Layout::nchw, false,
                 true),
       make_pool(PoolKind::average, {2, 17, 6, 8}, {3, 2, 1}, Layout::nchw, true, true),
-      make_pool(PoolKind::average, {1, 5, 7, 9}, {{4, 5}, {3, 4}, {0, 2}}, Layout::nchw, true,
+      // Windows that reach beyond in one direction.
+      make_pool(PoolKind::average, {1, 5, 7, 8}, {{4, 5}, {3, 4}, {0, 2}}, Layout::nchw, true,
+                true),
+      make_pool(PoolKind::average, {1, 5, 8, 9}, {{4, 5}, {3, 4}, {0, 2}}, Layout::nchw, true,
                 true),
   };
 }

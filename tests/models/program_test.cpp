@@ -588,6 +588,20 @@ TEST_CASE("the coarser the grain, the fewer the segments and the less passes bet
   CHECK(inference.lane_bytes() + inference.scratch_bytes() < block.lane_bytes());
 }
 
+TEST_CASE("gradients of neighbouring slices are joined at once, in whatever order they are taken",
+          "[program]") {
+  Runtime runtime({.cpu_workers = 1, .scheduler = {}});
+  const auto operations = [](const std::vector<int>& firsts) {
+    NetworkBuilder net("slices", {1, 3, 4, 4}, classes);
+    const ActivationId x = net.convolution("conv", net.input(), 12, 3, 1, 1);
+    std::vector<ActivationId> parts;
+    for (const int first : firsts) parts.push_back(net.relu(net.slice(x, first, 4)));
+    const ActivationId logits = net.fully_connected("fc", net.concat(parts), classes);
+    return Program(net.build(logits), 2, Mode::train, {Grain::op}).operations();
+  };
+  CHECK(operations({0, 4, 8}) == operations({8, 4, 0}));
+}
+
 TEST_CASE("programs that CPUs cannot run are errors that say what to change", "[program]") {
   Runtime runtime({.cpu_workers = 1, .scheduler = {}});
   Network network = make_network("lenet5", {1, 1, 28, 28}, 10);

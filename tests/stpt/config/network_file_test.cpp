@@ -102,8 +102,9 @@ TEST_CASE("windows have a number for both axes, or one for each", "[network_file
         codelets::Window{3, 2, 2, 2});
   const models::Layer dilated = first(convolution + R"([2, 3], "dilation": [3, 1e0])");
   CHECK(dilated.window == codelets::Window{{2, 3}, 1, 0, {3, 1}});
-  CHECK(network_of("{" + convolution + "[1, 7]}, " + fc).parameters[0].shape ==
-        runtime::Shape{4, 3, 1, 7});
+  const Network wide = network_of("{" + convolution + "[1, 7]}, " + fc);
+  CHECK(wide.parameters[0].shape == runtime::Shape{4, 3, 1, 7});
+  CHECK(wide.parameters[0].fan_in == 3 * 7);
 
   // A pool's stride is as its kernel.
   const models::Layer pool = first(R"("type": "max_pool", "kernel": [2, 3], "padding": [0, 1])");
@@ -115,6 +116,8 @@ TEST_CASE("windows have a number for both axes, or one for each", "[network_file
          "ceil_mode": true)");
   CHECK(average.count_padding);
   CHECK(average.ceil_mode);
+  CHECK(first(R"("type": "average_pool", "kernel": [2, 3], "stride": [1, 2], "padding": [1, 2])")
+            .window == codelets::Window{{2, 3}, {1, 2}, {1, 2}});
   const Network rounded =
       network_of(R"({"type": "average_pool", "kernel": 3, "ceil_mode": true}, )" + fc);
   CHECK(rounded.shape(1) == runtime::Shape{1, 3, 3, 3});
@@ -212,6 +215,10 @@ TEST_CASE("a slice has some of the channels", "[network_file]") {
   CHECK(network.layers[2].first_channel == 0);
   CHECK(network.activations[static_cast<std::size_t>(network.layers[1].output)] ==
         models::Shape{1, 1, 6, 6});
+  CHECK_NOTHROW(network_of(conv + slice + R"(1, "first": 0}, )" + fc));
+  CHECK_NOTHROW(
+      network_of(R"({"name": "wide", "type": "convolution", "kernel": 1, "filters": 1025}, )" +
+                 slice + "1025}, " + fc));
   CHECK(error_of(conv + slice + R"(2, "first": 3}, )" + fc) ==
         "layers[1]: cannot take channels 3 to 4 of 1x4x6x6");
   CHECK(error_of(conv + slice + "5}, " + fc) ==
@@ -297,6 +304,7 @@ TEST_CASE("a dropout has a rate", "[network_file]") {
   CHECK(stochastic.layers[0].rate == 0.2);
   CHECK(stochastic.layers[0].dropped == codelets::Dropped::images);
   const Network channels = network_of(R"({"type": "channel_dropout", "rate": 0.2}, )" + fc);
+  CHECK(channels.layers[0].name == "channel_dropout");
   CHECK(channels.layers[0].rate == 0.2);
   CHECK(channels.layers[0].dropped == codelets::Dropped::channels);
   CHECK_FALSE(network_of(fc).has_dropout());
