@@ -16,6 +16,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import math
 import operator
 import os
 from pathlib import Path
@@ -43,6 +44,13 @@ class Layer:
         self.name = name  # of layers with parameters that of their module, else empty
         self.place = place  # the module it was met in
 
+    def tensors(self):
+        """What a weights file has for it."""
+        if self.kind == "batch_norm":
+            return ["weight", "bias", "running_mean", "running_var"]
+        has_bias = self.keys.get("bias", self.kind == "fully_connected")
+        return ["weight", "bias"] if has_bias else ["weight"]
+
 
 class Memory:
     """What a tensor and its views hold at a place in the program: operations in place change it."""
@@ -62,10 +70,11 @@ class Tensor:
 class Noise:
     """A tensor of random zeros and ones, one for each image, as stochastic depth multiplies by."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, kept=None, scaled=False):
         self.shape = shape
-        self.kept = None
-        self.scaled = False
+        self.kept = kept
+        self.scaled = scaled
+        self.used = False
 
 
 UNKNOWN = object()
@@ -82,6 +91,10 @@ class Stored:
 def pair(value):
     value = list(value) if isinstance(value, (list, tuple)) else [value]
     return value * 2 if len(value) == 1 else value
+
+
+def is_number(value, number):
+    return isinstance(value, (int, float)) and value == number
 
 
 def brief(value):
@@ -133,7 +146,9 @@ class Converter:
                 raise Unknown
             return whole[index]
         if not hasattr(node.target, "_schema"):
-            raise Refused(f"{getattr(node.target, '__name__', node.target)} is not among a network file's layers")
+            name = getattr(node.target, "__name__", str(node.target))
+            said = {"wrap_with_set_grad_enabled": "torch.no_grad", "wrap_with_autocast": "torch.autocast"}
+            raise Refused(f"{said.get(name, name)} is not among a network file's layers")
         schema = node.target._schema
         name = schema.name.split("::")[1]
         in_place = name.endswith("_")
@@ -146,7 +161,7 @@ class Converter:
             arguments["self" if argument.name == "input" else argument.name] = self.value(value)
         first = next(iter(arguments.values()), None)
         if isinstance(first, Stored) and first.name.endswith("num_batches_tracked"):
-            return None
+            return first
         self.node = node
         self.shape = tuple(node.meta["val"].shape) if hasattr(node.meta.get("val"), "shape") else None
         handler = getattr(self, "on_" + (name[:-1] if in_place else name), None)
@@ -155,10 +170,14 @@ class Converter:
         if any(argument is UNKNOWN for argument in arguments.values()):
             raise Unknown
         result = handler(arguments)
-        if in_place and isinstance(result, Tensor):
+        if in_place and isinstance(first, Noise) and isinstance(result, Noise):
+            first.kept, first.scaled = result.kept, result.scaled
+            return first
+        if in_place:
+            if not isinstance(first, Tensor):
+                raise Refused(f"{name} in place changes something that is not a layer's output")
             if first.memory.taken_apart:
-                raise Refused(f"{name} in place changes a tensor that others are parts or copies of; must make a new "
-                              "one")
+                raise Refused(f"{name} in place changes a tensor that others are parts of; must make a new one")
             first.memory.layer = result.memory.layer
             first.memory.softmax = result.memory.softmax
             return Tensor(first.memory, result.shape)
@@ -201,6 +220,8 @@ class Converter:
         return Tensor(Memory(layer), self.shape)
 
     def name_of(self, weight, bias=None):
+        if isinstance(weight, Stored) and weight.name == "weight":
+            raise Refused("is the whole model; must be a module of it, as in nn.Sequential(...)")
         if not isinstance(weight, Stored) or not weight.name.endswith(".weight"):
             raise Refused("has a weight that is not a module's own `weight`")
         name = weight.name[: -len(".weight")]
@@ -209,7 +230,7 @@ class Converter:
         if name == "input":
             raise Refused("has the name of the images; the module must have another")
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-            raise Refused(f"{name}: a layer's name is 1 to 64 letters, digits, '.', '_' or '-'")
+            raise Refused("is no name for a layer; must be 1 to 64 letters, digits, '.', '_' or '-'")
         return name
 
     def on_conv2d(self, a):
@@ -237,9 +258,12 @@ class Converter:
         return self.append("fully_connected", [layer], keys, name)
 
     def on_batch_norm(self, a):
-        if a["weight"] is None or a["running_mean"] is None:
+        if None in (a["weight"], a["bias"], a["running_mean"]):
             raise Refused("has no affine parameters or no running statistics; must have both")
         name = self.name_of(a["weight"], a["bias"])
+        for key in ("running_mean", "running_var"):
+            if not isinstance(a[key], Stored) or a[key].name != f"{name}.{key}":
+                raise Refused(f"has a {key} that is not the module's own")
         if not a["training"]:
             raise Refused("normalises by its running statistics while training; must be by the batch's")
         keys = {}
@@ -296,10 +320,12 @@ class Converter:
 
     def on_dropout(self, a, kind="dropout"):
         if not a["train"] or a["p"] == 0:
-            return self.same(a["self"])
+            return self.view_of(a["self"])
         if a["p"] >= 1:
             raise Refused("dropout of everything; the rate must be less than 1")
         layer = self.layer_of(a["self"])
+        if math.prod(layer.shape) != math.prod(self.shape[1:]):
+            raise Refused(f"drops some of {shape_text(self.shape[1:])} that are {shape_text(layer.shape)} repeated")
         return self.append(kind, [layer], {"rate": a["p"]}, shape=layer.shape)
 
     def on_feature_dropout(self, a):
@@ -309,6 +335,8 @@ class Converter:
     def on_add(self, a):
         if a["alpha"] != 1:
             raise Refused(f"add with alpha {a['alpha']}; must be 1")
+        if is_number(a["other"], 0):  # as sum() begins with
+            return self.copy_of(a["self"])
         one, other = self.operands(a)
         if one.shape != other.shape or a["self"].shape != a["other"].shape:
             raise Refused(f"adds {shape_text(one.shape)} and {shape_text(other.shape)}; must be of one shape")
@@ -318,6 +346,8 @@ class Converter:
         for x, noise in ((a["self"], a["other"]), (a["other"], a["self"])):
             if isinstance(noise, Noise):
                 return self.stochastic_depth(x, noise)
+        if is_number(a["other"], 1):
+            return self.copy_of(a["self"])
         one, other = self.operands(a)
         tensors = (a["self"], a["other"])
         for x, gate in ((one, other), (other, one)):
@@ -343,7 +373,9 @@ class Converter:
             raise Refused(f"cat along dimension {a['dim']}; must join channels, 1")
         if len(parts) > MOST_INPUTS:
             raise Refused(f"cat of {len(parts)} tensors; must be at most {MOST_INPUTS}")
-        return self.same(a["tensors"][0]) if len(parts) == 1 else self.append("concat", parts)
+        return self.copy_of(a["tensors"][0]) if len(parts) == 1 else self.append("concat", parts)
+
+    on_concat = on_concatenate = on_cat
 
     def slices(self, tensor, dim, sizes, first=0):
         """Neighbouring channels, as many as each of the sizes."""
@@ -367,8 +399,10 @@ class Converter:
         return parts
 
     def on_slice(self, a):
+        if a["dim"] == 0 and (a["start"] or (a["end"] or sys.maxsize) < sys.maxsize):
+            raise Refused("takes some of the images; must take all, [:]")
         if self.shape == a["self"].shape:
-            return self.same(a["self"])
+            return self.view_of(a["self"])
         if a["step"] != 1:
             raise Refused(f"slice with the step {a['step']}; must be 1")
         return self.slices(a["self"], a["dim"], [self.shape[a["dim"]]], a["start"] or 0)[0]
@@ -408,7 +442,7 @@ class Converter:
     def on_adaptive_avg_pool2d(self, a):
         layer, size = self.image_of(a["self"]), self.shape[2:]
         if size == layer.shape[1:]:
-            return self.same(a["self"])
+            return self.copy_of(a["self"])
         if size == (1, 1):
             return self.append("global_average_pool", [layer])
         kernel = [before // after for before, after in zip(layer.shape[1:], size)]
@@ -418,11 +452,12 @@ class Converter:
         return self.pool("average_pool", a["self"], kernel, kernel, 0, False)
 
     def on_mean(self, a):
-        layer, rank = self.image_of(a["self"]), len(a["self"].shape)
-        if rank != 4 or a["dim"] is None or sorted(d % rank for d in a["dim"]) != [2, 3]:
-            raise Refused(f"mean over the dimensions {a['dim']}; must be over height and width, [2, 3]")
+        layer, rank, dim = self.image_of(a["self"]), len(a["self"].shape), a.get("dim")
+        if rank != 4 or dim is None or sorted(d % rank for d in dim) != [2, 3]:
+            over = "all" if dim is None else f"the dimensions {dim}"
+            raise Refused(f"mean over {over}; must be over height and width, [2, 3]")
         if layer.shape[1:] == (1, 1):
-            return self.same(a["self"])
+            return self.copy_of(a["self"])
         return self.append("global_average_pool", [layer])
 
     # Stochastic depth, as torchvision and timm write it: x * empty(images, 1, 1, 1).bernoulli_(p).div_(p).
@@ -435,66 +470,95 @@ class Converter:
     on_new_empty = on_empty
 
     def on_bernoulli(self, a):
-        if not isinstance(a["self"], Noise) or a["self"].kept is not None:
+        if not isinstance(a["self"], Noise) or a["self"].kept is not None or not isinstance(a.get("p"), float):
             raise Refused("bernoulli is not among a network file's layers")
-        a["self"].kept = a["p"]
-        return a["self"]
+        return Noise(self.shape, kept=a["p"])
 
     def on_div(self, a):
         noise = a["self"]
         if not isinstance(noise, Noise) or noise.scaled or a["other"] != noise.kept:
             raise Refused("div is not among a network file's layers")
-        noise.scaled = True
-        return noise
+        return Noise(self.shape, noise.kept, scaled=True)
 
     def stochastic_depth(self, x, noise):
         layer = self.layer_of(x)
+        if len(noise.shape) != len(x.shape) or noise.used:
+            raise Refused("drops the same images of two tensors; must have random numbers for each" if noise.used else
+                          f"multiplies by random numbers of the shape {shape_text(noise.shape)}; must have as many "
+                          "dimensions as what they multiply")
+        noise.used = True
         if noise.kept is None or not noise.scaled and noise.kept != 1:
             raise Refused("drops images without dividing the others by the part that is kept; it must")
         if noise.kept == 1:
-            return self.same(x)
+            return self.copy_of(x)
         rate = round(1 - noise.kept, 12)
         return self.append("stochastic_depth", [layer], {"rate": rate}, shape=layer.shape)
 
-    # Views.
+    # Views and copies: what is done to a view in place is done to the tensor, too.
 
-    def same(self, tensor):
+    def view_of(self, tensor):
         self.layer_of(tensor)
         return Tensor(tensor.memory, self.shape)
 
-    def view(self, a):
+    def copy_of(self, tensor):
+        copy = Memory(self.layer_of(tensor))
+        return Tensor(copy, self.shape)
+
+    def source(self):
+        """The first argument as PyTorch has it, with the strides."""
+        return self.node.args[0].meta["val"]
+
+    def on_view(self, a):
         """Of the same numbers in the same order, each image's for itself."""
         tensor = a["self"]
         c, h, w = self.layer_of(tensor).shape
         allowed = [(c, h, w), (c * h * w,)] + ([(c, 1), (c, 1, 1)] if h * w == 1 else [])
-        if self.shape[0] != tensor.shape[0] or self.shape[1:] not in allowed:
+        if "dtype" in a or self.shape[0] != tensor.shape[0] or self.shape[1:] not in allowed:
             raise Refused(f"{self.operation_name()} makes {shape_text(self.shape[1:])} of an image's "
                           f"{shape_text((c, h, w))}; must be a vector of all")
-        return self.same(tensor)
+        return self.view_of(tensor)
 
-    on_view = on_reshape = on__unsafe_view = on_flatten = on_squeeze = on_unsqueeze = view
+    on__unsafe_view = on_squeeze = on_unsqueeze = on_view
+
+    def on_reshape(self, a):
+        result = self.on_view(a)
+        try:
+            self.source().view(self.shape)
+        except (RuntimeError, ValueError):  # its strides allow no view
+            return self.copy_of(result)
+        return result
+
+    on_flatten = on_reshape
 
     def on_expand(self, a):
         """What multiplies channels may have been made as large as the image; on_mul looks at the layer."""
+        if self.shape == a["self"].shape:
+            return self.view_of(a["self"])
         if self.image_of(a["self"]).shape[1:] != (1, 1) or self.shape[:2] != a["self"].shape[:2]:
             raise Refused(f"expand to {shape_text(self.shape[1:])}; only of one pixel, to multiply by")
-        return self.same(a["self"])
+        return self.view_of(a["self"])
 
     on_expand_as = on_expand
 
     def on_alias(self, a):
-        return self.same(a["self"])
+        return self.view_of(a["self"])
 
     def on_contiguous(self, a):
-        """A copy only where the numbers do not lie so already: whether it may be changed alone is not known."""
-        tensor = self.same(a["self"])
-        as_it_is = str(a["memory_format"]).endswith("contiguous_format")
-        if not as_it_is or self.shape[2:] not in (tensor.memory.layer.shape[1:], ()):
-            tensor.memory.taken_apart = True
-        return tensor
+        as_it_is = self.source().is_contiguous(memory_format=a["memory_format"])
+        return self.view_of(a["self"]) if as_it_is else self.copy_of(a["self"])
 
     def on_clone(self, a):
-        return Tensor(Memory(self.layer_of(a["self"])), self.shape)
+        return self.copy_of(a["self"])
+
+    def on_to(self, a):
+        before, after = self.source(), self.node.meta["val"]
+        if before.dtype != after.dtype:
+            raise Refused(f"converts {before.dtype} to {after.dtype}; must keep the type")
+        as_it_is = before.stride() == after.stride() and not a.get("copy")
+        return self.view_of(a["self"]) if as_it_is else self.copy_of(a["self"])
+
+    def on__assert_tensor_metadata(self, a):
+        return None
 
     def on_log_softmax(self, a):
         if len(self.shape) < 2 or a["dim"] not in (1, 1 - len(self.shape)):
@@ -511,11 +575,12 @@ class Converter:
         if value is UNKNOWN:
             return
         if not isinstance(value, Tensor):
-            self.refuse(f"returns {len(outputs)} tensors; must return one, a number for each class")
+            found = "no tensor" if len(outputs) == 1 else f"{len(outputs)} values"
+            self.refuse(f"returns {found}; must return one tensor, with a number for each class")
             return
         layer = value.memory.layer
-        if layer.shape[1:] != (1, 1) and not self.problems:
-            self.refuse(f"returns {shape_text(layer.shape)} for an image; must return a number for each class")
+        if value.shape[1:] not in (layer.shape[:1], layer.shape[:1] + (1, 1)) and layer.kind != "input":
+            self.refuse(f"returns {shape_text(value.shape[1:])} for an image; must return a number for each class")
         if layer.kind == "input":
             self.refuse("returns the images")
         if layer.kind == "fully_connected":
@@ -548,7 +613,10 @@ def module_of(node):
 def source_line(node):
     """"nets.py:12", the last line that is not PyTorch's own, or empty."""
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [f"{os.path.relpath(file)}:{line}" for file, line in lines if "/torch/" not in file]
+    import torch
+
+    pytorch = os.path.join(os.path.dirname(torch.__file__), "")
+    own = [f"{os.path.relpath(file)}:{line}" for file, line in lines if not file.startswith(pytorch)]
     return own[-1] if own else ""
 
 
@@ -569,7 +637,10 @@ def describe(layers, name):
 
     inputs = []
     for index, layer in enumerate(layers):
-        follows = layer.inputs == layers[index - 1 : index] or index == 0 and layer.inputs[0].kind == "input"
+        if index == 0:
+            follows = [source.kind for source in layer.inputs] == ["input"]
+        else:
+            follows = layer.inputs == [layers[index - 1]]
         inputs.append({} if follows else {"inputs": [named(source) for source in layer.inputs]})
     return {
         "name": name,
@@ -578,16 +649,25 @@ def describe(layers, name):
     }
 
 
+def explained(problem):
+    """The exception in one line."""
+    return ": ".join([type(problem).__name__] + str(problem).strip().splitlines()[:1])
+
+
 def convert(model, image):
     """(network, names, notes): the network file's object for a torch.nn.Module on images of (channels, height, width),
     the names of its tensors in the model's state_dict, and lines that the user should know. Raises Refused."""
     import torch
 
+    for name, tensor in list(model.named_parameters()) + list(model.named_buffers()):
+        if tensor.is_meta or tensor.is_floating_point() and tensor.dtype != torch.float32:
+            what = "on no device" if tensor.is_meta else f"of {tensor.dtype}"
+            raise Refused(f"{name} is {what}; must be of torch.float32, in memory")
     was_training = model.training
     try:
         program = torch.export.export(model.train(), (torch.zeros(IMAGES, *image),), strict=False)
-    except Exception as problem:  # of PyTorch's many
-        raise Refused(f"torch.export cannot follow the model: {str(problem).strip().splitlines()[0]}") from problem
+    except (Exception, SystemExit) as problem:  # PyTorch's many, and the model's own
+        raise Refused(f"torch.export cannot follow the model: {explained(problem)}") from problem
     finally:
         model.train(was_training)
     converter = Converter(program)
@@ -599,7 +679,8 @@ def convert(model, image):
             layer.keys["gamma"] = 0
     named = {layer.name for layer in layers if layer.name}
     state = [key for key in model.state_dict() if not key.endswith(".num_batches_tracked")]
-    names = [key for key in state if key.rpartition(".")[0] in named]
+    tensors = {f"{layer.name}.{key}" for layer in layers if layer.name for key in layer.tensors()}
+    names = [key for key in state if key in tensors]
     notes = []
     if len(names) < len(state):
         unused = sorted({key.rpartition(".")[0] for key in state} - named)
@@ -634,8 +715,8 @@ def load(place):
         else:
             module = importlib.import_module(source)
         model = eval(expression, vars(module))
-    except Exception as problem:
-        raise Refused(f"{place}: {type(problem).__name__}: {problem}") from problem
+    except (Exception, SystemExit) as problem:
+        raise Refused(f"{place}: {explained(problem)}") from problem
     import torch
 
     if isinstance(model, type) and issubclass(model, torch.nn.Module):
@@ -653,7 +734,11 @@ def image_size(text):
 
 def write(files):
     """All or none, by way of others, so that what is there is whole."""
-    partial = {path: f"{path}.part" for path in files}
+    for path in files:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise Refused(f"{path}: is there and no file; must be a file or nothing")
+    files = {os.path.realpath(path): content for path, content in files.items()}
+    partial = {path: f"{path}.{os.getpid()}.part" for path in files}
     try:
         for path, content in files.items():
             Path(partial[path]).write_bytes(content)

@@ -219,6 +219,52 @@ class Conversion(unittest.TestCase):
         loaded = model.load_state_dict(state, strict=False)
         self.assertEqual((loaded.missing_keys, loaded.unexpected_keys), (["unused.weight", "unused.bias"], []))
 
+    def test_changes_in_place_are_of_views_alone(self):
+        changed = {
+            "cat of one": lambda y: (F.relu_(torch.cat([y], 1)), y),
+            "pool to its size": lambda y: (F.relu_(F.adaptive_avg_pool2d(y, 6)), y),
+            "copy in another order": lambda y: (F.relu_(y.contiguous(memory_format=torch.channels_last)), y),
+            "contiguous already": lambda y: (F.relu_(y.contiguous()), y),
+            "vector": lambda y: (F.relu_(y.flatten(1)).view(y.shape), y),
+            "vector of another order": lambda y: (
+                F.relu_(y.contiguous(memory_format=torch.channels_last).flatten(1)).view(y.shape), y),
+            "clone": lambda y: (y.clone().relu_(), y),
+            "sum": lambda y: (sum([y]).relu_(), y),
+            "all channels": lambda y: (F.relu_(y[:, :]), y),
+        }
+        images, labels = self.test
+        for name, change in changed.items():
+            with self.subTest(name):
+                model = nn.ModuleDict({"conv": nn.Conv2d(3, 10, 7, stride=5), "last": nn.Conv2d(10, 10, 6)})
+
+                def forward(self, x, change=change):
+                    one, other = change(self["conv"](x))
+                    return self["last"](one * 1 + other).flatten(1) + other.mean((2, 3))
+
+                model.forward = forward.__get__(model)
+                with torch.no_grad():
+                    model["conv"].weight.mul_(8)
+                self.convert(model)
+                self.assert_tests_equal(model)
+
+    def test_gate_of_one_pixel(self):
+        """Whose mean is a copy of it."""
+        model = nn.ModuleDict({"conv": nn.Conv2d(3, 10, 32)})
+        model.forward = (lambda self, x: (lambda y: y * y.mean((2, 3), keepdim=True).sigmoid_())(
+            self["conv"](x))).__get__(model)
+        self.convert(model)
+        images, labels = self.test
+        with torch.no_grad():
+            expected = F.cross_entropy(model(images).flatten(1), labels).item()
+        loss = float(re.search(r"loss ([0-9.e+-]+)", self.train_or_test("--test"))[1])
+        self.assertAlmostEqual(loss, expected, delta=2e-5 * max(1, expected))
+
+    def test_images_twice(self):
+        model = nn.ModuleDict({"conv": nn.Conv2d(6, 10, 32)})
+        model.forward = (lambda self, x: self["conv"](torch.cat([x, x], 1)).flatten(1)).__get__(model)
+        self.convert(model)
+        self.assert_tests_equal(model)
+
     def test_random_layers(self):
         model = Dropping()
         network, _, _ = self.convert(model)
@@ -303,7 +349,8 @@ class Refusals(unittest.TestCase):
         self.assert_refused(lambda self, x: F.relu(F.softmax(self["conv"](x), 1)),
                             "goes on after the softmax, which can only be the last", conv=conv)
         self.assert_refused(lambda self, x: (self["conv"](x), self["other"](x)),
-                            "returns 2 tensors; must return one, a number for each class", conv=conv, other=other)
+                            "returns 2 values; must return one tensor, with a number for each class",
+                            conv=conv, other=other)
         self.assert_refused(lambda self, x: self["conv"](x),
                             "returns 4x6x6 for an image; must return a number for each class", conv=conv)
         self.assert_refused(lambda self, x: self["conv"](x)[:, ::2], "slice with the step 2; must be 1", conv=conv)
@@ -311,9 +358,22 @@ class Refusals(unittest.TestCase):
                             "takes dimension 2 apart; must be the channels, 1", conv=conv)
         self.assert_refused(lambda self, x: self["conv"](x)[:, 4:], "takes no channels; must take at least 1",
                             conv=conv)
-        self.assert_refused(lambda self, x: F.relu_(self["conv"](x).contiguous(memory_format=torch.channels_last)),
-                            "relu_ in place changes a tensor that others are parts or copies of; must make a new one",
+        self.assert_refused(lambda self, x: F.batch_norm(self["conv"](x), self["a"].running_mean, self["a"].running_var,
+                                                         self["b"].weight, self["b"].bias, True),
+                            "has a running_mean that is not the module's own", conv=conv, a=nn.BatchNorm2d(4),
+                            b=nn.BatchNorm2d(4))
+        self.assert_refused(lambda self, x: self["conv"](x)[:1], "takes some of the images; must take all, [:]",
                             conv=conv)
+        self.assert_refused(lambda self, x: self["conv"](x).mean(),
+                            "mean over all; must be over height and width, [2, 3]", conv=conv)
+        self.assert_refused(lambda self, x: F.dropout(self["conv"](x).mean((2, 3), True).expand(-1, -1, 6, 6)),
+                            "drops some of 4x6x6 that are 4x1x1 repeated", conv=conv)
+        self.assert_refused(lambda self, x: self["conv"](x).mean((2, 3), True).expand(-1, -1, 6, 6),
+                            "returns 4x6x6 for an image; must return a number for each class", conv=conv)
+        self.assert_refused(lambda self, x: 3,
+                            "returns no tensor; must return one tensor, with a number for each class", conv=conv)
+        self.assert_refused(lambda self, x: self["bn"](self["bn"](x)),
+                            "bn: is used a second time; each layer has weights of its own", bn=nn.BatchNorm2d(3))
         self.assert_refused(lambda self, x: self["input"](x),
                             "input: has the name of the images; the module must have another", input=conv)
         self.assert_refused(lambda self, x: F.adaptive_avg_pool2d(x, 3),
