@@ -16,6 +16,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import logging
 import math
 import operator
 import os
@@ -764,6 +765,7 @@ def main():
         raise Refused(f"{problem.name} is missing: pip install torch safetensors") from problem
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
         raise Refused(f"PyTorch is {torch.__version__}; must be 2.6 or newer: pip install --upgrade torch")
+    logging.disable(logging.CRITICAL)  # PyTorch's pages beside the one line
     torch.manual_seed(0)
     model = load(options.model)
     network, names, notes = convert(model, options.image)
