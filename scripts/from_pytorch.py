@@ -664,13 +664,15 @@ def convert(model, image):
         if tensor.is_meta or tensor.is_floating_point() and tensor.dtype != torch.float32:
             what = "on no device" if tensor.is_meta else f"of {tensor.dtype}"
             raise Refused(f"{name} is {what}; must be of torch.float32, in memory")
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
     try:
-        program = torch.export.export(model.train(), (torch.zeros(IMAGES, *image),), strict=False)
+        program = torch.export.export(model, (torch.zeros(IMAGES, *image),), strict=False)
     except (Exception, SystemExit) as problem:  # PyTorch's many, and the model's own
         raise Refused(f"torch.export cannot follow the model: {explained(problem)}") from problem
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
     converter = Converter(program)
     if converter.problems:
         raise Refused("\n".join(converter.problems.values()))
@@ -684,7 +686,8 @@ def convert(model, image):
     names = [key for key in state if key in tensors]
     notes = []
     if len(names) < len(state):
-        unused = sorted({key.rpartition(".")[0] for key in state} - named)
+        owners = {key: key.rpartition(".")[0] for key in state if key not in tensors}
+        unused = sorted({key if owner in named else owner or key for key, owner in owners.items()})
         notes.append(f"left out, as the output does not need them: {', '.join(unused)}")
     if converter.has_softmax:
         notes.append("left out: the softmax at the end, which is part of the loss")
