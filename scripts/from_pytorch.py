@@ -545,7 +545,9 @@ class Converter:
         return self.view_of(a["self"])
 
     def on_contiguous(self, a):
-        as_it_is = self.source().is_contiguous(memory_format=a["memory_format"])
+        wanted = a["memory_format"]
+        told = {} if isinstance(wanted, int) else {"memory_format": wanted}  # an int is what was left out
+        as_it_is = self.source().is_contiguous(**told)
         return self.view_of(a["self"]) if as_it_is else self.copy_of(a["self"])
 
     def on_clone(self, a):

@@ -225,6 +225,8 @@ class Conversion(unittest.TestCase):
             "pool to its size": lambda y: (F.relu_(F.adaptive_avg_pool2d(y, 6)), y),
             "copy in another order": lambda y: (F.relu_(y.contiguous(memory_format=torch.channels_last)), y),
             "contiguous already": lambda y: (F.relu_(y.contiguous()), y),
+            "made contiguous": lambda y: (
+                F.relu_(y.contiguous(memory_format=torch.channels_last).contiguous()), y),
             "vector": lambda y: (F.relu_(y.flatten(1)).view(y.shape), y),
             "vector of another order": lambda y: (
                 F.relu_(y.contiguous(memory_format=torch.channels_last).flatten(1)).view(y.shape), y),
