@@ -13,6 +13,7 @@ given size is looked at (torch.export, in training mode); pools that adapt to th
 does anything else than docs/networks.md has is refused: each such line once, exit status 2, and nothing is written.
 """
 import argparse
+import functools
 import importlib
 import importlib.util
 import json
@@ -26,6 +27,10 @@ import sys
 
 IMAGES = 2  # in the batch that is looked at: a model may treat one image alone differently
 MOST_INPUTS = 64
+
+# Those without an option, by PyTorch's names.
+ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "silu": "silu", "mish": "mish", "hardswish": "hard_swish",
+               "hardsigmoid": "hard_sigmoid", "sigmoid": "sigmoid", "tanh": "tanh"}
 
 
 class Refused(Exception):
@@ -165,7 +170,11 @@ class Converter:
             return first
         self.node = node
         self.shape = tuple(node.meta["val"].shape) if hasattr(node.meta.get("val"), "shape") else None
-        handler = getattr(self, "on_" + (name[:-1] if in_place else name), None)
+        plain_name = name[:-1] if in_place else name
+        if plain_name in ACTIVATIONS:
+            handler = functools.partial(self.activation, ACTIVATIONS[plain_name])
+        else:
+            handler = getattr(self, "on_" + plain_name, None)
         if handler is None:
             raise Refused(f"{name} is not among a network file's layers")
         if any(argument is UNKNOWN for argument in arguments.values()):
@@ -275,19 +284,10 @@ class Converter:
     def activation(self, kind, a, keys=None):
         return self.append(kind, [self.layer_of(a["self"])], keys, shape=self.layer_of(a["self"]).shape)
 
-    def on_relu(self, a):
-        return self.activation("relu", a)
-
-    def on_relu6(self, a):
-        return self.activation("relu6", a)
-
     def on_hardtanh(self, a):
         if (a["min_val"], a["max_val"]) != (0, 6):
             raise Refused(f"hardtanh from {a['min_val']} to {a['max_val']}; must be 0 to 6, relu6")
         return self.activation("relu6", a)
-
-    def on_silu(self, a):
-        return self.activation("silu", a)
 
     def on_gelu(self, a):
         if a["approximate"] != "none":
@@ -298,21 +298,6 @@ class Converter:
         if (a["alpha"], a["scale"], a["input_scale"]) != (1, 1, 1):
             raise Refused(f"elu with alpha {a['alpha']} and scale {a['scale']}; must be 1 and 1")
         return self.activation("elu", a)
-
-    def on_mish(self, a):
-        return self.activation("mish", a)
-
-    def on_hardswish(self, a):
-        return self.activation("hard_swish", a)
-
-    def on_hardsigmoid(self, a):
-        return self.activation("hard_sigmoid", a)
-
-    def on_sigmoid(self, a):
-        return self.activation("sigmoid", a)
-
-    def on_tanh(self, a):
-        return self.activation("tanh", a)
 
     def on_leaky_relu(self, a):
         if not 0 < a["negative_slope"] <= 1:
