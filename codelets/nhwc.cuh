@@ -103,12 +103,17 @@ struct DoubleSum {
   __device__ void add(const DoubleSum& other) { value += other.value; }
 };
 
+/// The block's set of rows (Slices).
+__device__ inline std::int64_t own_set() { return blockIdx.z; }
+
 /// Rows of channels, cut into slices that depend on the shape only: what is summed over them shall
-/// not depend on the GPU. A block has one of a group of channels (own_slice, own_channel).
+/// not depend on the GPU. A block has one of a group of channels (own_slice, own_channel). Where
+/// images are summed one by one, each is a set of rows; else there is one set.
 struct Slices {
-  std::int64_t rows;
+  std::int64_t rows;  ///< of a set
   int channels;
   int rows_a_slice;
+  int sets = 1;
 
   /// Whole waves on the 132 multiprocessors of a Hopper with 2, 3 or 4 blocks on each.
   static constexpr std::int64_t usual_blocks = 12 * 132;
@@ -124,20 +129,36 @@ struct Slices {
     rows_a_slice = static_cast<int>((of_thread + multiple - 1) / multiple * multiple * at_once);
   }
 
+  /// With a set for each image.
+  [[nodiscard]] static Slices of_images(const runtime::Shape& shape, const ChannelGroups& groups) {
+    Slices slices({1, shape.c, shape.h, shape.w}, groups, usual_blocks / shape.n);
+    slices.sets = static_cast<int>(shape.n);
+    return slices;
+  }
+
+  /// Slices of a set.
   __host__ __device__ int count() const {
     return static_cast<int>((rows + rows_a_slice - 1) / rows_a_slice);
+  }
+  __host__ __device__ int all() const { return sets * count(); }
+  /// Where the own set has a number for each channel, the one for `channel`.
+  __device__ std::int64_t of_set(int channel) const { return own_set() * channels + channel; }
+  /// Where each slice of each set has, the one for the own set's slice and channel 0.
+  __device__ std::int64_t partial(int slice) const {
+    return (own_set() * count() + slice) * channels;
   }
   __device__ std::int64_t begin(int slice) const { return std::int64_t{slice} * rows_a_slice; }
   __device__ std::int64_t end(int slice) const { return min(begin(slice) + rows_a_slice, rows); }
 };
 
-/// Enqueues a kernel with a block for each slice of each group.
+/// Enqueues a kernel with a block for each slice of each set, and each group.
 template <class... Parameters>
 void launch_on_slices(const std::string& what, void (*kernel)(Parameters...), const Slices& slices,
                       const ChannelGroups& groups, Stream stream,
                       std::type_identity_t<Parameters>... arguments) {
-  launch(what, kernel, dim3(static_cast<unsigned>(slices.count()), groups.count), groups.threads,
-         stream, arguments...);
+  launch(what, kernel,
+         {static_cast<unsigned>(slices.count()), groups.count, static_cast<unsigned>(slices.sets)},
+         groups.threads, stream, arguments...);
 }
 
 // Kernels that add up what blocks have left for each slice: a block has 8 channels, and for each up
@@ -151,7 +172,7 @@ void launch_finish(const std::string& what, void (*kernel)(Parameters...), const
                    Stream stream, std::type_identity_t<Parameters>... arguments) {
   constexpr int at_once = 4;  // slices that a thread has under way
   unsigned rows = 1;          // a power of two
-  while (rows < most_finish_rows && static_cast<int>(rows) * at_once < slices.count()) rows *= 2;
+  while (rows < most_finish_rows && static_cast<int>(rows) * at_once < slices.all()) rows *= 2;
   launch(what, kernel, blocks_for_all(static_cast<std::size_t>(slices.channels), finish_channels),
          {finish_channels, rows}, stream, arguments...);
 }
@@ -161,14 +182,14 @@ __device__ inline int finished_channel() {
   return static_cast<int>(blockIdx.x * finish_channels + threadIdx.x);
 }
 
-/// The sum over the slices of of_slice(slice), known to the channel's first thread (y = 0), always
-/// in the same order. Part is as for add_over_rows, and zero when it is made of {}. To be called by
-/// all threads, once in a kernel.
+/// The sum over the slices of all sets of of_slice(slice), known to the channel's first thread (y =
+/// 0), always in the same order. Part is as for add_over_rows, and zero when it is made of {}. To
+/// be called by all threads, once in a kernel.
 template <class Part, class OfSlice>
 __device__ Part sum_over_slices(const Slices& slices, bool has_channel, OfSlice of_slice) {
   Part own{};
   if (has_channel) {
-    const int count = slices.count();
+    const int count = slices.all();
 #pragma unroll 4
     for (int slice = static_cast<int>(threadIdx.y); slice < count;
          slice += static_cast<int>(blockDim.y))
@@ -200,7 +221,8 @@ __device__ void for_each_row(const Slices& slices, int channel, Many many, One o
       static_cast<int>(slices.end(slice) - slices.begin(slice)) - static_cast<int>(threadIdx.y);
   int count = left > 0 ? (left + step - 1) / step : 0;
   std::int64_t stride = std::int64_t{step} * slices.channels;
-  std::int64_t at = (slices.begin(slice) + threadIdx.y) * slices.channels + channel;
+  std::int64_t at =
+      (own_set() * slices.rows + slices.begin(slice) + threadIdx.y) * slices.channels + channel;
   if constexpr (order == Order::backwards) {
     at += (count - 1) * stride;
     stride = -stride;

@@ -82,21 +82,9 @@ GpuBackward backward_on_gpu(const BatchNorm& norm, const Inputs& in, GpuForward&
   DeviceTensor x(norm.x, in.x), d_y(norm.x, d_y_values), d_y2(norm.x), own_d_x(norm.x),
       own_d_residual(norm.x), gamma(in.gamma), beta(in.beta), d_gamma(vector), d_beta(vector);
   if (d_y2_values) d_y2.set(*d_y2_values);
-  const auto place = [&](Place where, DeviceTensor& own) -> DeviceTensor* {
-    switch (where) {
-      case Place::own:
-        return &own;
-      case Place::d_y:
-        return &d_y;
-      case Place::d_y2:
-        return &d_y2;
-      case Place::none:
-        break;
-    }
-    return nullptr;
-  };
-  DeviceTensor* d_x = place(d_x_place, own_d_x);
-  DeviceTensor* d_residual = norm.residual ? place(d_residual_place, own_d_residual) : nullptr;
+  DeviceTensor* d_x = tensor_at(d_x_place, own_d_x, d_y, d_y2);
+  DeviceTensor* d_residual =
+      norm.residual ? tensor_at(d_residual_place, own_d_residual, d_y, d_y2) : nullptr;
   std::vector<DeviceBuffer*> args{&x,
                                   norm.relu && norm.residual ? &forward.mask : nullptr,
                                   &gamma,
@@ -129,7 +117,7 @@ void check(const BatchNorm& norm, bool two_parts) {
   INFO(norm.x.to_string() << (norm.relu ? " relu" : "") << (norm.residual ? " residual" : "")
                           << (two_parts ? " two parts" : ""));
   const Inputs in = rounded_inputs(norm, 7);
-  Reference reference = reference_of(norm, in);
+  NormReference reference = reference_of(norm, in);
   reference.forward();
   GpuForward forward = forward_on_gpu(norm, BatchNormMode::training, in);
   require_tensor("y", forward.y, reference.y, with_rounding(type, usual));
@@ -140,17 +128,7 @@ void check(const BatchNorm& norm, bool two_parts) {
   if (two_parts) d_y2 = random_gradient(norm, 21);
   reference.backward(to_double(two_parts ? sum_of_parts(type, d_y, *d_y2) : d_y));
   const GpuBackward backward = backward_on_gpu(norm, in, forward, d_y, d_y2);
-  // d_x is what remains when most of g has been subtracted, so its error is relative to what was
-  // there before (scale); and the saved mean is rounded by up to 6e-8 of itself, which counts in
-  // standard deviations (shift).
-  double scale = 0, shift = 0;
-  for (std::size_t c = 0; c < reference.channels(); ++c) {
-    const double stddev = std::sqrt(reference.variance[c] + reference.epsilon);
-    scale = std::max(scale, std::abs(reference.gamma[c]) / stddev);
-    shift = std::max(shift, 6e-8 * std::abs(reference.mean[c]) / stddev);
-  }
-  require_close("d_x", backward.d_x, reference.d_x,
-                with_rounding(type, {2e-6, (2e-6 + shift) * scale}));
+  require_close("d_x", backward.d_x, reference.d_x, with_rounding(type, reference.d_x_tolerance()));
   // Already of the type: cut, not rounded.
   if (norm.residual)
     require_close("d_residual", backward.d_residual, reference.d_residual, exactly);
@@ -277,7 +255,7 @@ TEST_CASE("batch norm's variance on a GPU does not suffer from a far mean", "[cu
     for (std::size_t i = 0; i < in.x.size(); ++i)
       in.x[i] += 10000 + static_cast<float>(i / image % 3);
     in.x[0] = 9000;
-    Reference reference = reference_of({spec_of(shape)}, in);
+    NormReference reference = reference_of({spec_of(shape)}, in);
     reference.compute_statistics();
     std::vector<float> inverse;
     for (const double variance : reference.variance)
@@ -358,22 +336,18 @@ TEST_CASE("batch norm's backward on a GPU may write over its gradients", "[cuda]
             if (two_parts) d_y2 = random_gradient(norm, 92);
             GpuForward forward = forward_on_gpu(norm, BatchNormMode::training, in);
             const GpuBackward apart = backward_on_gpu(norm, in, forward, d_y, d_y2);
-            for (const Place d_x : {Place::own, Place::d_y, Place::d_y2}) {
-              for (const Place d_residual : {Place::own, Place::d_y, Place::d_y2, Place::none}) {
-                if (d_x == d_residual && d_x != Place::own) continue;
-                if (!two_parts && (d_x == Place::d_y2 || d_residual == Place::d_y2)) continue;
-                const GpuBackward over =
-                    backward_on_gpu(norm, in, forward, d_y, d_y2, d_x, d_residual);
-                INFO(norm.x.to_string()
-                     << " relu " << relu << " residual " << residual << " two " << two_parts
-                     << " places " << static_cast<int>(d_x) << " " << static_cast<int>(d_residual));
-                REQUIRE(same_bits(over.d_x, apart.d_x));
-                if (residual && d_residual != Place::none)
-                  REQUIRE(same_bits(over.d_residual, apart.d_residual));
-                REQUIRE(over.d_gamma == apart.d_gamma);
-                REQUIRE(over.d_beta == apart.d_beta);
-              }
-            }
+            for_each_pair_of_places(two_parts, [&](Place d_x, Place d_residual) {
+              const GpuBackward over =
+                  backward_on_gpu(norm, in, forward, d_y, d_y2, d_x, d_residual);
+              INFO(norm.x.to_string()
+                   << " relu " << relu << " residual " << residual << " two " << two_parts
+                   << " places " << static_cast<int>(d_x) << " " << static_cast<int>(d_residual));
+              REQUIRE(same_bits(over.d_x, apart.d_x));
+              if (residual && d_residual != Place::none)
+                REQUIRE(same_bits(over.d_residual, apart.d_residual));
+              REQUIRE(over.d_gamma == apart.d_gamma);
+              REQUIRE(over.d_beta == apart.d_beta);
+            });
           }
         }
       }

@@ -91,7 +91,7 @@ TEST_CASE("batch norm matches the definition in double", "[batch_norm]") {
         const Inputs in = random_inputs(shape, residual, 7);
         const std::vector<float> d_y = random_values(shape.elements(), 20);
         const std::vector<float> d_y2 = random_values(shape.elements(), 21);
-        Reference reference = reference_of({spec_of(shape), relu, residual}, in);
+        NormReference reference = reference_of({spec_of(shape), relu, residual}, in);
         reference.forward();
         for (const bool two_parts : {false, true}) {
           Doubles gradient = to_double(d_y);
@@ -108,16 +108,7 @@ TEST_CASE("batch norm matches the definition in double", "[batch_norm]") {
             require_flat("mean", forward.mean, reference.mean, usual);
             BackwardResult backward = run_backward(norm, in, forward, d_y,
                                                    two_parts ? std::optional(d_y2) : std::nullopt);
-            // d_x is what remains when most of g has been subtracted, so its error is relative to
-            // what was there before (scale); and the saved mean is rounded by up to 6e-8 of itself,
-            // which counts in standard deviations (shift).
-            double scale = 0, shift = 0;
-            for (std::size_t c = 0; c < reference.channels(); ++c) {
-              const double stddev = std::sqrt(reference.variance[c] + reference.epsilon);
-              scale = std::max(scale, std::abs(reference.gamma[c]) / stddev);
-              shift = std::max(shift, 6e-8 * std::abs(reference.mean[c]) / stddev);
-            }
-            require_tensor("d_x", backward.d_x, reference.d_x, {2e-6, (2e-6 + shift) * scale});
+            require_tensor("d_x", backward.d_x, reference.d_x, reference.d_x_tolerance());
             if (residual)
               require_tensor("d_residual", backward.d_residual, reference.d_residual, usual);
             require_flat("d_gamma", backward.d_gamma, reference.d_gamma, usual);
@@ -139,35 +130,14 @@ TEST_CASE("batch norm's gradient is that of its definition", "[batch_norm]") {
     ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
     BackwardResult backward = run_backward(norm, in, forward, d_y);
 
-    // In double, a step of 1e-6 has errors of about 1e-10 (rounding) and 1e-12 (curvature), which
-    // leaves those of the kernel; no value is as near to the kink of the ReLU as the step.
-    const auto numerical = [&](Doubles Reference::*member) {
-      Reference reference = reference_of(norm, in);
-      const auto value = [&] {
-        reference.forward();
-        double sum = 0;
-        for (std::size_t i = 0; i < d_y.size(); ++i)
-          sum += static_cast<double>(d_y[i]) * reference.y[i];
-        return sum;
-      };
-      constexpr double step = 1e-6;
-      Doubles gradient;
-      for (double& at : reference.*member) {
-        const double before = at;
-        at = before + step;
-        const double above = value();
-        at = before - step;
-        const double below = value();
-        at = before;
-        gradient.push_back((above - below) / (2 * step));
-      }
-      return gradient;
+    const auto numerical = [&](Doubles NormReference::*member) {
+      return numerical_gradient(reference_of(norm, in), member, d_y);
     };
     INFO((relu ? "relu" : "no relu"));
-    require_tensor("d_x", backward.d_x, numerical(&Reference::x), usual);
-    require_tensor("d_residual", backward.d_residual, numerical(&Reference::r), usual);
-    require_flat("d_gamma", backward.d_gamma, numerical(&Reference::gamma), usual);
-    require_flat("d_beta", backward.d_beta, numerical(&Reference::beta), usual);
+    require_tensor("d_x", backward.d_x, numerical(&NormReference::x), usual);
+    require_tensor("d_residual", backward.d_residual, numerical(&NormReference::r), usual);
+    require_flat("d_gamma", backward.d_gamma, numerical(&NormReference::gamma), usual);
+    require_flat("d_beta", backward.d_beta, numerical(&NormReference::beta), usual);
   }
 }
 
@@ -179,7 +149,7 @@ TEST_CASE("batch norm's variance does not suffer from a far mean", "[batch_norm]
   for (std::size_t i = 0; i < in.x.size(); ++i)
     in.x[i] +=
         10000 + static_cast<float>(i / static_cast<std::size_t>(shape.c * shape.spatial()) % 3);
-  Reference reference = reference_of({spec_of(shape)}, in);
+  NormReference reference = reference_of({spec_of(shape)}, in);
   reference.compute_statistics();
   std::vector<float> inverse;
   for (const double variance : reference.variance)
@@ -246,22 +216,17 @@ TEST_CASE("batch norm's backward may write over its gradients", "[batch_norm]") 
           if (two_parts) d_y2 = random_values(shape.elements(), 92);
           ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
           const BackwardResult apart = run_backward(norm, in, forward, d_y, d_y2);
-          for (const Place d_x : {Place::own, Place::d_y, Place::d_y2}) {
-            for (const Place d_residual : {Place::own, Place::d_y, Place::d_y2, Place::none}) {
-              if (d_x == d_residual && d_x != Place::own) continue;
-              if (!two_parts && (d_x == Place::d_y2 || d_residual == Place::d_y2)) continue;
-              const BackwardResult over =
-                  run_backward(norm, in, forward, d_y, d_y2, d_x, d_residual);
-              INFO(norm.x.to_string()
-                   << " relu " << relu << " residual " << residual << " two " << two_parts
-                   << " places " << static_cast<int>(d_x) << " " << static_cast<int>(d_residual));
-              REQUIRE(same_bits(over.d_x.stored(), apart.d_x.stored()));
-              if (residual && d_residual != Place::none)
-                REQUIRE(same_bits(over.d_residual.stored(), apart.d_residual.stored()));
-              REQUIRE(over.d_gamma.values() == apart.d_gamma.values());
-              REQUIRE(over.d_beta.values() == apart.d_beta.values());
-            }
-          }
+          for_each_pair_of_places(two_parts, [&](Place d_x, Place d_residual) {
+            const BackwardResult over = run_backward(norm, in, forward, d_y, d_y2, d_x, d_residual);
+            INFO(norm.x.to_string()
+                 << " relu " << relu << " residual " << residual << " two " << two_parts
+                 << " places " << static_cast<int>(d_x) << " " << static_cast<int>(d_residual));
+            REQUIRE(same_bits(over.d_x.stored(), apart.d_x.stored()));
+            if (residual && d_residual != Place::none)
+              REQUIRE(same_bits(over.d_residual.stored(), apart.d_residual.stored()));
+            REQUIRE(over.d_gamma.values() == apart.d_gamma.values());
+            REQUIRE(over.d_beta.values() == apart.d_beta.values());
+          });
         }
       }
     }

@@ -1,12 +1,12 @@
 // Batch norm by its definition, and by the CPU's kernels.
 #pragma once
 
-#include <cmath>
 #include <optional>
 #include <vector>
 
 #include "codelets/batch_norm.hpp"
 #include "tests/codelets/kernel_testing.hpp"
+#include "tests/codelets/normalisation_testing.hpp"
 
 namespace stpt::testing::batch_norm {
 
@@ -15,74 +15,6 @@ using codelets::BatchNormBackward;
 using codelets::BatchNormForward;
 using codelets::BatchNormMode;
 using codelets::Cpu;
-
-using Doubles = std::vector<double>;
-
-inline Doubles to_double(const std::vector<float>& values) {
-  return {values.begin(), values.end()};
-}
-
-/// The definition, in double, on nchw values.
-struct Reference {
-  Shape shape;
-  bool relu = false, residual = false;
-  double epsilon = 1e-5;
-  Doubles x{}, r{}, gamma{}, beta{};
-
-  Doubles mean{}, variance{}, y{};                   // forward
-  Doubles d_x{}, d_residual{}, d_gamma{}, d_beta{};  // backward
-
-  template <typename Visit>
-  void for_each(Visit visit) const {
-    std::size_t i = 0;
-    for (std::int64_t n = 0; n < shape.n; ++n)
-      for (std::int64_t c = 0; c < shape.c; ++c)
-        for (std::int64_t s = 0; s < shape.spatial(); ++s) visit(i++, static_cast<std::size_t>(c));
-  }
-  [[nodiscard]] std::size_t channels() const { return static_cast<std::size_t>(shape.c); }
-  [[nodiscard]] double count() const { return static_cast<double>(shape.n * shape.spatial()); }
-
-  void compute_statistics() {
-    mean.assign(channels(), 0);
-    variance.assign(channels(), 0);
-    for_each([&](std::size_t i, std::size_t c) { mean[c] += x[i] / count(); });
-    for_each([&](std::size_t i, std::size_t c) {
-      variance[c] += (x[i] - mean[c]) * (x[i] - mean[c]) / count();
-    });
-  }
-
-  void normalise() {
-    y.resize(x.size());
-    for_each([&](std::size_t i, std::size_t c) {
-      y[i] = gamma[c] * (x[i] - mean[c]) / std::sqrt(variance[c] + epsilon) + beta[c];
-      if (residual) y[i] += r[i];
-      if (relu && y[i] < 0) y[i] = 0;
-    });
-  }
-
-  void forward() {
-    compute_statistics();
-    normalise();
-  }
-
-  void backward(const Doubles& d_y) {
-    d_x.resize(x.size());
-    d_residual.resize(x.size());
-    d_gamma.assign(channels(), 0);
-    d_beta.assign(channels(), 0);
-    Doubles xhat(x.size());
-    for_each([&](std::size_t i, std::size_t c) {
-      xhat[i] = (x[i] - mean[c]) / std::sqrt(variance[c] + epsilon);
-      d_residual[i] = relu && y[i] <= 0 ? 0 : d_y[i];
-      d_gamma[c] += d_residual[i] * xhat[i];
-      d_beta[c] += d_residual[i];
-    });
-    for_each([&](std::size_t i, std::size_t c) {
-      d_x[i] = gamma[c] / std::sqrt(variance[c] + epsilon) *
-               (d_residual[i] - d_beta[c] / count() - xhat[i] * d_gamma[c] / count());
-    });
-  }
-};
 
 struct ForwardResult {
   Tensor y;
@@ -114,9 +46,6 @@ inline ForwardResult run_forward(const BatchNorm& norm, BatchNormMode mode, cons
   return out;
 }
 
-/// Where a result of backward goes.
-enum class Place { own, d_y, d_y2, none };
-
 struct BackwardResult {
   Tensor d_x, d_residual;
   Flat d_gamma, d_beta;
@@ -134,21 +63,8 @@ inline BackwardResult run_backward(const BatchNorm& norm, const Inputs& in, Forw
   Tensor x(norm.x, in.x), d_y(norm.x, d_y_values), d_y2(norm.x);
   if (d_y2_values) d_y2.set(*d_y2_values);
   Flat gamma(in.gamma), beta(in.beta);
-  const auto place = [&](Place where, Tensor& own) -> Tensor* {
-    switch (where) {
-      case Place::own:
-        return &own;
-      case Place::d_y:
-        return &d_y;
-      case Place::d_y2:
-        return &d_y2;
-      case Place::none:
-        break;
-    }
-    return nullptr;
-  };
-  Tensor* d_x = place(d_x_place, out.d_x);
-  Tensor* d_residual = place(d_residual_place, out.d_residual);
+  Tensor* d_x = tensor_at(d_x_place, out.d_x, d_y, d_y2);
+  Tensor* d_residual = tensor_at(d_residual_place, out.d_residual, d_y, d_y2);
   std::vector<void*> args{x.pointer(),
                           norm.relu && norm.residual ? forward.y.pointer() : nullptr,
                           gamma.pointer(),
@@ -184,7 +100,7 @@ inline Inputs random_inputs(const Shape& shape, bool residual, unsigned seed) {
   return in;
 }
 
-inline Reference reference_of(const BatchNorm& norm, const Inputs& in) {
+inline NormReference reference_of(const BatchNorm& norm, const Inputs& in) {
   return {.shape = norm.x.shape,
           .relu = norm.relu,
           .residual = norm.residual,
