@@ -8,8 +8,12 @@
 namespace stpt::models {
 namespace {
 
+bool is_normalisation(LayerKind kind) {
+  return kind == LayerKind::batch_norm || kind == LayerKind::group_norm;
+}
+
 bool takes_relu(LayerKind kind) {
-  return kind == LayerKind::convolution || kind == LayerKind::batch_norm ||
+  return is_normalisation(kind) || kind == LayerKind::convolution ||
          kind == LayerKind::fully_connected || kind == LayerKind::add;
 }
 
@@ -44,10 +48,10 @@ std::vector<FusedLayer> fuse_layers(const Network& network) {
     if (layer.kind == LayerKind::add) {
       for (std::size_t i = 0; i < 2; ++i) {
         auto* norm = sole_producer(layer.inputs[i]);
-        if (norm == nullptr || (*norm)->layer->kind != LayerKind::batch_norm || (*norm)->relu ||
+        if (norm == nullptr || !is_normalisation((*norm)->layer->kind) || (*norm)->relu ||
             (*norm)->residual)
           continue;
-        // Batch norm moves to where the other summand is known as well.
+        // The normalisation moves to where the other summand is known as well.
         fresh.layer = (*norm)->layer;
         fresh.residual = layer.inputs[1 - i];
         norm->reset();

@@ -13,8 +13,8 @@ namespace stpt::models {
 ///   output = relu?(layer(inputs) + residual?)
 struct FusedLayer {
   const Layer* layer;
-  bool relu = false;  ///< behind a convolution, batch norm, fully connected or add
-  std::optional<ActivationId> residual;  ///< what an add adds to a batch norm
+  bool relu = false;  ///< behind a convolution, normalisation, fully connected or add
+  std::optional<ActivationId> residual;  ///< what an add adds to a normalisation
   ActivationId output;                   ///< of the last layer
 };
 

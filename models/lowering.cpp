@@ -17,6 +17,7 @@
 #include "codelets/dropout.hpp"
 #include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
+#include "codelets/group_norm.hpp"
 #include "codelets/multiply.hpp"
 #include "codelets/pool2d.hpp"
 #include "codelets/reorder.hpp"
@@ -55,7 +56,8 @@ class Lowering {
   /// What forward leaves for a node's backward.
   struct Kept {
     codelets::Conv2d conv;
-    codelets::BatchNorm norm;
+    codelets::BatchNorm batch_norm;
+    codelets::GroupNorm group_norm;
     codelets::FullyConnected fc;
     codelets::Pool2d pool;
     codelets::Concat concat;
@@ -99,7 +101,9 @@ class Lowering {
   void forward_convolution(Node& node);
   void backward_convolution(const Node& node);
   void forward_batch_norm(Node& node);
-  void backward_batch_norm(const Node& node);
+  void forward_group_norm(Node& node);
+  template <class Backward, class Norm>
+  void backward_norm(const Node& node, const Norm& norm);
   void forward_relu(const Node& node);
   void backward_relu(const Node& node);
   void forward_activation(const Node& node);
@@ -460,6 +464,8 @@ void Lowering::emit_forward(Node& node) {
       return forward_convolution(node);
     case LayerKind::batch_norm:
       return forward_batch_norm(node);
+    case LayerKind::group_norm:
+      return forward_group_norm(node);
     case LayerKind::relu:
       return forward_relu(node);
     case LayerKind::activation:
@@ -490,7 +496,9 @@ void Lowering::emit_backward(const Node& node) {
     case LayerKind::convolution:
       return backward_convolution(node);
     case LayerKind::batch_norm:
-      return backward_batch_norm(node);
+      return backward_norm<codelets::BatchNormBackward>(node, node.kept.batch_norm);
+    case LayerKind::group_norm:
+      return backward_norm<codelets::GroupNormBackward>(node, node.kept.group_norm);
     case LayerKind::relu:
       return backward_relu(node);
     case LayerKind::activation:
@@ -678,7 +686,7 @@ void Lowering::backward_convolution(const Node& node) {
 void Lowering::forward_batch_norm(Node& node) {
   const Layer& layer = *node.layer;
   const codelets::BatchNormMode mode = batch_norm_mode(mode_);
-  auto& norm = node.kept.norm;
+  auto& norm = node.kept.batch_norm;
   norm.x = input(node).spec;
   norm.relu = node.relu;
   norm.residual = node.residual.has_value();
@@ -713,9 +721,30 @@ void Lowering::forward_batch_norm(Node& node) {
   emit(codelets::BatchNormForward{norm, mode}, layer.name, std::move(arguments));
 }
 
-void Lowering::backward_batch_norm(const Node& node) {
+void Lowering::forward_group_norm(Node& node) {
   const Layer& layer = *node.layer;
-  const codelets::BatchNorm& norm = node.kept.norm;
+  auto& norm = node.kept.group_norm;
+  norm = {input(node).spec, layer.groups, node.relu, node.residual.has_value(), layer.epsilon};
+  std::vector<Argument> arguments{read(input(node).location)};
+  if (node.residual) arguments.push_back(in_layout(*node.residual, norm.x.layout));
+  arguments.push_back(parameter(layer.weight));
+  arguments.push_back(parameter(layer.bias));
+  arguments.push_back(define(node.output, norm.x).location);
+  const std::size_t bytes =
+      static_cast<std::size_t>(norm.x.shape.n * norm.x.shape.c) * sizeof(float);
+  for (int* const statistics : {&node.kept.mean, &node.kept.inverse_stddev}) {
+    *statistics = new_buffer(bytes);
+    arguments.push_back(write(*statistics));
+  }
+  const std::size_t mask_bytes =
+      of_device([&norm](auto device) { return codelets::group_norm_mask_bytes(norm, device); });
+  arguments.push_back(keep(node.kept.mask, mask_bytes));
+  emit(codelets::GroupNormForward{norm}, layer.name, std::move(arguments));
+}
+
+template <class Backward, class Norm>
+void Lowering::backward_norm(const Node& node, const Norm& norm) {
+  const Layer& layer = *node.layer;
   // The op adds two parts on the fly, and does the ReLU's part.
   auto& parts = output(node).gradients;
   if (parts.size() > 2) total_gradient(node.output, false);
@@ -738,7 +767,7 @@ void Lowering::backward_batch_norm(const Node& node) {
   }
   arguments.push_back(gradient_of(layer.weight));
   arguments.push_back(gradient_of(layer.bias));
-  emit(codelets::BatchNormBackward{norm, two}, layer.name + " backward", std::move(arguments));
+  emit(Backward{norm, two}, layer.name + " backward", std::move(arguments));
   if (reorder) reorder_gradient(d_residual, norm.x, *node.residual);
 }
 

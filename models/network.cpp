@@ -6,6 +6,7 @@
 
 #include "codelets/concat.hpp"
 #include "codelets/conv2d.hpp"
+#include "codelets/group_norm.hpp"
 #include "codelets/pool2d.hpp"
 #include "runtime/random.hpp"
 #include "runtime/tensor.hpp"
@@ -152,17 +153,38 @@ ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x
 
 ActivationId NetworkBuilder::batch_norm(const std::string& name, ActivationId x,
                                         const BatchNormOptions& options) {
-  const Shape in = shape(x);
-  Layer& layer = append(LayerKind::batch_norm, name, {x}, in);
-  layer.weight = parameter(name + ".weight", {1, in.c, 1, 1}, options.gamma, 1, false);
-  layer.bias = parameter(name + ".bias", {1, in.c, 1, 1}, Initialisation::zero, 1, false);
-  layer.epsilon = options.epsilon;
+  Layer& layer =
+      append_normalisation(LayerKind::batch_norm, name, x, options.gamma, options.epsilon);
   layer.momentum = options.momentum;
   layer.running_mean = static_cast<int>(network_.running_statistics);
-  const std::size_t channels = padded({1, in.c, 1, 1});
+  const std::size_t channels = padded({1, shape(x).c, 1, 1});
   layer.running_variance = layer.running_mean + static_cast<int>(channels);
   network_.running_statistics += 2 * channels;
   return layer.output;
+}
+
+ActivationId NetworkBuilder::group_norm(const std::string& name, ActivationId x, int groups,
+                                        const GroupNormOptions& options) {
+  try {
+    codelets::require_valid(codelets::GroupNorm{
+        .x = {.shape = shape(x)}, .groups = groups, .epsilon = options.epsilon});
+  } catch (const std::invalid_argument& error) {
+    throw LayerError(network_.name + ": layer " + name + ": ", error.what());
+  }
+  Layer& layer =
+      append_normalisation(LayerKind::group_norm, name, x, options.gamma, options.epsilon);
+  layer.groups = groups;
+  return layer.output;
+}
+
+Layer& NetworkBuilder::append_normalisation(LayerKind kind, const std::string& name, ActivationId x,
+                                            Initialisation gamma, float epsilon) {
+  const Shape in = shape(x);
+  Layer& layer = append(kind, name, {x}, in);
+  layer.weight = parameter(name + ".weight", {1, in.c, 1, 1}, gamma, 1, false);
+  layer.bias = parameter(name + ".bias", {1, in.c, 1, 1}, Initialisation::zero, 1, false);
+  layer.epsilon = epsilon;
+  return layer;
 }
 
 ActivationId NetworkBuilder::relu(ActivationId x) {

@@ -23,6 +23,7 @@ using ActivationId = int;
 enum class LayerKind {
   convolution,
   batch_norm,
+  group_norm,
   relu,
   activation,  ///< another one
   add,
@@ -44,7 +45,7 @@ struct Parameter {
   Shape shape;
   Initialisation initialisation = Initialisation::zero;
   std::int64_t fan_in = 1;
-  bool decay = false;      ///< weight decay applies (not to biases and BatchNorm)
+  bool decay = false;      ///< weight decay applies (not to biases and normalisations)
   int bucket = 0;          ///< index in Network::buckets
   std::size_t offset = 0;  ///< in elements, inside the bucket
 };
@@ -55,18 +56,19 @@ struct Layer {
   std::vector<ActivationId> inputs;
   ActivationId output = 0;
   int block = 0;
-  codelets::Window window;                       ///< of a convolution or pool
-  bool count_padding = false;                    ///< of an average_pool: Pool2d's
-  bool ceil_mode = false;                        ///< of a pool: Pool2d's
-  int groups = 1;                                ///< of a convolution's channels and filters
-  int first_channel = 0;                         ///< of a slice
-  double rate = 0;                               ///< of a dropout
+  codelets::Window window;     ///< of a convolution or pool
+  bool count_padding = false;  ///< of an average_pool: Pool2d's
+  bool ceil_mode = false;      ///< of a pool: Pool2d's
+  int groups = 1;         ///< of a convolution's channels and filters, or a GroupNorm's channels
+  int first_channel = 0;  ///< of a slice
+  double rate = 0;        ///< of a dropout
   codelets::Dropped dropped{};                   ///< by a dropout
-  float epsilon = 0, momentum = 0;               ///< of a BatchNorm
+  float epsilon = 0;                             ///< of a BatchNorm or GroupNorm
+  float momentum = 0;                            ///< of a BatchNorm
   codelets::Activation function{};               ///< of an activation
   float slope = codelets::default_slope;         ///< of leaky_relu
-  int weight = -1;                               ///< parameter index; for BatchNorm gamma
-  int bias = -1;                                 ///< parameter index or -1; for BatchNorm beta
+  int weight = -1;                               ///< parameter index; of a normalisation gamma
+  int bias = -1;                                 ///< parameter index or -1; of a normalisation beta
   int running_mean = -1, running_variance = -1;  ///< BatchNorm: offsets in the running statistics
 };
 
@@ -148,6 +150,12 @@ struct BatchNormOptions {
   float momentum = 0.1f;
 };
 
+/// codelets::GroupNorm's.
+struct GroupNormOptions {
+  Initialisation gamma = Initialisation::one;
+  float epsilon = 1e-5f;
+};
+
 /// Adds layers one by one; each returns its output. Layers that do not fit throw LayerError.
 class NetworkBuilder {
  public:
@@ -160,6 +168,8 @@ class NetworkBuilder {
                            PerAxis stride, PerAxis padding, const ConvolutionOptions& options = {});
   ActivationId batch_norm(const std::string& name, ActivationId x,
                           const BatchNormOptions& options = {});
+  ActivationId group_norm(const std::string& name, ActivationId x, int groups,
+                          const GroupNormOptions& options = {});
   ActivationId relu(ActivationId x);
   /// `slope` is that of leaky_relu, above 0.
   ActivationId activation(ActivationId x, codelets::Activation function,
@@ -199,6 +209,9 @@ class NetworkBuilder {
                     const codelets::Window& window, const PoolOptions& options = {});
   int parameter(const std::string& name, const Shape& shape, Initialisation initialisation,
                 std::int64_t fan_in, bool decay);
+  /// A layer that gives `x` a gamma and a beta for each channel.
+  Layer& append_normalisation(LayerKind kind, const std::string& name, ActivationId x,
+                              Initialisation gamma, float epsilon);
 
   Network network_;
 };

@@ -9,6 +9,7 @@ namespace {
 std::vector<std::int64_t> weight_dimensions(LayerKind kind, const Shape& shape) {
   switch (kind) {
     case LayerKind::batch_norm:
+    case LayerKind::group_norm:
       return {shape.c};
     case LayerKind::fully_connected:
       return {shape.n, shape.c};

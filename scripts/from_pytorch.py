@@ -54,7 +54,7 @@ class Layer:
         """What a weights file has for it."""
         if self.kind == "batch_norm":
             return ["weight", "bias", "running_mean", "running_var"]
-        has_bias = self.keys.get("bias", self.kind == "fully_connected")
+        has_bias = self.keys.get("bias", self.kind in ("fully_connected", "group_norm"))
         return ["weight", "bias"] if has_bias else ["weight"]
 
 
@@ -280,6 +280,27 @@ class Converter:
         set_if(keys, 1e-5, epsilon=a["eps"])
         set_if(keys, 0.1, momentum=a["momentum"])
         return self.append("batch_norm", [self.image_of(a["self"])], keys, name)
+
+    def on_group_norm(self, a):
+        return self.group_norm(self.image_of(a["self"]), a["num_groups"], a)
+
+    def on_instance_norm(self, a):
+        if not a["use_input_stats"] or a["running_mean"] is not None:
+            raise Refused("has running statistics; must normalise by the image's own")
+        layer = self.image_of(a["self"])
+        return self.group_norm(layer, layer.shape[0], a)
+
+    def on_layer_norm(self, a):
+        layer = self.layer_of(a["self"])
+        if list(a["normalized_shape"]) != list(self.shape[1:]) or layer.shape[1:] != (1, 1):
+            raise Refused(f"layer_norm of {shape_text(self.shape[1:])}; must be of one number for each channel")
+        return self.group_norm(layer, 1, a)
+
+    def group_norm(self, layer, groups, a):
+        if None in (a["weight"], a["bias"]):
+            raise Refused("has no affine parameters; must have weight and bias")
+        keys = set_if({"groups": groups}, 1e-5, epsilon=a["eps"])
+        return self.append("group_norm", [layer], keys, self.name_of(a["weight"], a["bias"]))
 
     def activation(self, kind, a, keys=None):
         return self.append(kind, [self.layer_of(a["self"])], keys, shape=self.layer_of(a["self"]).shape)
@@ -665,7 +686,7 @@ def convert(model, image):
         raise Refused("\n".join(converter.problems.values()))
     layers = converter.used_layers()
     for layer in layers:
-        if layer.kind == "batch_norm" and not model.get_parameter(layer.name + ".weight").any():
+        if layer.kind in ("batch_norm", "group_norm") and not model.get_parameter(layer.name + ".weight").any():
             layer.keys["gamma"] = 0
     named = {layer.name for layer in layers if layer.name}
     state = [key for key in model.state_dict() if not key.endswith(".num_batches_tracked")]

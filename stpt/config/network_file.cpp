@@ -184,15 +184,28 @@ ActivationId add_convolution(NetworkBuilder& net, const LayerText& layer, Inputs
                           .dilation = layer.per_axis("dilation", window_range, 1)});
 }
 
+models::Initialisation gamma(const LayerText& layer) {
+  return layer.whole("gamma", {0, 1}, 1) == 0 ? models::Initialisation::zero
+                                              : models::Initialisation::one;
+}
+
 ActivationId add_batch_norm(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   models::BatchNormOptions options;
-  if (layer.whole("gamma", {0, 1}, 1) == 0) options.gamma = models::Initialisation::zero;
+  options.gamma = gamma(layer);
   const auto set = [&](const char* key, const NumberRange& range, float& option) {
     option = static_cast<float>(layer.number(key, range, static_cast<double>(option)));
   };
   set("epsilon", epsilon_range, options.epsilon);
   set("momentum", share_range, options.momentum);
   return net.batch_norm(layer.name(), inputs[0], options);
+}
+
+ActivationId add_group_norm(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+  models::GroupNormOptions options;
+  options.gamma = gamma(layer);
+  options.epsilon = static_cast<float>(
+      layer.number("epsilon", epsilon_range, static_cast<double>(options.epsilon)));
+  return net.group_norm(layer.name(), inputs[0], layer.whole("groups", channel_range), options);
 }
 
 template <Activation function>
@@ -236,6 +249,7 @@ const std::vector<LayerType>& layer_types() {
        true,
        add_convolution},
       {"batch_norm", {"gamma", "epsilon", "momentum"}, 1, true, false, add_batch_norm},
+      {"group_norm", {"groups", "gamma", "epsilon"}, 1, true, false, add_group_norm},
       {"relu",
        {},
        1,

@@ -348,6 +348,47 @@ def batch_norm():
     return out
 
 
+def group_norm():
+    cases = {
+        # name: n, c, h, w, groups, relu, residual, epsilon, mean of x
+        "plain": (3, 6, 4, 3, 2, False, False, 1e-5, 0.5),
+        "relu": (2, 20, 3, 5, 5, True, False, 1e-5, -0.5),
+        "residual": (2, 24, 3, 3, 2, False, True, 1e-3, 0.0),
+        "relu_residual": (2, 18, 5, 5, 6, True, True, 1e-5, 1.0),
+        "one_group": (2, 17, 3, 3, 1, True, True, 1e-5, 0.0),
+        "instance": (3, 7, 4, 4, 7, True, False, 1e-5, 0.0),
+        "matrix": (9, 12, 1, 1, 3, True, False, 1e-5, 0.0),
+        "far_mean": (2, 4, 8, 8, 2, False, False, 1e-5, 1000.0),
+    }
+    out = {}
+    random = Random(14)
+    for name, (n, c, h, w, groups, relu, residual, epsilon, mean) in cases.items():
+        epsilon = float(np.float32(epsilon))
+        x = random.normal(n, c, h, w, mean=mean, stddev=2.0).requires_grad_()
+        gamma = random.normal(c).requires_grad_()
+        beta = random.normal(c).requires_grad_()
+        r = random.normal(n, c, h, w).requires_grad_() if residual else None
+        y = F.group_norm(x, groups, gamma, beta, epsilon)
+        y = y + r if residual else y
+        y = F.relu(y) if relu else y
+        d_y = random.normal(*y.shape)
+        y.backward(d_y)
+        out[f"{name}/flags"] = np.array([relu, residual, groups], dtype=np.int32)
+        out[f"{name}/epsilon"] = np.array([epsilon])
+        out[f"{name}/x"] = x
+        out[f"{name}/gamma"] = gamma
+        out[f"{name}/beta"] = beta
+        out[f"{name}/y"] = y
+        out[f"{name}/d_y"] = d_y
+        out[f"{name}/d_x"] = x.grad
+        if residual:
+            out[f"{name}/residual"] = r
+            out[f"{name}/d_residual"] = r.grad
+        out[f"{name}/d_gamma"] = gamma.grad
+        out[f"{name}/d_beta"] = beta.grad
+    return out
+
+
 def softmax_cross_entropy():
     cases = {
         # name: n, classes, scale of the logits, label smoothing
@@ -671,7 +712,7 @@ def main():
     files = {
         f.__name__: f
         for f in (conv2d, concat, dropout, multiply, activation, fully_connected, pool2d, batch_norm,
-                  softmax_cross_entropy, sgd, adamw, resnet8_step, resnet50_step,
+                  group_norm, softmax_cross_entropy, sgd, adamw, resnet8_step, resnet50_step,
                   torchvision_losses)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

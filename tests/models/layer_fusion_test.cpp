@@ -56,6 +56,16 @@ TEST_CASE("of a sum of two batch norms one has the addition", "[layer_fusion]") 
                                              {LayerKind::fully_connected}});
 }
 
+TEST_CASE("a group norm takes an addition and a ReLU", "[layer_fusion]") {
+  NetworkBuilder net("net", {1, 3, 8, 8}, 10);
+  const ActivationId x = net.convolution("conv", net.input(), 8, 3, 1, 1);
+  const ActivationId sum = net.relu(net.add(x, net.group_norm("gn", x, 4)));
+  const Network network = net.build(net.fully_connected("fc", sum, 10));
+  CHECK(fused(network) == std::vector<Fused>{{LayerKind::convolution},
+                                             {LayerKind::group_norm, true, x},
+                                             {LayerKind::fully_connected}});
+}
+
 TEST_CASE("what others read as well is not fused away", "[layer_fusion]") {
   NetworkBuilder net("net", {1, 3, 8, 8}, 10);
   const ActivationId x = net.batch_norm("bn", net.convolution("conv", net.input(), 8, 3, 1, 1));

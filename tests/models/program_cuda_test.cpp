@@ -77,6 +77,15 @@ std::vector<Problem> problems() {
   x = grouped.relu(grouped.batch_norm("bn1", x));
   x = grouped.convolution("conv2", x, 12, 3, 2, 1, {.bias = true, .groups = 12});
   result.emplace_back(grouped.build(grouped.fully_connected("fc", x, 10)), 4, 7U);
+  // Group norm, rectified, with a sum and another reader, and of dense layers.
+  models::NetworkBuilder in_groups("in_groups", {1, 3, 9, 9}, 10);
+  x = in_groups.convolution("conv1", in_groups.input(), 16, 3, 1, 1);
+  x = in_groups.relu(in_groups.group_norm("gn1", x, 4));
+  const models::ActivationId branch =
+      in_groups.group_norm("gn2", in_groups.convolution("conv2", x, 16, 3, 1, 1), 1);
+  x = in_groups.fully_connected("fc1", in_groups.relu(in_groups.add(branch, x)), 24);
+  x = in_groups.relu(in_groups.group_norm("gn3", x, 3));
+  result.emplace_back(in_groups.build(in_groups.fully_connected("fc2", x, 10)), 4, 12U);
   models::NetworkBuilder active("active", {1, 3, 8, 8}, 10);
   x = active.convolution("conv", active.activation(active.input(), codelets::Activation::tanh), 19,
                          3, 1, 1, {.bias = true});

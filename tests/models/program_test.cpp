@@ -223,6 +223,25 @@ const std::vector<Form>& forms() {
                                      {.epsilon = 0.3f, .momentum = 0.7f}));
          return classifier(net, x);
        }},
+      {"group norm: of the images, rectified, with three readers, with a sum, of another layout",
+       {1, 4, 8, 8},
+       [](NetworkBuilder& net) {
+         const ActivationId pooled = net.max_pool(net.group_norm("gn1", net.input(), 2), 2, 2);
+         ActivationId x = net.convolution("conv1", pooled, 24, 3, 1, 1);
+         x = net.relu(net.group_norm("gn2", x, 3, {.epsilon = 0.2f}));
+         net.begin_block("second");
+         const ActivationId a = net.group_norm("gn3", net.convolution("conv2", x, 24, 1, 1, 0), 24);
+         const ActivationId b = net.add(net.convolution("conv3", x, 24, 1, 1, 0), x);
+         x = net.relu(net.add(net.add(a, b), x));
+         const ActivationId c = net.group_norm("gn4", net.convolution("conv4", x, 4, 1, 1, 0), 1);
+         return classifier(net, net.relu(net.add(pooled, c)));
+       }},
+      {"group norm of dense layers",
+       {1, 2, 3, 4},
+       [](NetworkBuilder& net) {
+         const ActivationId x = net.fully_connected("fc1", net.input(), 20);
+         return classifier(net, net.relu(net.group_norm("gn", x, 5)));
+       }},
       {"logits read twice",
        {1, 2, 3, 4},
        [](NetworkBuilder& net) {
@@ -328,8 +347,11 @@ Network random_network(unsigned seed) {
       const int groups = below(3) == 0 ? std::gcd(static_cast<int>(shape.c), to) : 1;
       made = net.convolution("conv" + number, take(from), to, kernel, 1, kernel / 2,
                              {below(2) == 0, groups});
-    } else if (kind == 3) {
+    } else if (kind == 3 && below(2) == 0) {
       made = net.batch_norm("bn" + number, take(from));
+    } else if (kind == 3) {
+      const int groups = below(2) == 0 ? 1 : static_cast<int>(shape.c);
+      made = net.group_norm("gn" + number, take(from), groups);
     } else if (kind <= 5) {
       const auto& all = codelets::named_activations;
       const std::size_t function = below(2 * all.size() + 4);

@@ -91,6 +91,9 @@ class Reference {
       case LayerKind::batch_norm:
         normalise(layer, in, x, y);
         break;
+      case LayerKind::group_norm:
+        normalise_groups(layer, in, x, y);
+        break;
       case LayerKind::relu:
         std::transform(x.begin(), x.end(), y.begin(), [](double v) { return std::max(v, 0.0); });
         break;
@@ -225,6 +228,23 @@ class Reference {
       const double scale =
           parameter(layer.weight)[c] / std::sqrt(variance + static_cast<double>(layer.epsilon));
       for_each([&](std::size_t i) { y[i] = (x[i] - mean) * scale + parameter(layer.bias)[c]; });
+    }
+  }
+
+  void normalise_groups(const Layer& layer, const Shape& s, const std::vector<double>& x,
+                        std::vector<double>& y) const {
+    const std::size_t size = static_cast<std::size_t>(s.c / layer.groups * s.spatial());
+    for (std::size_t first = 0; first < x.size(); first += size) {
+      double mean = 0, variance = 0;
+      for (std::size_t i = first; i < first + size; ++i) mean += x[i] / static_cast<double>(size);
+      for (std::size_t i = first; i < first + size; ++i)
+        variance += (x[i] - mean) * (x[i] - mean) / static_cast<double>(size);
+      const double stddev = std::sqrt(variance + static_cast<double>(layer.epsilon));
+      for (std::size_t i = first; i < first + size; ++i) {
+        const std::size_t c =
+            i / static_cast<std::size_t>(s.spatial()) % static_cast<std::size_t>(s.c);
+        y[i] = (x[i] - mean) / stddev * parameter(layer.weight)[c] + parameter(layer.bias)[c];
+      }
     }
   }
 

@@ -72,18 +72,21 @@ class Net(nn.Module):
     def __init__(self, classes=10):
         super().__init__()
         self.stem = nn.Conv2d(3, 8, (3, 5), stride=(1, 2), padding="valid")
+        self.images = nn.InstanceNorm2d(8, affine=True)
         self.wide = nn.Conv2d(8, 12, (1, 7), padding=(0, 3), bias=False)
         self.dilated = nn.Conv2d(8, 4, 3, padding="same", dilation=2, groups=4)
         self.block = PreActivation(16)
         self.gate = Gate(16)
         self.depthwise = nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=16)
+        self.groups = nn.GroupNorm(4, 16, eps=1e-3)
         self.hidden = nn.Linear(16 * 4 * 2, 24)
+        self.vector = nn.LayerNorm(24)
         self.bn = nn.BatchNorm1d(24)
         self.unused = nn.Linear(3, 3)
         self.head = nn.Linear(24, classes)
 
     def forward(self, x):
-        x = F.leaky_relu(self.stem(x), 0.2)
+        x = F.leaky_relu(self.images(self.stem(x)), 0.2)
         x = torch.cat([F.gelu(self.wide(x)), F.hardswish(self.dilated(x))], 1)
         x = F.max_pool2d(x, 3, 2, ceil_mode=True)
         x = self.gate(self.block(x))
@@ -91,9 +94,9 @@ class Net(nn.Module):
         x = torch.cat([F.elu(back), F.mish(front)], 1)
         x = F.avg_pool2d(x, (3, 1), 1, (1, 0))
         x = x * torch.sigmoid(x)
-        x = F.relu6(self.depthwise(x))
+        x = F.relu6(self.groups(self.depthwise(x)))
         x = F.adaptive_avg_pool2d(x, (4, 2)).flatten(1)
-        x = torch.tanh(F.hardsigmoid(self.bn(self.hidden(x))))
+        x = torch.tanh(F.hardsigmoid(self.bn(self.vector(self.hidden(x)))))
         return F.log_softmax(self.head(x), dim=-1)
 
 
@@ -391,6 +394,16 @@ class Refusals(unittest.TestCase):
         self.assert_refused(lambda self, x: self["bn"](x),
                             "bn: has no affine parameters or no running statistics; must have both",
                             bn=nn.BatchNorm2d(3, affine=False))
+        self.assert_refused(lambda self, x: self["gn"](x), "gn: has no affine parameters; must have weight and bias",
+                            gn=nn.GroupNorm(3, 3, affine=False))
+        self.assert_refused(lambda self, x: self["norm"](x),
+                            "norm: has running statistics; must normalise by the image's own",
+                            norm=nn.InstanceNorm2d(3, affine=True, track_running_stats=True))
+        self.assert_refused(lambda self, x: self["ln"](x),
+                            "ln: layer_norm of 3x8x8; must be of one number for each channel",
+                            ln=nn.LayerNorm((3, 8, 8)))
+        self.assert_refused(lambda self, x: self["gn"](x.flatten(1)), "gn: takes 3x8x8 as 192",
+                            gn=nn.GroupNorm(2, 192))
 
 
 if __name__ == "__main__":

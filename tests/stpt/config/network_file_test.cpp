@@ -245,13 +245,16 @@ TEST_CASE("a network from PyTorch has the parameters of its state_dict", "[netwo
   CHECK(parameters ==
         std::vector<std::pair<std::string, models::Shape>>{
             {"stem.weight", {8, 3, 3, 5}},        {"stem.bias", {1, 8, 1, 1}},
+            {"images.weight", {1, 8, 1, 1}},      {"images.bias", {1, 8, 1, 1}},
             {"wide.weight", {12, 8, 1, 7}},       {"dilated.weight", {4, 2, 3, 3}},
             {"dilated.bias", {1, 4, 1, 1}},       {"block.bn.weight", {1, 16, 1, 1}},
             {"block.bn.bias", {1, 16, 1, 1}},     {"block.conv.weight", {16, 16, 3, 3}},
             {"block.last.weight", {1, 16, 1, 1}}, {"block.last.bias", {1, 16, 1, 1}},
             {"gate.fc.0.weight", {4, 16, 1, 1}},  {"gate.fc.2.weight", {16, 4, 1, 1}},
             {"depthwise.weight", {16, 1, 3, 3}},  {"depthwise.bias", {1, 16, 1, 1}},
+            {"groups.weight", {1, 16, 1, 1}},     {"groups.bias", {1, 16, 1, 1}},
             {"hidden.weight", {24, 128, 1, 1}},   {"hidden.bias", {1, 24, 1, 1}},
+            {"vector.weight", {1, 24, 1, 1}},     {"vector.bias", {1, 24, 1, 1}},
             {"bn.weight", {1, 24, 1, 1}},         {"bn.bias", {1, 24, 1, 1}},
             {"head.weight", {10, 24, 1, 1}},      {"head.bias", {1, 10, 1, 1}},
         });
@@ -274,6 +277,26 @@ TEST_CASE("a batch norm has PyTorch's options", "[network_file]") {
                          " and at most 1");
     }
   }
+}
+
+TEST_CASE("a group norm has groups that divide the channels", "[network_file]") {
+  const std::string type = R"({"name": "gn", "type": "group_norm")";
+  const Network network =
+      network_of(conv + type + R"(, "groups": 2, "epsilon": 0.001, "gamma": 0}, )" + fc);
+  const models::Layer& norm = network.layers[1];
+  CHECK(norm.kind == LayerKind::group_norm);
+  CHECK(norm.groups == 2);
+  CHECK(norm.epsilon == 0.001f);
+  CHECK(network.parameter(norm.weight).initialisation == models::Initialisation::zero);
+  CHECK_FALSE(network.has_batch_norm());
+  CHECK(error_of(conv + type + "}, " + fc) ==
+        "layers[1] \"gn\": has no groups; add it, a whole number from 1 to 65536");
+  CHECK(error_of(conv + type + R"(, "groups": 3}, )" + fc) ==
+        "layers[1] \"gn\": group norm of 1x4x6x6 in 3 groups: groups must divide the channels");
+  CHECK(
+      error_of(conv + R"({"type": "global_average_pool"}, )" + type + R"(, "groups": 4}, )" + fc) ==
+      "layers[2] \"gn\": group norm of 1x4x1x1 in 4 groups: a group needs more than one value of "
+      "an image");
 }
 
 TEST_CASE("channels can be multiplied by numbers", "[network_file]") {
@@ -416,7 +439,8 @@ TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
   CHECK(error_of("5, " + fc) == "layers[0]: is 5; must be an object, {...}");
   CHECK(error_of(conv + "{}, " + fc).starts_with("layers[1]: has no type; add it, one of conv"));
   CHECK(error_of(R"({"type": "lstm"})") ==
-        "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, relu, relu6, "
+        "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, group_norm, relu, "
+        "relu6, "
         "leaky_relu, elu, silu, mish, gelu, hard_swish, hard_sigmoid, sigmoid, tanh, dropout, "
         "channel_dropout, stochastic_depth, add, multiply, concat, slice, max_pool, average_pool, "
         "global_average_pool, "
