@@ -120,7 +120,8 @@ struct Geometry {
 
   explicit Geometry(const TensorSpec& spec)
       : images(spec.shape.n), channels(spec.shape.c), spatial(spec.shape.spatial()) {
-    if (spec.layout == Layout::nchw) {
+    // Of one pixel the memory is that of nhwc.
+    if (spec.layout == Layout::nchw && spatial > 1) {
       width = 16;
       lanes_are_channels = false;
       blocks = channels;
@@ -128,7 +129,7 @@ struct Geometry {
       row_stride = width;
       rows = (spatial + width - 1) / width;
       tail = spatial % width;
-    } else if (spec.layout == Layout::nhwc) {
+    } else if (spec.layout == Layout::nhwc || spec.layout == Layout::nchw) {
       width = 16;
       blocks = (channels + width - 1) / width;
       block_stride = width;
