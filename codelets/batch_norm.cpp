@@ -66,7 +66,7 @@ class Forward final : public Kernel {
           update(running_variance[channel], statistics.squares[lane] / (count - 1));
         }
       });
-      write_y<W>(geometry_, block, x, residual, op_.norm.relu, affine, y);
+      write_y<W>(geometry_, block, op_.norm, x, residual, affine, y);
     }
   }
 
@@ -87,17 +87,17 @@ class Backward final : public Kernel {
 
   void run(std::span<void* const> args, void*, Stream) const override {
     with_width(geometry_, [&](auto width) {
-      with_mask(op_.norm.relu, op_.norm.residual,
-                [&](auto mask) { run_blocks<width(), mask()>(args); });
+      with_derivative(op_.norm, [&](auto function) { run_blocks<width(), function()>(args); });
     });
   }
 
  private:
-  template <int W, Mask From>
+  template <int W, Behind F>
   void run_blocks(std::span<void* const> args) const {
     std::size_t next = 0;
     const auto argument = [&] { return static_cast<float*>(args[next++]); };
     Inputs in{};
+    in.slope = op_.norm.slope;
     in.x = argument();
     in.y = argument();
     const float* gamma = argument();
@@ -111,14 +111,14 @@ class Backward final : public Kernel {
     float* d_gamma = argument();
     float* d_beta = argument();
 
-    const GradientPasses<W, From> passes(geometry_, in, d_residual);
+    const GradientPasses<W, F> passes(geometry_, in, d_residual, d_x);
     const auto count = static_cast<double>(geometry_.count());
     for (Index block = 0; block < geometry_.blocks; ++block) {
       Affine<W> affine;
       for_each_lane(geometry_, block, [&](int lane, Index channel) {
         affine.mean[lane] = mean[channel];
         affine.scale[lane] = gamma[channel] * inverse_stddev[channel];
-        if constexpr (From == Mask::from_x) affine.shift[lane] = beta[channel];
+        affine.shift[lane] = beta[channel];
       });
 
       std::array<double, W> sum{}, product{};
@@ -135,7 +135,7 @@ class Backward final : public Kernel {
             static_cast<float>(-scale * product[lane] * inverse * inverse / count);
         combination.constant[lane] = static_cast<float>(-scale * sum[lane] / count);
       });
-      passes.write(block, affine, combination, d_x);
+      passes.write(block, affine, combination);
     }
   }
 
@@ -147,6 +147,7 @@ class Backward final : public Kernel {
 
 void require_valid(const std::string& what, const BatchNorm& norm, BatchNormMode mode) {
   if (!(norm.epsilon >= 0)) throw std::invalid_argument(what + ": epsilon must not be negative");
+  require_fusible(what, norm);
   if (mode != BatchNormMode::inference && norm.x.shape.n * norm.x.shape.spatial() < 2)
     throw std::invalid_argument(what +
                                 ": batch statistics need more than one value for each channel");

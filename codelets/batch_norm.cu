@@ -12,8 +12,6 @@ namespace {
 
 using namespace normalisation;
 
-Fused fused(const BatchNorm& norm) { return {norm.x, norm.relu, norm.residual}; }
-
 /// The running statistics, nullptr where they are not to be updated, and what backward needs.
 struct Kept {
   float *running_mean, *running_variance, *mean, *inverse_stddev;

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 
+#include "codelets/elementwise.hpp"
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -27,6 +29,9 @@ struct BatchNorm {
   /// running = (1 - momentum) * running + momentum * batch (of the variance: the unbiased one);
   /// with 1 it is not read
   float momentum = 0.1f;
+  /// Instead of the ReLU, one that fuses_with_normalisations(); not with a residual.
+  std::optional<Activation> function{};
+  float slope = default_slope;  ///< of leaky_relu
 };
 
 /// What all implementations ask of the settings: throws std::invalid_argument, which begins with

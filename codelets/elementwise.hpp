@@ -70,6 +70,12 @@ inline constexpr auto named_activations = std::to_array<std::pair<Activation, st
 });
 [[nodiscard]] std::string_view to_string(Activation function);
 
+/// Those that batch norm and group norm can have fused in: they are computed again in backward.
+[[nodiscard]] constexpr bool fuses_with_normalisations(Activation function) {
+  return function == Activation::relu6 || function == Activation::leaky_relu ||
+         function == Activation::hard_swish || function == Activation::silu;
+}
+
 /// PyTorch's.
 inline constexpr float default_slope = 0.01f;
 

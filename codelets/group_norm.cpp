@@ -88,7 +88,7 @@ class Forward final : public GroupNormKernel {
           affine.scale[lane] = gamma[channel] * inverse_stddev[channel];
           affine.shift[lane] = beta[channel];
         });
-        write_y<W>(image_, block, x, residual, norm_.relu, affine, y);
+        write_y<W>(image_, block, norm_, x, residual, affine, y);
       }
       x += image_.image_stride;
       y += image_.image_stride;
@@ -124,17 +124,18 @@ class Backward final : public GroupNormKernel {
 
   void run(std::span<void* const> args, void* workspace, Stream) const override {
     with_width(image_, [&](auto width) {
-      with_mask(norm_.relu, norm_.residual,
-                [&](auto mask) { run_images<width(), mask()>(args, workspace); });
+      with_derivative(norm_,
+                      [&](auto function) { run_images<width(), function()>(args, workspace); });
     });
   }
 
  private:
-  template <int W, Mask From>
+  template <int W, Behind F>
   void run_images(std::span<void* const> args, void* workspace) const {
     std::size_t next = 0;
     const auto argument = [&] { return static_cast<float*>(args[next++]); };
     Inputs in{};
+    in.slope = norm_.slope;
     in.x = argument();
     in.y = argument();
     const float* gamma = argument();
@@ -154,13 +155,13 @@ class Backward final : public GroupNormKernel {
     std::ranges::fill(all_sums, 0.0);
     std::ranges::fill(all_products, 0.0);
     for (Index image = 0; image < images_; ++image) {
-      const GradientPasses<W, From> passes(image_, in, d_residual);
+      const GradientPasses<W, F> passes(image_, in, d_residual, d_x);
       const auto affine_of = [&](Index block) {
         Affine<W> affine;
         for_each_lane(image_, block, [&](int lane, Index channel) {
           affine.mean[lane] = mean[channel];
           affine.scale[lane] = gamma[channel] * inverse_stddev[channel];
-          if constexpr (From == Mask::from_x) affine.shift[lane] = beta[channel];
+          affine.shift[lane] = beta[channel];
         });
         return affine;
       };
@@ -183,10 +184,10 @@ class Backward final : public GroupNormKernel {
           combination.on_centred[lane] = static_cast<float>(products[at]);
           combination.constant[lane] = static_cast<float>(sums[at]);
         });
-        passes.write(block, affine, combination, d_x);
+        passes.write(block, affine, combination);
       }
       in.x += image_.image_stride;
-      if constexpr (From == Mask::from_y) in.y += image_.image_stride;
+      if constexpr (F == Behind::relu_in_y) in.y += image_.image_stride;
       in.d_y += image_.image_stride;
       if (in.d_y2) in.d_y2 += image_.image_stride;
       d_x += image_.image_stride;
@@ -235,6 +236,7 @@ void require_valid(const GroupNorm& norm) {
                                 std::to_string(norm.groups) + " groups: " + problem);
   };
   if (!(norm.epsilon >= 0)) fail("epsilon must not be negative");
+  require_fusible("group norm", norm);
   if (norm.groups < 1 || shape.c % norm.groups != 0) fail("groups must divide the channels");
   if (shape.c / norm.groups * shape.spatial() < 2)
     fail("a group needs more than one value of an image");

@@ -13,8 +13,6 @@ namespace {
 
 using namespace normalisation;
 
-Fused fused(const GroupNorm& norm) { return {norm.x, norm.relu, norm.residual}; }
-
 // ---- Sums of a group ----------------------------------------------------------------------------
 
 /// A block of the kernels below has the group blockIdx.x of the image blockIdx.y, of which the

@@ -7,7 +7,9 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 
+#include "codelets/elementwise.hpp"
 #include "codelets/kernel.hpp"
 #include "runtime/tensor_spec.hpp"
 
@@ -21,6 +23,9 @@ struct GroupNorm {
   bool relu = false;
   bool residual = false;
   float epsilon = 1e-5f;
+  /// Instead of the ReLU, one that fuses_with_normalisations(); not with a residual.
+  std::optional<Activation> function{};
+  float slope = default_slope;  ///< of leaky_relu
 };
 
 /// Throws std::invalid_argument unless the groups divide the channels and have more than one value

@@ -2,6 +2,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "codelets/activations.cuh"
 #include "codelets/normalisation.cuh"
 
 namespace stpt::codelets::normalisation {
@@ -40,8 +41,7 @@ struct Affine {
   }
 };
 
-// ---- Statistics
-// -----------------------------------------------------------------------------------
+// ---- Statistics -------------------------------------------------------------------------------
 
 /// Of some values of a channel: how many, their mean and the sum of their squared deviations.
 struct Moments {
@@ -139,6 +139,40 @@ __global__ void __launch_bounds__(cuda::block_threads, 4)
                                                      own.moments[v].squares};
 }
 
+// ---- Activations other than ReLU --------------------------------------------------------------
+
+/// One that fuses_with_normalisations(). Chosen while the kernel runs: all threads take the same
+/// way.
+struct Function {
+  Activation function;
+  float slope;
+
+  template <int width>
+  __device__ void apply(float (&x)[width]) const {
+    with_function([&](auto f) {
+#pragma unroll
+      for (int v = 0; v < width; ++v) x[v] = f(x[v]);
+    });
+  }
+  /// g *= f'(x)
+  template <int width>
+  __device__ void differentiate(const float (&x)[width], float (&g)[width]) const {
+    with_function([&](auto f) {
+#pragma unroll
+      for (int v = 0; v < width; ++v) g[v] = f(x[v], g[v]);
+    });
+  }
+
+ private:
+  template <class Visit>
+  __device__ void with_function(Visit visit) const {
+    if (function == Activation::relu6) visit(activations::Relu6{});
+    if (function == Activation::leaky_relu) visit(activations::LeakyRelu{slope});
+    if (function == Activation::hard_swish) visit(activations::HardSwish{});
+    if (function == Activation::silu) visit(activations::Silu{});
+  }
+};
+
 // ---- The ReLU's mask ----------------------------------------------------------------------------
 
 /// Results up to this one are 0 when they are rounded to T (ties go to even).
@@ -156,15 +190,20 @@ template <class T>
 constexpr int widest = 16 / sizeof(T);
 static_assert(widest<__half> <= 8 * sizeof(MaskBits));
 
-// ---- Forward
-// --------------------------------------------------------------------------------------
+// ---- Forward ----------------------------------------------------------------------------------
+
+/// What becomes of a normalised value: a ReLU or nothing, the same behind an addition, or another
+/// function.
+enum class Tail { relu, residual, function };
 
 /// `mask` may be nullptr.
-template <class T, int width, bool with_residual>
+template <class T, int width, Tail tail>
 __global__ void __launch_bounds__(cuda::block_threads, 4)
     write_results(const T* __restrict__ x, const T* __restrict__ residual, Parameters parameters,
-                  bool relu, Slices slices, T* __restrict__ y, MaskBits* __restrict__ mask) {
-  constexpr int rows_at_once = with_residual ? 2 : 4;
+                  bool relu, Function function, Slices slices, T* __restrict__ y,
+                  MaskBits* __restrict__ mask) {
+  constexpr bool with_residual = tail == Tail::residual;
+  constexpr int rows_at_once = tail == Tail::relu ? 4 : 2;
   struct Row {
     Vector<T, width> x, residual;
   };
@@ -179,6 +218,17 @@ __global__ void __launch_bounds__(cuda::block_threads, 4)
   };
   const auto write = [&](const Row& row, std::int64_t at) {
     Vector<T, width> results;
+    if constexpr (tail == Tail::function) {
+      float values[width];
+#pragma unroll
+      for (int v = 0; v < width; ++v)
+        values[v] = affine.of_centred(to_float(row.x.values[v]) - affine.mean[v], v);
+      function.apply(values);
+#pragma unroll
+      for (int v = 0; v < width; ++v) results.values[v] = from_float<T>(values[v]);
+      store(y + at, results);
+      return;
+    }
     unsigned bits = 0;
 #pragma unroll
     for (int v = 0; v < width; ++v) {
@@ -203,14 +253,14 @@ __global__ void __launch_bounds__(cuda::block_threads, 4)
       [&](std::int64_t at) { write(read(at), at); });
 }
 
-// ---- Backward
-// -------------------------------------------------------------------------------------
+// ---- Backward ---------------------------------------------------------------------------------
 
-/// Where backward sees which values the ReLU has cut.
+/// Where backward sees the derivative of the activation.
 enum class Mask {
-  none,    ///< no ReLU, or already applied
-  from_x,  ///< recomputed from x, which is read anyway
-  stored,  ///< by forward
+  none,      ///< no activation, or already applied
+  from_x,    ///< which values the ReLU has cut: recomputed from x, which is read anyway
+  stored,    ///< the same: by forward
+  function,  ///< of another function: recomputed from x
 };
 
 template <class T>
@@ -237,8 +287,21 @@ struct Row {
     return to_float(x.values[v]) - affine.mean[v];
   }
 
-  /// Behind the ReLU. The sum of two parts is rounded as if it had been stored, which it is where
-  /// d_residual is wanted: d_x shall not depend on that.
+  /// Before the activation. The sum of two parts is rounded as if it had been stored, which it is
+  /// where d_residual is wanted: d_x shall not depend on that.
+  __device__ void gradients(const Affine<width>& affine, const Function& function,
+                            float (&g)[width]) const {
+#pragma unroll
+    for (int v = 0; v < width; ++v) g[v] = gradient(affine, v);
+    if constexpr (mask == Mask::function) {
+      float normalised[width];
+#pragma unroll
+      for (int v = 0; v < width; ++v) normalised[v] = affine.of_centred(centred(affine, v), v);
+      function.differentiate(normalised, g);
+    }
+  }
+
+ private:
   __device__ float gradient(const Affine<width>& affine, int v) const {
     float g = to_float(d_y.values[v]);
     if constexpr (two_parts) g = to_float(from_float<T>(g + to_float(d_y2.values[v])));
@@ -269,16 +332,18 @@ __device__ void for_each_gradient(const Sources<T>& from, const Slices& slices, 
 
 /// Blocks on a multiprocessor that leave each thread the registers it needs.
 constexpr int blocks_for_sums(Mask mask, bool two_parts) {
-  return two_parts ? 2 : mask == Mask::stored ? 4 : 3;
+  return two_parts || mask == Mask::function ? 2 : mask == Mask::stored ? 4 : 3;
 }
-constexpr int blocks_for_results(bool two_parts) { return two_parts ? 2 : 4; }
+constexpr int blocks_for_results(Mask mask, bool two_parts) {
+  return two_parts || mask == Mask::function ? 2 : 4;
+}
 
 /// g goes to `written`, too, unless that is nullptr (it may be d_y or
 /// d_y2).
 template <class T, int width, Mask mask, bool two_parts>
 __global__ void __launch_bounds__(cuda::block_threads, blocks_for_sums(mask, two_parts))
-    slice_gradients(Sources<T> from, Parameters parameters, Slices slices, T* written,
-                    GradientSums* __restrict__ partials) {
+    slice_gradients(Sources<T> from, Parameters parameters, Function function, Slices slices,
+                    T* written, GradientSums* __restrict__ partials) {
   const int slice = cuda::own_slice<Order::forwards>(), channel = cuda::own_channel<width>();
   const bool has_channel = channel < slices.channels;
   GradientSums sums[width] = {};
@@ -287,12 +352,13 @@ __global__ void __launch_bounds__(cuda::block_threads, blocks_for_sums(mask, two
     for_each_gradient<T, width, mask, two_parts, Order::forwards>(
         from, slices, channel, [&](const auto& row, std::int64_t at) {
           Vector<T, width> gradients;
+          float g[width];
+          row.gradients(affine, function, g);
 #pragma unroll
           for (int v = 0; v < width; ++v) {
-            const float g = row.gradient(affine, v);
-            sums[v].sum += g;
-            sums[v].product = fmaf(g, row.centred(affine, v), sums[v].product);
-            gradients.values[v] = from_float<T>(g);
+            sums[v].sum += g[v];
+            sums[v].product = fmaf(g[v], row.centred(affine, v), sums[v].product);
+            gradients.values[v] = from_float<T>(g[v]);
           }
           if (written) store(written + at, gradients);
         });
@@ -305,9 +371,9 @@ __global__ void __launch_bounds__(cuda::block_threads, blocks_for_sums(mask, two
 
 /// d_x may be d_y or d_y2.
 template <class T, int width, Mask mask, bool two_parts>
-__global__ void __launch_bounds__(cuda::block_threads, blocks_for_results(two_parts))
-    combine(Sources<T> from, Parameters parameters, Combination combination, Slices slices,
-            T* d_x) {
+__global__ void __launch_bounds__(cuda::block_threads, blocks_for_results(mask, two_parts))
+    combine(Sources<T> from, Parameters parameters, Function function, Combination combination,
+            Slices slices, T* d_x) {
   const int channel = cuda::own_channel<width, Order::backwards>();
   if (channel >= slices.channels) return;
   const Affine<width> affine(parameters, slices.of_set(channel), channel);
@@ -317,18 +383,18 @@ __global__ void __launch_bounds__(cuda::block_threads, blocks_for_results(two_pa
   for_each_gradient<T, width, mask, two_parts, Order::backwards>(
       from, slices, channel, [&](const auto& row, std::int64_t at) {
         Vector<T, width> results;
+        float g[width];
+        row.gradients(affine, function, g);
 #pragma unroll
         for (int v = 0; v < width; ++v) {
-          const float g = row.gradient(affine, v);
           const float rest = fmaf(row.centred(affine, v), on_centred[v], constant[v]);
-          results.values[v] = from_float<T>(fmaf(g, affine.scale[v], rest));
+          results.values[v] = from_float<T>(fmaf(g[v], affine.scale[v], rest));
         }
         store(d_x + at, results);
       });
 }
 
-// ---- Planning
-// -------------------------------------------------------------------------------------
+// ---- Planning ---------------------------------------------------------------------------------
 
 template <class T, int width>
 class TypedPasses final : public Passes {
@@ -343,9 +409,11 @@ class TypedPasses final : public Passes {
 
   void normalise(const void* x, const void* residual, const Parameters& parameters, void* y,
                  void* mask, Stream stream) const override {
-    launch(residual ? write_results<T, width, true> : write_results<T, width, false>, stream,
-           static_cast<const T*>(x), static_cast<const T*>(residual), parameters, fused_.relu,
-           slices(), static_cast<T*>(y), static_cast<MaskBits*>(mask));
+    launch(fused_.function ? write_results<T, width, Tail::function>
+           : residual      ? write_results<T, width, Tail::residual>
+                           : write_results<T, width, Tail::relu>,
+           stream, static_cast<const T*>(x), static_cast<const T*>(residual), parameters,
+           fused_.relu, function(), slices(), static_cast<T*>(y), static_cast<MaskBits*>(mask));
   }
 
   void sum_gradients(const Gradients& gradients, const Parameters& parameters,
@@ -353,7 +421,7 @@ class TypedPasses final : public Passes {
     with_mask([&](auto mask) {
       launch(gradients.d_y2 ? slice_gradients<T, width, mask(), true>
                             : slice_gradients<T, width, mask(), false>,
-             stream, sources_of(gradients), parameters, slices(),
+             stream, sources_of(gradients), parameters, function(), slices(),
              writes_gradient(gradients) ? static_cast<T*>(gradients.d_residual) : nullptr,
              partials);
     });
@@ -365,13 +433,13 @@ class TypedPasses final : public Passes {
     if (writes_gradient(gradients)) {
       Sources<T> masked = sources_of(gradients);
       masked.d_y = static_cast<const T*>(gradients.d_residual);
-      launch(combine<T, width, Mask::none, false>, stream, masked, parameters, combination,
-             slices(), d_x);
+      launch(combine<T, width, Mask::none, false>, stream, masked, parameters, function(),
+             combination, slices(), d_x);
       return;
     }
     with_mask([&](auto mask) {
       launch(gradients.d_y2 ? combine<T, width, mask(), true> : combine<T, width, mask(), false>,
-             stream, sources_of(gradients), parameters, combination, slices(), d_x);
+             stream, sources_of(gradients), parameters, function(), combination, slices(), d_x);
     });
   }
 
@@ -387,10 +455,17 @@ class TypedPasses final : public Passes {
             static_cast<const T*>(gradients.d_y2), static_cast<const MaskBits*>(gradients.mask)};
   }
 
-  /// visit(where the ReLU's mask is seen as a std::integral_constant)
+  /// Read only where there is one.
+  [[nodiscard]] Function function() const {
+    return {fused_.function.value_or(Activation::relu6), fused_.slope};
+  }
+
+  /// visit(where the activation's derivative is seen as a std::integral_constant)
   template <class Visit>
   void with_mask(Visit visit) const {
-    if (!fused_.relu) {
+    if (fused_.function) {
+      visit(std::integral_constant<Mask, Mask::function>{});
+    } else if (!fused_.relu) {
       visit(std::integral_constant<Mask, Mask::none>{});
     } else if (fused_.residual) {
       visit(std::integral_constant<Mask, Mask::stored>{});

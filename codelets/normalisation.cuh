@@ -9,8 +9,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "codelets/elementwise.hpp"
 #include "codelets/nhwc.cuh"
 #include "runtime/tensor.hpp"
 
@@ -70,7 +72,15 @@ struct Gradients {
 struct Fused {
   runtime::TensorSpec x;
   bool relu, residual;
+  std::optional<Activation> function;
+  float slope;
 };
+
+/// Of a BatchNorm or GroupNorm.
+template <class Norm>
+Fused fused(const Norm& norm) {
+  return {norm.x, norm.relu, norm.residual, norm.function, norm.slope};
+}
 
 /// What forward leaves of the ReLU for backward.
 [[nodiscard]] std::size_t mask_bytes(const std::string& what, const Fused& fused);

@@ -11,12 +11,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 
 #ifdef __FMA__
 #include <immintrin.h>
 #endif
 
+#include "codelets/elementwise.hpp"
 #include "runtime/tensor_spec.hpp"
 
 namespace stpt::codelets::normalisation {
@@ -385,11 +389,114 @@ void for_each_lane(const Geometry& geometry, Index block, Set set) {
   }
 }
 
+// ---- The activation behind a normalisation ----------------------------------------------------
+
+/// What passes are compiled for: the activation, and where backward sees its derivative.
+enum class Behind {
+  nothing,    ///< or already applied
+  relu,       ///< recomputed from x, which is read anyway, as for all others but
+  relu_in_y,  ///< in y; of backward, behind a residual
+  relu6,
+  leaky_relu,
+  hard_swish,
+  silu,
+};
+
+/// x = exp(x), to a few units in the last place; infinity from 88.4 on, NaN of NaN.
+template <class V>
+inline void exponential(V& x) {
+  using Bits = decltype(x < x);
+  x = x < -87.3f ? V{} - 87.3f : x;
+  x = x > 88.73f ? V{} + 88.73f : x;
+  // x = n ln 2 + rest. In 1.5 * 2^23 + n the last bits are those of n.
+  constexpr float shift = 0x1.8p23f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+  V shifted, rest;
+  multiply_add(shifted, x, V{} + 0x1.715476p0f, V{} + shift);
+  const V n = shifted - shift;
+  multiply_add(rest, n, V{} - ln2_high, x);
+  multiply_add(rest, n, V{} - ln2_low, rest);
+  // exp(rest) by Taylor's series; |rest| < 0.35, so that what is left out is below 1e-8.
+  V sum = V{} + 1.0f / 5040;
+  for (const float next : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+    multiply_add(sum, sum, rest, V{} + next);
+  const Bits power = ((Bits)shifted + 127) << 23;  // 2^n as a float
+  x = sum * (V)power;
+}
+
+template <class V>
+inline void sigmoid(V& x) {
+  V power = -x;
+  exponential(power);
+  x = 1.0f / (1.0f + power);
+}
+
+/// x = f(x); NaN stays NaN.
+template <Behind F, class V>
+[[gnu::always_inline]] inline void activate(V& x, float slope) {
+  if constexpr (F == Behind::relu) x = x < 0.0f ? V{} : x;
+  if constexpr (F == Behind::relu6) x = x < 0.0f ? V{} : x > 6.0f ? V{} + 6.0f : x;
+  if constexpr (F == Behind::leaky_relu) x = x > 0.0f ? x : x * slope;
+  if constexpr (F == Behind::hard_swish) {
+    V gate = x + 3.0f;
+    gate = gate < 0.0f ? V{} : gate > 6.0f ? V{} + 6.0f : gate;
+    x *= gate * (1.0f / 6);
+  }
+  if constexpr (F == Behind::silu) {
+    V gate = x;
+    sigmoid(gate);
+    x *= gate;
+  }
+}
+
+/// g *= f'(x), as ActivationBackward has it.
+template <Behind F, class V>
+[[gnu::always_inline]] inline void differentiate(V& g, const V& x, float slope) {
+  if constexpr (F == Behind::relu) g = x > 0.0f ? g : V{};
+  if constexpr (F == Behind::relu6) g = (x > 0.0f) & (x < 6.0f) ? g : V{};
+  if constexpr (F == Behind::leaky_relu) g = x > 0.0f ? g : g * slope;
+  if constexpr (F == Behind::hard_swish)
+    g = x <= -3.0f ? V{} : x >= 3.0f ? g : g * (x * (1.0f / 3) + 0.5f);
+  if constexpr (F == Behind::silu) {
+    V gate = x;
+    sigmoid(gate);
+    g *= gate * (1.0f + x * (1.0f - gate));
+  }
+}
+
+/// Throws std::invalid_argument, which begins with `what`, unless there are passes for what is
+/// fused into the normalisation.
+template <class Norm>
+void require_fusible(const std::string& what, const Norm& norm) {
+  if (!norm.function) return;
+  if (norm.relu || norm.residual || !fuses_with_normalisations(*norm.function))
+    throw std::invalid_argument(what + ": " + std::string(to_string(*norm.function)) +
+                                " cannot be fused into it, or not beside a ReLU or a residual");
+}
+
+/// visit(the activation as a std::integral_constant)
+template <typename Visit>
+void with_activation(bool relu, std::optional<Activation> function, Visit visit) {
+  if (relu) return visit(std::integral_constant<Behind, Behind::relu>{});
+  if (!function) return visit(std::integral_constant<Behind, Behind::nothing>{});
+  switch (*function) {
+    case Activation::relu6:
+      return visit(std::integral_constant<Behind, Behind::relu6>{});
+    case Activation::leaky_relu:
+      return visit(std::integral_constant<Behind, Behind::leaky_relu>{});
+    case Activation::hard_swish:
+      return visit(std::integral_constant<Behind, Behind::hard_swish>{});
+    case Activation::silu:
+      return visit(std::integral_constant<Behind, Behind::silu>{});
+    default:
+      throw std::logic_error("a normalisation with an activation that is not for it");
+  }
+}
+
 // ---- Forward ----------------------------------------------------------------------------------
 
-template <int W, bool Partial, bool Relu, bool Residual>
+template <int W, bool Partial, Behind F, bool Residual>
 void normalise(const float* x, const float* residual, float* y, Index rows, Index stride,
-               Index lanes, const Affine<W>& affines) {
+               Index lanes, const Affine<W>& affines, float slope) {
   for_each_part<W>(lanes, [&](int lane, Index present) {
     const PartAffine<W> affine(affines, lane);
     for (Index row = 0; row < rows; ++row) {
@@ -403,47 +510,39 @@ void normalise(const float* x, const float* residual, float* y, Index rows, Inde
         load<Partial>(r, residual + at, present);
         v += r;
       }
-      if constexpr (Relu) v = v < 0.0f ? Part<W>{} : v;  // keeps NaN
+      activate<F>(v, slope);
       store<Partial>(y + at, v, present);
     }
   });
 }
 
 /// y of a block; `residual` may be nullptr.
-template <int W>
-void write_y(const Geometry& geometry, Index block, const float* x, const float* residual,
-             bool relu, const Affine<W>& affine, float* y) {
-  with_flags(
-      [&](auto with_relu, auto with_residual) {
-        geometry.for_each_run_backwards(
-            block, [&](auto partial, Index offset, Index rows, Index lanes) {
-              normalise<W, partial.value, with_relu.value, with_residual.value>(
-                  x + offset, with_residual.value ? residual + offset : nullptr, y + offset, rows,
-                  geometry.row_stride, lanes, affine);
-            });
-      },
-      relu, residual != nullptr);
+template <int W, class Norm>
+void write_y(const Geometry& geometry, Index block, const Norm& norm, const float* x,
+             const float* residual, const Affine<W>& affine, float* y) {
+  const auto write = [&](auto function, auto with_residual) {
+    geometry.for_each_run_backwards(
+        block, [&](auto partial, Index offset, Index rows, Index lanes) {
+          normalise<W, partial.value, function.value, with_residual.value>(
+              x + offset, with_residual.value ? residual + offset : nullptr, y + offset, rows,
+              geometry.row_stride, lanes, affine, norm.slope);
+        });
+  };
+  with_activation(norm.relu, norm.function, [&](auto function) {
+    if constexpr (function() == Behind::nothing || function() == Behind::relu) {
+      if (residual) return write(function, std::true_type{});
+    }
+    write(function, std::false_type{});
+  });
 }
 
 // ---- Backward ---------------------------------------------------------------------------------
 
-/// Where backward sees which values the ReLU has cut.
-enum class Mask {
-  none,    ///< no ReLU, or already applied
-  from_x,  ///< recomputed from x, which is read anyway
-  from_y,
-};
-
-/// visit(where they are seen as a std::integral_constant)
-template <typename Visit>
-void with_mask(bool relu, bool residual, Visit visit) {
-  if (!relu) {
-    visit(std::integral_constant<Mask, Mask::none>{});
-  } else if (residual) {
-    visit(std::integral_constant<Mask, Mask::from_y>{});
-  } else {
-    visit(std::integral_constant<Mask, Mask::from_x>{});
-  }
+/// The same for backward.
+template <class Norm, typename Visit>
+void with_derivative(const Norm& norm, Visit visit) {
+  if (norm.relu && norm.residual) return visit(std::integral_constant<Behind, Behind::relu_in_y>{});
+  with_activation(norm.relu, norm.function, visit);
 }
 
 struct Inputs {
@@ -451,10 +550,11 @@ struct Inputs {
   const float* y;
   const float* d_y;
   const float* d_y2;
+  float slope;  ///< of leaky_relu
 };
 
-/// g = gradient after the mask, centred = x - mean
-template <int W, bool Partial, Mask From, bool Two>
+/// g = gradient before the activation, centred = x - mean
+template <int W, bool Partial, Behind F, bool Two>
 [[gnu::always_inline]] inline void load_gradient(const Inputs& in, Index at, Index lanes,
                                                  const PartAffine<W>& affine, Part<W>& g,
                                                  Part<W>& centred) {
@@ -468,20 +568,19 @@ template <int W, bool Partial, Mask From, bool Two>
     load<Partial>(g2, in.d_y2 + at, lanes);
     g += g2;
   }
-  if constexpr (From != Mask::none) {
+  if constexpr (F == Behind::relu_in_y) {
     Part<W> y{};
-    if constexpr (From == Mask::from_x) {
-      y = centred;
-      affine.apply(y);
-    } else {
-      load<Partial>(y, in.y + at, lanes);
-    }
-    g = y > 0.0f ? g : Part<W>{};
+    load<Partial>(y, in.y + at, lanes);
+    differentiate<Behind::relu>(g, y, in.slope);
+  } else if constexpr (F != Behind::nothing) {
+    Part<W> normalised = centred;
+    affine.apply(normalised);
+    differentiate<F>(g, normalised, in.slope);
   }
 }
 
 /// first += g, second += g * (x - mean); g is written if `Write`.
-template <int W, bool Partial, Mask From, bool Two, bool Write>
+template <int W, bool Partial, Behind F, bool Two, bool Write>
 void add_gradients(const Inputs& in_in, Index offset, float* written, Index rows, Index stride,
                    Index lanes, const Affine<W>& affines, Sums<W>& sums) {
   const Inputs in = in_in;
@@ -491,7 +590,7 @@ void add_gradients(const Inputs& in_in, Index offset, float* written, Index rows
     for_each_row(rows, [&](int way, Index row) {
       const Index at = offset + row * stride + lane;
       Part<W> g, centred;
-      load_gradient<W, Partial, From, Two>(in, at, present, affine, g, centred);
+      load_gradient<W, Partial, F, Two>(in, at, present, affine, g, centred);
       part.first[way] += g;
       multiply_add(part.second[way], g, centred, part.second[way]);
       if constexpr (Write) store<Partial>(written + at, g, present);
@@ -506,7 +605,7 @@ struct Combination {
   Lanes<W> on_gradient{}, on_centred{}, constant{};
 };
 
-template <int W, bool Partial, Mask From, bool Two>
+template <int W, bool Partial, Behind F, bool Two>
 void write_d_x(const Inputs& in_in, Index offset, float* d_x, Index rows, Index stride, Index lanes,
                const Affine<W>& affines, const Combination<W>& combination) {
   const Inputs in = in_in;
@@ -519,7 +618,7 @@ void write_d_x(const Inputs& in_in, Index offset, float* d_x, Index rows, Index 
     for (Index row = 0; row < rows; ++row) {
       const Index at = offset + row * stride + lane;
       Part<W> g, centred;
-      load_gradient<W, Partial, From, Two>(in, at, present, affine, g, centred);
+      load_gradient<W, Partial, F, Two>(in, at, present, affine, g, centred);
       Part<W> result;
       multiply_add(result, centred, on_centred, constant);
       multiply_add(result, g, on_gradient, result);
@@ -529,16 +628,17 @@ void write_d_x(const Inputs& in_in, Index offset, float* d_x, Index rows, Index 
 }
 
 /// Backward's two passes over a block.
-template <int W, Mask From>
+template <int W, Behind F>
 class GradientPasses {
  public:
   /// `d_residual` may be nullptr.
-  GradientPasses(const Geometry& geometry, const Inputs& in, float* d_residual)
-      : geometry_(geometry), in_(in), d_residual_(d_residual) {
-    // The masked gradient goes where it is wanted in the first pass, and the second reads it there.
-    // Nothing is to be done if it is wanted where it already is.
-    const bool two = in.d_y2 != nullptr;
-    writes_ = d_residual != nullptr && !(From == Mask::none && !two && d_residual == in.d_y);
+  GradientPasses(const Geometry& geometry, const Inputs& in, float* d_residual, float* d_x)
+      : geometry_(geometry), in_(in), g_(d_residual), d_x_(d_x) {
+    // The gradient before the activation goes where it is wanted in the first pass, and the second
+    // reads it there. Nothing is to be done if it is wanted where it already is. Where it is dear,
+    // it is kept in d_x meanwhile.
+    if (F == Behind::nothing && !in.d_y2 && d_residual == in.d_y) g_ = nullptr;
+    if (F == Behind::silu) g_ = d_x;
   }
 
   /// For each lane the sum of g and of g * (x - mean).
@@ -550,8 +650,8 @@ class GradientPasses {
             Sums<W> sums;
             geometry_.for_each_run(
                 block, chunk, [&](auto partial, Index offset, Index rows, Index lanes) {
-                  add_gradients<W, partial.value, From, two.value, writes.value>(
-                      in_, offset, d_residual_, rows, geometry_.row_stride, lanes, affine, sums);
+                  add_gradients<W, partial.value, F, two.value, writes.value>(
+                      in_, offset, g_, rows, geometry_.row_stride, lanes, affine, sums);
                 });
             std::array<double, W> first, second;
             sums.total(geometry_.lanes_are_channels, first, second);
@@ -561,37 +661,37 @@ class GradientPasses {
             }
           });
         },
-        in_.d_y2 != nullptr, writes_);
+        in_.d_y2 != nullptr, g_ != nullptr);
   }
 
-  void write(Index block, const Affine<W>& affine, const Combination<W>& combination,
-             float* d_x) const {
-    if (writes_) {
-      Inputs masked = in_;
-      masked.d_y = d_residual_;
-      write_block<Mask::none, false>(block, masked, affine, combination, d_x);
+  /// d_x.
+  void write(Index block, const Affine<W>& affine, const Combination<W>& combination) const {
+    if (g_) {
+      Inputs in = in_;
+      in.d_y = g_;
+      write_block<Behind::nothing, false>(block, in, affine, combination);
     } else if (in_.d_y2) {
-      write_block<From, true>(block, in_, affine, combination, d_x);
+      write_block<F, true>(block, in_, affine, combination);
     } else {
-      write_block<From, false>(block, in_, affine, combination, d_x);
+      write_block<F, false>(block, in_, affine, combination);
     }
   }
 
  private:
-  template <Mask Seen, bool Two>
+  template <Behind Seen, bool Two>
   void write_block(Index block, const Inputs& in, const Affine<W>& affine,
-                   const Combination<W>& combination, float* d_x) const {
+                   const Combination<W>& combination) const {
     geometry_.for_each_run_backwards(
         block, [&](auto partial, Index offset, Index rows, Index lanes) {
-          write_d_x<W, partial.value, Seen, Two>(in, offset, d_x, rows, geometry_.row_stride, lanes,
-                                                 affine, combination);
+          write_d_x<W, partial.value, Seen, Two>(in, offset, d_x_, rows, geometry_.row_stride,
+                                                 lanes, affine, combination);
         });
   }
 
   const Geometry& geometry_;
   Inputs in_;
-  float* d_residual_;
-  bool writes_;
+  float* g_;  ///< before the activation: where the first pass writes it; nullptr: nowhere
+  float* d_x_;
 };
 
 }  // namespace stpt::codelets::normalisation

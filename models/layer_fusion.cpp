@@ -12,9 +12,16 @@ bool is_normalisation(LayerKind kind) {
   return kind == LayerKind::batch_norm || kind == LayerKind::group_norm;
 }
 
-bool takes_relu(LayerKind kind) {
-  return is_normalisation(kind) || kind == LayerKind::convolution ||
-         kind == LayerKind::fully_connected || kind == LayerKind::add;
+/// Whether the activation can be computed by the op of what comes before it.
+bool takes(const FusedLayer& producer, const Layer& activation) {
+  const LayerKind kind = producer.layer->kind;
+  if (producer.activation) return false;
+  if (activation.kind == LayerKind::relu) {
+    return is_normalisation(kind) || kind == LayerKind::convolution ||
+           kind == LayerKind::fully_connected || kind == LayerKind::add;
+  }
+  return is_normalisation(kind) && !producer.relu && !producer.residual &&
+         codelets::fuses_with_normalisations(activation.function);
 }
 
 }  // namespace
@@ -35,21 +42,25 @@ std::vector<FusedLayer> fuse_layers(const Network& network) {
   };
 
   for (const Layer& layer : network.layers) {
-    if (layer.kind == LayerKind::relu) {
+    if (layer.kind == LayerKind::relu || layer.kind == LayerKind::activation) {
       auto* producer = sole_producer(layer.inputs[0]);
-      if (producer != nullptr && takes_relu((*producer)->layer->kind)) {
-        (*producer)->relu = true;
+      if (producer != nullptr && takes(**producer, layer)) {
+        if (layer.kind == LayerKind::relu) {
+          (*producer)->relu = true;
+        } else {
+          (*producer)->activation = &layer;
+        }
         (*producer)->output = layer.output;
         producers[layer.output] = static_cast<std::size_t>(producer - fused.data());
         continue;
       }
     }
-    FusedLayer fresh{&layer, false, std::nullopt, layer.output};
+    FusedLayer fresh{&layer, false, nullptr, std::nullopt, layer.output};
     if (layer.kind == LayerKind::add) {
       for (std::size_t i = 0; i < 2; ++i) {
         auto* norm = sole_producer(layer.inputs[i]);
         if (norm == nullptr || !is_normalisation((*norm)->layer->kind) || (*norm)->relu ||
-            (*norm)->residual)
+            (*norm)->activation || (*norm)->residual)
           continue;
         // The normalisation moves to where the other summand is known as well.
         fresh.layer = (*norm)->layer;

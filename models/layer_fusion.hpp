@@ -10,10 +10,11 @@
 namespace stpt::models {
 
 /// A layer with what is fused into its op:
-///   output = relu?(layer(inputs) + residual?)
+///   output = activation?(layer(inputs) + residual?)
 struct FusedLayer {
   const Layer* layer;
   bool relu = false;  ///< behind a convolution, normalisation, fully connected or add
+  const Layer* activation = nullptr;     ///< another one, behind a normalisation without a residual
   std::optional<ActivationId> residual;  ///< what an add adds to a normalisation
   ActivationId output;                   ///< of the last layer
 };

@@ -39,6 +39,21 @@ codelets::BatchNormMode batch_norm_mode(Mode mode) {
   return codelets::BatchNormMode::training;
 }
 
+/// What batch norm and group norm have in common.
+template <class Norm>
+Norm norm_of(const TensorSpec& x, const FusedLayer& fused) {
+  Norm norm;
+  norm.x = x;
+  norm.relu = fused.relu;
+  norm.residual = fused.residual.has_value();
+  norm.epsilon = fused.layer->epsilon;
+  if (fused.activation) {
+    norm.function = fused.activation->function;
+    norm.slope = fused.activation->slope;
+  }
+  return norm;
+}
+
 /// Goes through the layers forward and backward and emits their ops.
 class Lowering {
  public:
@@ -687,10 +702,7 @@ void Lowering::forward_batch_norm(Node& node) {
   const Layer& layer = *node.layer;
   const codelets::BatchNormMode mode = batch_norm_mode(mode_);
   auto& norm = node.kept.batch_norm;
-  norm.x = input(node).spec;
-  norm.relu = node.relu;
-  norm.residual = node.residual.has_value();
-  norm.epsilon = layer.epsilon;
+  norm = norm_of<codelets::BatchNorm>(input(node).spec, node);
   norm.momentum = mode_ == Mode::calibration ? 1.0f : layer.momentum;
 
   std::vector<Argument> arguments{read(input(node).location)};
@@ -724,7 +736,8 @@ void Lowering::forward_batch_norm(Node& node) {
 void Lowering::forward_group_norm(Node& node) {
   const Layer& layer = *node.layer;
   auto& norm = node.kept.group_norm;
-  norm = {input(node).spec, layer.groups, node.relu, node.residual.has_value(), layer.epsilon};
+  norm = norm_of<codelets::GroupNorm>(input(node).spec, node);
+  norm.groups = layer.groups;
   std::vector<Argument> arguments{read(input(node).location)};
   if (node.residual) arguments.push_back(in_layout(*node.residual, norm.x.layout));
   arguments.push_back(parameter(layer.weight));

@@ -2,11 +2,11 @@
 // segments. A segment is what one task runs.
 //
 // (1) A ReLU is merged into the convolution, normalisation, fully connected layer or addition
-// before it, an addition into the normalisation of a summand; (2) layouts are chosen by the
-// convolutions and kept by what follows, weights are converted to the network's data type; (3)
-// backward ops are appended in reverse order; (4) the list is cut by `grain`; (5) buffers that live
-// inside one segment go to its scratch memory, the others are gathered into groups that the same
-// segments use, each group one StarPU handle.
+// before it, some other activations into a normalisation, an addition into that of a summand; (2)
+// layouts are chosen by the convolutions and kept by what follows, weights are converted to the
+// network's data type; (3) backward ops are appended in reverse order; (4) the list is cut by
+// `grain`; (5) buffers that live inside one segment go to its scratch memory, the others are
+// gathered into groups that the same segments use, each group one StarPU handle.
 #pragma once
 
 #include <cstddef>

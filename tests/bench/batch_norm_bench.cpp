@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,8 +51,8 @@ double time_of(F f) {
   return seconds[seconds.size() / 2];
 }
 
-void report(const char* what, double seconds, int passes, std::size_t bytes) {
-  std::printf("  %-28s %9.1f us  %6.1f GB/s (%d passes)\n", what, seconds * 1e6,
+void report(const std::string& what, double seconds, int passes, std::size_t bytes) {
+  std::printf("  %-28s %9.1f us  %6.1f GB/s (%d passes)\n", what.c_str(), seconds * 1e6,
               passes * static_cast<double>(bytes) / seconds * 1e-9, passes);
 }
 
@@ -75,36 +76,57 @@ void bench(const TensorSpec& spec) {
   std::printf("%s, %.2f MB\n", spec.to_string().c_str(), static_cast<double>(spec.bytes()) * 1e-6);
   report("copy", time_of([&] { std::memcpy(d_x.get(), x.get(), spec.bytes()); }), 2, spec.bytes());
 
-  const auto forward = [&](const char* what, bool relu, bool with_residual,
+  using codelets::Activation;
+  const auto norm_of = [&](bool relu, bool with_residual, std::optional<Activation> function = {}) {
+    codelets::BatchNorm norm{spec, relu, with_residual};
+    norm.function = function;
+    return norm;
+  };
+  const auto forward = [&](const std::string& what, const codelets::BatchNorm& norm,
                            codelets::BatchNormMode mode, int passes) {
-    const auto kernel =
-        plan(codelets::BatchNormForward{{spec, relu, with_residual}, mode}, codelets::Cpu{});
+    const auto kernel = plan(codelets::BatchNormForward{norm, mode}, codelets::Cpu{});
     std::vector<void*> args{x.get()};
-    if (with_residual) args.push_back(residual.get());
+    if (norm.residual) args.push_back(residual.get());
     for (float* argument : {gamma, beta, running_mean, running_variance, y.get(), mean, inverse})
       args.push_back(argument);
     report(what, time_of([&] { kernel->run(args, nullptr, nullptr); }), passes, spec.bytes());
   };
   using enum codelets::BatchNormMode;
-  forward("forward inference relu", true, false, inference, 2);
-  forward("forward relu", true, false, training, 3);
-  forward("forward relu+residual", true, true, training, 4);
+  forward("forward inference relu", norm_of(true, false), inference, 2);
+  forward("forward relu", norm_of(true, false), training, 3);
+  forward("forward relu+residual", norm_of(true, true), training, 4);
 
-  const auto backward = [&](const char* what, bool relu, bool with_residual, bool two, int passes) {
-    const auto kernel =
-        plan(codelets::BatchNormBackward{{spec, relu, with_residual}, two}, codelets::Cpu{});
+  const auto backward = [&](const std::string& what, const codelets::BatchNorm& norm, bool two,
+                            int passes) {
+    const auto kernel = plan(codelets::BatchNormBackward{norm, two}, codelets::Cpu{});
     std::vector<void*> args{x.get(), y.get(), gamma, beta, mean, inverse, d_y.get()};
     if (two) args.push_back(d_y2.get());
     args.push_back(d_x.get());
-    if (with_residual) args.push_back(d_residual.get());
+    if (norm.residual) args.push_back(d_residual.get());
     args.push_back(d_gamma);
     args.push_back(d_beta);
     report(what, time_of([&] { kernel->run(args, nullptr, nullptr); }), passes, spec.bytes());
   };
-  backward("backward", false, false, false, 5);
-  backward("backward relu", true, false, false, 5);
-  backward("backward relu+residual", true, true, false, 7);
-  backward("backward relu+residual, two", true, true, true, 8);
+  backward("backward", norm_of(false, false), false, 5);
+  backward("backward relu", norm_of(true, false), false, 5);
+  backward("backward relu+residual", norm_of(true, true), false, 7);
+  backward("backward relu+residual, two", norm_of(true, true), true, 8);
+
+  // Other activations, within batch norm and by an op of their own.
+  const auto alone = [&](const std::string& what, const auto& op, std::vector<void*> args,
+                         int passes) {
+    const auto kernel = plan(op, codelets::Cpu{});
+    args.push_back(d_x.get());
+    report(what, time_of([&] { kernel->run(args, nullptr, nullptr); }), passes, spec.bytes());
+  };
+  for (const Activation function : {Activation::relu6, Activation::hard_swish, Activation::silu}) {
+    const std::string name(to_string(function));
+    forward("forward " + name, norm_of(false, false, function), training, 3);
+    alone("forward " + name + " alone", codelets::ActivationForward{spec, function}, {x.get()}, 2);
+    backward("backward " + name, norm_of(false, false, function), false, 5);
+    alone("backward " + name + " alone", codelets::ActivationBackward{spec, function},
+          {x.get(), d_y.get()}, 3);
+  }
 }
 
 }  // namespace

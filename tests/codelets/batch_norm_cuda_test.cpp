@@ -115,6 +115,7 @@ std::vector<float> sum_of_parts(DataType type, std::vector<float> d_y,
 void check(const BatchNorm& norm, bool two_parts) {
   const DataType type = norm.x.type;
   INFO(norm.x.to_string() << (norm.relu ? " relu" : "") << (norm.residual ? " residual" : "")
+                          << (norm.function ? to_string(*norm.function) : "")
                           << (two_parts ? " two parts" : ""));
   const Inputs in = rounded_inputs(norm, 7);
   NormReference reference = reference_of(norm, in);
@@ -151,6 +152,22 @@ TEST_CASE("batch norm on a GPU matches the definition in double", "[cuda][batch_
         for (const bool residual : {false, true})
           for (const bool two_parts : {false, true})
             check(of_type({spec_of(shape), relu, residual}, type), two_parts);
+}
+
+TEST_CASE("batch norm's activations on a GPU match their definitions in double",
+          "[cuda][batch_norm]") {
+  NEEDS_GPUS(1);
+  for (const Shape& shape : {Shape{2, 20, 9, 7}, Shape{5, 16, 4, 4}}) {
+    for (const DataType type : cuda_types) {
+      for (const auto& [function, word] : codelets::named_activations) {
+        if (!codelets::fuses_with_normalisations(function)) continue;
+        BatchNorm norm = of_type({spec_of(shape)}, type);
+        norm.function = function;
+        norm.slope = 0.2f;
+        for (const bool two_parts : {false, true}) check(norm, two_parts);
+      }
+    }
+  }
 }
 
 TEST_CASE("batch norm on a GPU takes many slices, and long ones", "[cuda][batch_norm]") {
@@ -221,9 +238,9 @@ TEST_CASE("batch norm on a GPU matches PyTorch", "[cuda][batch_norm]") {
                     values("beta"),
                     values("running_mean"),
                     values("running_variance")};
-    const BatchNorm norm{spec_of(golden_shape(golden.at(name + "/x")), Layout::nhwc),
-                         values("flags")[0] != 0, residual, values("settings")[0],
-                         values("settings")[1]};
+    BatchNorm norm{spec_of(golden_shape(golden.at(name + "/x")), Layout::nhwc),
+                   values("flags")[0] != 0, residual, values("settings")[0], values("settings")[1]};
+    norm.function = named_activation(name);
     // The saved mean is float32: rounding it to 6e-8 of 1000 moves a standard deviation of 2, and
     // with it every result, by up to 2e-5.
     const Tolerance tolerance = name == "far_mean" ? Tolerance{4e-5, 1e-7} : usual;

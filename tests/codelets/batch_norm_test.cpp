@@ -50,8 +50,9 @@ TEST_CASE("batch norm matches PyTorch in every layout", "[batch_norm]") {
                     values("running_variance")};
     for (const Layout layout : all_layouts) {
       INFO(name << " " << to_string(layout));
-      const BatchNorm norm{spec_of(golden_shape(tensor("x")), layout), values("flags")[0] != 0,
-                           residual, values("settings")[0], values("settings")[1]};
+      BatchNorm norm{spec_of(golden_shape(tensor("x")), layout), values("flags")[0] != 0, residual,
+                     values("settings")[0], values("settings")[1]};
+      norm.function = named_activation(name);
       // The saved mean is float32: rounding it to 6e-8 of 1000 moves a standard deviation of 2, and
       // with it every result, by up to 2e-5.
       const Tolerance tolerance = name == "far_mean" ? Tolerance{4e-5, 1e-7} : usual;
@@ -115,6 +116,80 @@ TEST_CASE("batch norm matches the definition in double", "[batch_norm]") {
             require_flat("d_beta", backward.d_beta, reference.d_beta, usual);
           }
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("batch norm's activations match their definitions in double", "[batch_norm]") {
+  for (const auto& [function, word] : codelets::named_activations) {
+    if (!codelets::fuses_with_normalisations(function)) continue;
+    for (const Shape& shape : {Shape{3, 19, 17, 5}, Shape{70, 8, 3, 3}}) {
+      for (const bool two_parts : {false, true}) {
+        Inputs in = random_inputs(shape, false, 7);
+        for (float& gamma : in.gamma) gamma *= 4;  // beyond all kinks
+        const std::vector<float> d_y = random_values(shape.elements(), 20);
+        std::optional<std::vector<float>> d_y2;
+        Doubles gradient = to_double(d_y);
+        if (two_parts) {
+          d_y2 = random_values(shape.elements(), 21);
+          for (std::size_t i = 0; i < gradient.size(); ++i)
+            gradient[i] = static_cast<double>(d_y[i] + (*d_y2)[i]);
+        }
+        for (const Layout layout : all_layouts) {
+          BatchNorm norm{spec_of(shape, layout)};
+          norm.function = function;
+          norm.slope = 0.2f;
+          INFO(norm.x.to_string() << " " << word << (two_parts ? " two parts" : ""));
+          NormReference reference = reference_of(norm, in);
+          reference.forward();
+          reference.backward(gradient);
+          ForwardResult forward = run_forward(norm, BatchNormMode::training, in);
+          REQUIRE(forward.y.padding_is_zero());
+          require_tensor("y", forward.y, reference.y, usual);
+          BackwardResult backward = run_backward(norm, in, forward, d_y, d_y2);
+          REQUIRE(backward.d_x.padding_is_zero());
+          require_tensor("d_x", backward.d_x, reference.d_x, reference.d_x_tolerance());
+          require_flat("d_gamma", backward.d_gamma, reference.d_gamma, usual);
+          require_flat("d_beta", backward.d_beta, reference.d_beta, usual);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("batch norm with an activation is the two one after the other", "[batch_norm]") {
+  // On values from one end of float32 to the other: in inference mode mean and deviation are given.
+  const Shape shape{1, 8, 40, 20};
+  Inputs in = random_inputs(shape, false, 7);
+  const std::size_t count = in.x.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    const double place = static_cast<double>(i) / static_cast<double>(count);
+    in.x[i] = static_cast<float>(i % 2 == 0 ? 12 * place - 6 : std::exp(170 * place - 85));
+    if (i % 4 == 3) in.x[i] = -in.x[i];
+  }
+  in.x[0] = std::numeric_limits<float>::quiet_NaN();
+  in.x[1] = std::numeric_limits<float>::infinity();
+  in.gamma.assign(8, 1);
+  in.beta.assign(8, 0);
+  in.running_mean.assign(8, 0);
+  in.running_variance.assign(8, 1 - 1e-5f);
+  for (const auto& [function, word] : codelets::named_activations) {
+    if (!codelets::fuses_with_normalisations(function)) continue;
+    BatchNorm norm{spec_of(shape, Layout::nchw8c)};
+    const std::vector<float> z = run_forward(norm, BatchNormMode::inference, in).y.values();
+    norm.function = function;
+    const std::vector<float> y = run_forward(norm, BatchNormMode::inference, in).y.values();
+    for (std::size_t i = 0; i < count; ++i) {
+      const double expected = activate(function, 0.01, static_cast<double>(z[i]));
+      INFO(word << "(" << z[i] << ") is " << y[i] << ", expected " << expected);
+      if (std::isnan(z[i])) {
+        REQUIRE(std::isnan(y[i]));
+      } else {
+        // exp errs by less than 2e-7, and is infinite from 88.4 on, where 88.4 exp(-88.4) = 4e-37.
+        REQUIRE(
+            (static_cast<double>(y[i]) == expected ||
+             std::abs(static_cast<double>(y[i]) - expected) <= 5e-7 * std::abs(expected) + 4e-37));
       }
     }
   }
@@ -311,4 +386,10 @@ TEST_CASE("batch norm says what it cannot plan", "[batch_norm]") {
   norm.x = spec_of({4, 3, 2, 2});
   norm.epsilon = -1e-5f;
   REQUIRE(contains(message_of(BatchNormForward{norm}), "epsilon must not be negative"));
+  norm = {spec_of({4, 3, 2, 2})};
+  norm.function = Activation::tanh;
+  REQUIRE(contains(message_of(BatchNormForward{norm}), "tanh cannot be fused into it"));
+  norm.function = Activation::silu;
+  norm.residual = true;
+  REQUIRE(contains(message_of(BatchNormBackward{norm}), "silu cannot be fused into it"));
 }

@@ -104,6 +104,8 @@ inline NormReference reference_of(const BatchNorm& norm, const Inputs& in) {
   return {.shape = norm.x.shape,
           .relu = norm.relu,
           .residual = norm.residual,
+          .function = norm.function,
+          .slope = static_cast<double>(norm.slope),
           .epsilon = static_cast<double>(norm.epsilon),
           .x = to_double(in.x),
           .r = to_double(in.residual),

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,13 @@ inline double activate(Activation function, double slope, double x) {
       return std::tanh(x);
   }
   throw std::logic_error("activate: unknown function");
+}
+
+/// Whose name it is.
+inline std::optional<Activation> named_activation(const std::string& name) {
+  for (const auto& [function, word] : codelets::named_activations)
+    if (word == name) return function;
+  return std::nullopt;
 }
 
 /// For arguments below 8, where float32 has steps of 5e-7; oneDNN's gelu errs by 4e-7.

@@ -138,6 +138,19 @@ TEST_CASE("group norm on a GPU matches the definition in double", "[cuda][group_
             check({{shape, type, Layout::nhwc}, groups, relu, residual}, two_parts);
 }
 
+TEST_CASE("group norm's activations on a GPU match their definitions in double",
+          "[cuda][group_norm]") {
+  NEEDS_GPUS(1);
+  for (const DataType type : cuda_types) {
+    for (const auto& [function, word] : codelets::named_activations) {
+      if (!codelets::fuses_with_normalisations(function)) continue;
+      GroupNorm norm{{{3, 24, 5, 6}, type, Layout::nhwc}, 3};
+      norm.function = function;
+      for (const bool two_parts : {false, true}) check(norm, two_parts);
+    }
+  }
+}
+
 TEST_CASE("group norm on a GPU takes many slices", "[cuda][group_norm]") {
   NEEDS_GPUS(1);
   // A block takes 8 rows at once and 64 in all: an image's 1030 rows are 16 slices and a rest.

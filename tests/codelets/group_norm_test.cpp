@@ -113,6 +113,30 @@ TEST_CASE("group norm matches the definition in double", "[group_norm]") {
   }
 }
 
+TEST_CASE("group norm's activations match their definitions in double", "[group_norm]") {
+  const Shape shape{3, 18, 9, 5};
+  Inputs in = random_inputs(shape, false, 7);
+  for (float& gamma : in.gamma) gamma *= 4;  // beyond all kinks
+  const std::vector<float> d_y = random_values(shape.elements(), 20);
+  for (const auto& [function, word] : codelets::named_activations) {
+    if (!codelets::fuses_with_normalisations(function)) continue;
+    for (const Layout layout : all_layouts) {
+      GroupNorm norm{spec_of(shape, layout), 3};
+      norm.function = function;
+      INFO(norm.x.to_string() << " " << word);
+      NormReference reference = reference_of(norm, in);
+      reference.forward();
+      reference.backward(to_double(d_y));
+      ForwardResult forward = run_forward(norm, in);
+      require_tensor("y", forward.y, reference.y, usual);
+      BackwardResult backward = run_backward(norm, in, forward, d_y);
+      require_tensor("d_x", backward.d_x, reference.d_x, reference.d_x_tolerance());
+      require_flat("d_gamma", backward.d_gamma, reference.d_gamma, usual);
+      require_flat("d_beta", backward.d_beta, reference.d_beta, usual);
+    }
+  }
+}
+
 TEST_CASE("group norm's gradient is that of its definition", "[group_norm]") {
   const Shape shape{3, 6, 3, 2};
   for (const bool relu : {false, true}) {
@@ -258,6 +282,9 @@ TEST_CASE("group norm says what it cannot plan", "[group_norm]") {
   norm.epsilon = std::numeric_limits<float>::quiet_NaN();
   require_message(norm, "epsilon must not be negative");
   require_message({spec_of({4, 6, 2, 2}, Layout::any), 3}, "layout");
+  norm = {spec_of({4, 6, 2, 2}), 3, true};
+  norm.function = Activation::silu;
+  require_message(norm, "silu cannot be fused into it");
   require_message({spec_of({0, 6, 2, 2}), 3}, "at least 1");
   norm = {spec_of({4, 6, 2, 2}), 3};
   norm.x.type = DataType::bfloat16;

@@ -32,6 +32,8 @@ inline NormReference reference_of(const GroupNorm& norm, const Inputs& in) {
           .groups = norm.groups,
           .relu = norm.relu,
           .residual = norm.residual,
+          .function = norm.function,
+          .slope = static_cast<double>(norm.slope),
           .epsilon = static_cast<double>(norm.epsilon),
           .x = to_double(in.x),
           .r = to_double(in.residual),

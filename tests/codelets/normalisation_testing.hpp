@@ -1,9 +1,12 @@
 // Normalisations by their definition.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
+#include "tests/codelets/elementwise_testing.hpp"
 #include "tests/codelets/kernel_testing.hpp"
 
 namespace stpt::testing {
@@ -19,10 +22,13 @@ struct NormReference {
   Shape shape;
   int groups = 0;  ///< of an image's channels; 0: a channel of all images is normalised together
   bool relu = false, residual = false;
+  std::optional<Activation> function{};  ///< instead of the ReLU
+  double slope = 0.01;
   double epsilon = 1e-5;
   Doubles x{}, r{}, gamma{}, beta{};
 
   Doubles mean{}, variance{}, y{};                   // forward; statistics of each set
+  Doubles before{};                                  // the activation
   Doubles d_x{}, d_residual{}, d_gamma{}, d_beta{};  // backward
 
   /// visit(place, channel, set of values that are normalised together)
@@ -54,12 +60,24 @@ struct NormReference {
     return (x[i] - mean[set]) / std::sqrt(variance[set] + epsilon);
   }
 
+  [[nodiscard]] double activated(double value) const {
+    if (function) return activate(*function, slope, value);
+    return relu ? std::max(value, 0.0) : value;
+  }
+  /// By differences, which err by about 1e-10 but at kinks.
+  [[nodiscard]] double derivative(double value) const {
+    constexpr double step = 1e-6;
+    if (!function) return relu && value <= 0 ? 0 : 1;
+    return (activated(value + step) - activated(value - step)) / (2 * step);
+  }
+
   void normalise() {
     y.resize(x.size());
+    before.resize(x.size());
     for_each([&](std::size_t i, std::size_t c, std::size_t set) {
-      y[i] = gamma[c] * normalised(i, set) + beta[c];
-      if (residual) y[i] += r[i];
-      if (relu && y[i] < 0) y[i] = 0;
+      before[i] = gamma[c] * normalised(i, set) + beta[c];
+      if (residual) before[i] += r[i];
+      y[i] = activated(before[i]);
     });
   }
 
@@ -75,7 +93,7 @@ struct NormReference {
     d_beta.assign(channels(), 0);
     Doubles sum(sets()), product(sets());  // of the normalised values' gradients
     for_each([&](std::size_t i, std::size_t c, std::size_t set) {
-      d_residual[i] = relu && y[i] <= 0 ? 0 : d_y[i];
+      d_residual[i] = d_y[i] * derivative(before[i]);
       d_gamma[c] += d_residual[i] * normalised(i, set);
       d_beta[c] += d_residual[i];
       sum[set] += gamma[c] * d_residual[i];

@@ -299,22 +299,28 @@ def batch_norm():
         "batch1": (1, 16, 3, 3, True, True, 1e-5, 0.1, 0.0),
         "matrix": (9, 7, 1, 1, True, False, 1e-5, 0.1, 0.0),
         "far_mean": (2, 3, 8, 8, False, False, 1e-5, 0.1, 1000.0),
+        # Named as the activation instead of the ReLU.
+        "relu6": (2, 19, 4, 3, False, False, 1e-5, 0.1, 0.5),
+        "leaky_relu": (2, 8, 3, 5, False, False, 1e-5, 0.1, 0.0),
+        "hard_swish": (3, 18, 3, 3, False, False, 1e-5, 0.1, -0.5),
+        "silu": (2, 17, 5, 3, False, False, 1e-5, 0.1, 0.5),
     }
+    functions = {"relu6": F.relu6, "leaky_relu": F.leaky_relu, "hard_swish": F.hardswish, "silu": F.silu}
     out = {}
     random = Random(4)
     for name, (n, c, h, w, relu, residual, epsilon, momentum, mean) in cases.items():
         # The settings too are what float32 makes of them.
         epsilon, momentum = float(np.float32(epsilon)), float(np.float32(momentum))
         x = random.normal(n, c, h, w, mean=mean, stddev=2.0).requires_grad_()
-        gamma = random.normal(c).requires_grad_()
+        function = functions.get(name, F.relu if relu else lambda value: value)
+        gamma = random.normal(c, stddev=4.0 if name in functions else 1.0).requires_grad_()
         beta = random.normal(c).requires_grad_()
         r = random.normal(n, c, h, w).requires_grad_() if residual else None
         running_mean = random.normal(c)
         running_variance = random.uniform(c, low=0.5, high=2.0)
 
         def act(value):
-            value = value + r if residual else value
-            return F.relu(value) if relu else value
+            return function(value + r if residual else value)
 
         out[f"{name}/flags"] = np.array([relu, residual], dtype=np.int32)
         out[f"{name}/settings"] = np.array([epsilon, momentum])

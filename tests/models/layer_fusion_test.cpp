@@ -1,6 +1,7 @@
 #include "models/layer_fusion.hpp"
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "models/network.hpp"
@@ -64,6 +65,30 @@ TEST_CASE("a group norm takes an addition and a ReLU", "[layer_fusion]") {
   CHECK(fused(network) == std::vector<Fused>{{LayerKind::convolution},
                                              {LayerKind::group_norm, true, x},
                                              {LayerKind::fully_connected}});
+}
+
+TEST_CASE("a normalisation takes another activation, where nothing is added", "[layer_fusion]") {
+  using codelets::Activation;
+  NetworkBuilder net("net", {1, 3, 8, 8}, 10);
+  ActivationId x = net.batch_norm("a", net.convolution("conv1", net.input(), 8, 1, 1, 0));
+  const ActivationId y = x = net.activation(x, Activation::silu);
+  x = net.relu(net.group_norm("b", net.activation(net.batch_norm("c", x), Activation::mish), 2));
+  x = net.activation(net.add(net.batch_norm("d", x), y), Activation::hard_swish);
+  x = net.activation(net.group_norm("e", x, 2), Activation::leaky_relu, 0.2f);
+  x = net.relu(net.activation(net.batch_norm("f", net.relu(x)), Activation::relu6));
+  const ActivationId z = net.activation(net.batch_norm("g", x), Activation::silu);
+  const Network network = net.build(net.fully_connected("fc", net.add(z, x), 10));
+  std::vector<std::string> seen;
+  for (const FusedLayer& layer : fuse_layers(network)) {
+    std::string text = layer.layer->name;
+    if (layer.residual) text += " + " + std::to_string(*layer.residual);
+    if (layer.relu) text += " relu";
+    if (layer.activation) text += " " + layer.activation->name;
+    seen.push_back(text);
+  }
+  CHECK(seen == std::vector<std::string>{"conv1", "a silu", "c", "mish", "b relu",
+                                         "d + " + std::to_string(y), "hard_swish", "e leaky_relu",
+                                         "relu", "f relu6", "relu", "g silu", "add", "fc"});
 }
 
 TEST_CASE("what others read as well is not fused away", "[layer_fusion]") {

@@ -86,6 +86,20 @@ std::vector<Problem> problems() {
   x = in_groups.fully_connected("fc1", in_groups.relu(in_groups.add(branch, x)), 24);
   x = in_groups.relu(in_groups.group_norm("gn3", x, 3));
   result.emplace_back(in_groups.build(in_groups.fully_connected("fc2", x, 10)), 4, 12U);
+  // Normalisations with activations, of which one has two readers.
+  models::NetworkBuilder fused("fused", {1, 3, 9, 9}, 10);
+  x = fused.batch_norm("bn1", fused.convolution("conv1", fused.input(), 16, 3, 1, 1));
+  x = fused.activation(x, codelets::Activation::silu);
+  const models::ActivationId gate =
+      fused.activation(fused.convolution("conv2", fused.global_average_pool(x), 16, 1, 1, 0),
+                       codelets::Activation::sigmoid);
+  x = fused.batch_norm("bn2", fused.convolution("conv3", fused.multiply(x, gate), 24, 3, 2, 1));
+  x = fused.activation(x, codelets::Activation::hard_swish);
+  x = fused.group_norm("gn", fused.convolution("conv4", x, 13, 1, 1, 0), 1);
+  x = fused.activation(x, codelets::Activation::leaky_relu, 0.3f);
+  x = fused.batch_norm("bn3", fused.convolution("conv5", x, 8, 3, 1, 1));
+  x = fused.activation(x, codelets::Activation::relu6);
+  result.emplace_back(fused.build(fused.fully_connected("fc", x, 10)), 4, 13U);
   models::NetworkBuilder active("active", {1, 3, 8, 8}, 10);
   x = active.convolution("conv", active.activation(active.input(), codelets::Activation::tanh), 19,
                          3, 1, 1, {.bias = true});

@@ -168,6 +168,22 @@ const std::vector<Form>& forms() {
          const ActivationId logits = classifier(net, net.concat({y, images}));
          return net.activation(logits, Activation::leaky_relu, 0.3f);
        }},
+      {"normalisations with other activations, of which one has two readers",
+       {1, 3, 8, 8},
+       [](NetworkBuilder& net) {
+         ActivationId x = net.batch_norm("bn1", net.convolution("conv1", net.input(), 19, 3, 1, 1));
+         x = net.activation(x, Activation::silu);
+         net.begin_block("second");
+         const ActivationId gate =
+             net.activation(net.convolution("conv2", net.global_average_pool(x), 19, 1, 1, 0),
+                            Activation::sigmoid);
+         x = net.batch_norm("bn2", net.convolution("conv3", net.multiply(x, gate), 16, 3, 1, 1));
+         x = net.activation(x, Activation::hard_swish);
+         x = net.group_norm("gn", net.convolution("conv4", x, 12, 1, 1, 0), 3);
+         x = net.activation(x, Activation::leaky_relu, 0.3f);
+         x = net.batch_norm("bn3", net.convolution("conv5", x, 8, 3, 2, 1));
+         return classifier(net, net.activation(x, Activation::relu6));
+       }},
       {"sum of what is rectified",
        {1, 3, 6, 6},
        [](NetworkBuilder& net) {
