@@ -284,6 +284,32 @@ void depthwise_convolutions(Bench& bench, const Options& options) {
 /// are larger than caches. A norm before an addition does that, too, as in a residual network; its
 /// gradient comes in two parts, whose sum it leaves for the other summand, and reads in the second
 /// pass.
+void batch_norm(Bench& bench, const std::string& what, const codelets::BatchNorm& norm, int count) {
+  if (count == 0) return;
+  const TensorSpec& x = norm.x;
+  const Bench::Buffer tensor = buffer(x), channels = floats(x.shape.c);
+  const codelets::BatchNormForward forward{norm};
+  const codelets::BatchNormBackward backward{norm, norm.residual};
+  const Bench::Buffer mask{codelets::batch_norm_mask_bytes(norm, Cuda{})};
+  std::vector<Bench::Buffer> buffers = {tensor};
+  if (norm.residual) buffers.push_back(tensor);
+  buffers.insert(buffers.end(),
+                 {channels, channels, channels, channels, tensor, channels, channels, mask});
+  const double forward_tensors = norm.residual ? 4 : 3, backward_tensors = norm.residual ? 7 : 5;
+  const auto mask_bytes = static_cast<double>(mask.bytes);
+  bench.time((what + " forward").c_str(), x.shape.to_string(),
+             {0, forward_tensors * bytes(x) + mask_bytes, count}, buffers,
+             codelets::plan(forward, Cuda{}));
+  buffers = {tensor, mask, channels, channels, channels, channels, tensor};
+  if (norm.residual) buffers.push_back(tensor);  // the gradient's other part
+  buffers.push_back(tensor);
+  if (norm.residual) buffers.push_back(tensor);
+  buffers.insert(buffers.end(), {channels, channels});
+  bench.time((what + " backward").c_str(), x.shape.to_string(),
+             {0, backward_tensors * bytes(x) + mask_bytes, count}, buffers,
+             codelets::plan(backward, Cuda{}));
+}
+
 void normalisations(Bench& bench, const models::Network& network, const auto& spec_of) {
   struct Norms {
     TensorSpec x;
@@ -302,33 +328,19 @@ void normalisations(Bench& bench, const models::Network& network, const auto& sp
   }
   for (const auto& [key, norms] : distinct) {
     const TensorSpec& x = norms.x;
-    const Bench::Buffer tensor = buffer(x), channels = floats(x.shape.c), none;
-    const auto time = [&](const std::string& what, const codelets::BatchNorm& norm, int count) {
-      if (count == 0) return;
-      const codelets::BatchNormForward forward{norm};
-      const codelets::BatchNormBackward backward{norm, norm.residual};
-      const Bench::Buffer mask{codelets::batch_norm_mask_bytes(norm, Cuda{})};
-      std::vector<Bench::Buffer> buffers = {tensor};
-      if (norm.residual) buffers.push_back(tensor);
-      buffers.insert(buffers.end(),
-                     {channels, channels, channels, channels, tensor, channels, channels, mask});
-      const double forward_tensors = norm.residual ? 4 : 3,
-                   backward_tensors = norm.residual ? 7 : 5;
-      const auto mask_bytes = static_cast<double>(mask.bytes);
-      bench.time((what + " forward").c_str(), x.shape.to_string(),
-                 {0, forward_tensors * bytes(x) + mask_bytes, count}, buffers,
-                 codelets::plan(forward, Cuda{}));
-      buffers = {tensor, mask, channels, channels, channels, channels, tensor};
-      if (norm.residual) buffers.push_back(tensor);  // the gradient's other part
-      buffers.push_back(tensor);
-      if (norm.residual) buffers.push_back(tensor);
-      buffers.insert(buffers.end(), {channels, channels});
-      bench.time((what + " backward").c_str(), x.shape.to_string(),
-                 {0, backward_tensors * bytes(x) + mask_bytes, count}, buffers,
-                 codelets::plan(backward, Cuda{}));
-    };
-    time("batch norm, ReLU", {.x = x, .relu = true}, norms.plain);
-    time("batch norm, add, ReLU", {.x = x, .relu = true, .residual = true}, norms.residual);
+    batch_norm(bench, "batch norm, ReLU", {.x = x, .relu = true}, norms.plain);
+    batch_norm(bench, "batch norm, add, ReLU", {.x = x, .relu = true, .residual = true},
+               norms.residual);
+  }
+}
+
+/// As EfficientNet-B0 has it.
+void batch_norm_with_silu(Bench& bench, const Options& options) {
+  for (const auto& [channels, side] : {std::pair{96, 112}, {240, 28}, {1152, 7}}) {
+    codelets::BatchNorm norm{
+        .x = {{options.batch, channels, side, side}, options.type, Layout::nhwc}};
+    norm.function = codelets::Activation::silu;
+    batch_norm(bench, "batch norm, SiLU", norm, 1);
   }
 }
 
@@ -418,6 +430,7 @@ int bench_operations(const Options& options) {
   update(bench, network, "AdamW step", codelets::UpdateRule::adamw);
   convolutions(bench, options, network, spec_of);  // they take the longest
   depthwise_convolutions(bench, options);
+  batch_norm_with_silu(bench, options);
   return 0;
 }
 
