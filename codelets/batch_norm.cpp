@@ -114,13 +114,7 @@ class Backward final : public Kernel {
     const GradientPasses<W, F> passes(geometry_, in, d_residual, d_x);
     const auto count = static_cast<double>(geometry_.count());
     for (Index block = 0; block < geometry_.blocks; ++block) {
-      Affine<W> affine;
-      for_each_lane(geometry_, block, [&](int lane, Index channel) {
-        affine.mean[lane] = mean[channel];
-        affine.scale[lane] = gamma[channel] * inverse_stddev[channel];
-        affine.shift[lane] = beta[channel];
-      });
-
+      const Affine<W> affine = affine_of<W>(geometry_, block, mean, inverse_stddev, gamma, beta);
       std::array<double, W> sum{}, product{};
       passes.sum(block, affine, sum, product);
 

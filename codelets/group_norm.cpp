@@ -82,13 +82,8 @@ class Forward final : public GroupNormKernel {
       for (Index first = 0; first < channels_; first += group_channels_)
         join_group(means, squares, first, mean, inverse_stddev);
       for (Index block = 0; block < image_.blocks; ++block) {
-        Affine<W> affine;
-        for_each_lane(image_, block, [&](int lane, Index channel) {
-          affine.mean[lane] = mean[channel];
-          affine.scale[lane] = gamma[channel] * inverse_stddev[channel];
-          affine.shift[lane] = beta[channel];
-        });
-        write_y<W>(image_, block, norm_, x, residual, affine, y);
+        write_y<W>(image_, block, norm_, x, residual,
+                   affine_of<W>(image_, block, mean, inverse_stddev, gamma, beta), y);
       }
       x += image_.image_stride;
       y += image_.image_stride;
@@ -156,18 +151,12 @@ class Backward final : public GroupNormKernel {
     std::ranges::fill(all_products, 0.0);
     for (Index image = 0; image < images_; ++image) {
       const GradientPasses<W, F> passes(image_, in, d_residual, d_x);
-      const auto affine_of = [&](Index block) {
-        Affine<W> affine;
-        for_each_lane(image_, block, [&](int lane, Index channel) {
-          affine.mean[lane] = mean[channel];
-          affine.scale[lane] = gamma[channel] * inverse_stddev[channel];
-          affine.shift[lane] = beta[channel];
-        });
-        return affine;
+      const auto own_affine = [&](Index block) {
+        return affine_of<W>(image_, block, mean, inverse_stddev, gamma, beta);
       };
       for (Index block = 0; block < image_.blocks; ++block) {
         std::array<double, W> sum{}, product{};
-        passes.sum(block, affine_of(block), sum, product);
+        passes.sum(block, own_affine(block), sum, product);
         for_each_lane(image_, block, [&](int lane, Index channel) {
           sums[static_cast<std::size_t>(channel)] = sum[lane];
           products[static_cast<std::size_t>(channel)] = product[lane];
@@ -176,7 +165,7 @@ class Backward final : public GroupNormKernel {
       for (Index first = 0; first < channels_; first += group_channels_)
         join_group(sums, products, all_sums, all_products, first, gamma, inverse_stddev);
       for (Index block = 0; block < image_.blocks; ++block) {
-        const Affine<W> affine = affine_of(block);
+        const Affine<W> affine = own_affine(block);
         Combination<W> combination;
         combination.on_gradient = affine.scale;
         for_each_lane(image_, block, [&](int lane, Index channel) {

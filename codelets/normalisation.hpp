@@ -389,6 +389,19 @@ void for_each_lane(const Geometry& geometry, Index block, Set set) {
   }
 }
 
+/// From a mean and an inverse standard deviation for each channel.
+template <int W>
+Affine<W> affine_of(const Geometry& geometry, Index block, const float* mean,
+                    const float* inverse_stddev, const float* gamma, const float* beta) {
+  Affine<W> affine;
+  for_each_lane(geometry, block, [&](int lane, Index channel) {
+    affine.mean[lane] = mean[channel];
+    affine.scale[lane] = gamma[channel] * inverse_stddev[channel];
+    affine.shift[lane] = beta[channel];
+  });
+  return affine;
+}
+
 // ---- The activation behind a normalisation ----------------------------------------------------
 
 /// What passes are compiled for: the activation, and where backward sees its derivative.

@@ -104,13 +104,8 @@ inline BackwardResult run_backward(const GroupNorm& norm, const Inputs& in, Forw
   args.push_back(out.d_gamma.pointer());
   args.push_back(out.d_beta.pointer());
   run_kernel(*plan(GroupNormBackward{norm, d_y2_values.has_value()}, Cpu{}), args);
-  const auto copy = [](const Tensor& from, Tensor& to) {
-    if (&from == &to) return;
-    REQUIRE(from.guard_intact());
-    std::copy(from.stored().begin(), from.stored().end(), to.stored().begin());
-  };
-  copy(*d_x, out.d_x);
-  if (norm.residual && d_residual) copy(*d_residual, out.d_residual);
+  copy_to_own(*d_x, out.d_x);
+  if (norm.residual && d_residual) copy_to_own(*d_residual, out.d_residual);
   return out;
 }
 

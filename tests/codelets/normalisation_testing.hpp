@@ -165,6 +165,13 @@ AnyTensor* tensor_at(Place place, AnyTensor& own, AnyTensor& d_y, AnyTensor& d_y
   return nullptr;
 }
 
+/// Into the tensor's own place, from where it was written.
+inline void copy_to_own(const Tensor& from, Tensor& own) {
+  if (&from == &own) return;
+  REQUIRE(from.guard_intact());
+  std::copy(from.stored().begin(), from.stored().end(), own.stored().begin());
+}
+
 /// visit(d_x's, d_residual's) for the places that the two may have.
 template <class Visit>
 void for_each_pair_of_places(bool two_parts, Visit visit) {
