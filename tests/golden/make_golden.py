@@ -164,6 +164,25 @@ def dropout():
     return out
 
 
+def channel_shuffle():
+    cases = {
+        # name: n, c, h, w, groups
+        "halves": (2, 24, 3, 2, 2),
+        "thirds": (1, 18, 2, 3, 3),
+        "pixel": (3, 10, 1, 1, 5),
+    }
+    out = {}
+    random = Random(16)
+    for name, (n, c, h, w, groups) in cases.items():
+        x = random.normal(n, c, h, w).requires_grad_()
+        y = F.channel_shuffle(x, groups)
+        d_y = random.normal(n, c, h, w)
+        y.backward(d_y)
+        out[f"{name}/settings"] = torch.tensor([groups])
+        out |= {f"{name}/x": x, f"{name}/y": y, f"{name}/d_y": d_y, f"{name}/d_x": x.grad}
+    return out
+
+
 def multiply():
     cases = {
         # name: n, c, h, w
@@ -391,6 +410,31 @@ def group_norm():
             out[f"{name}/residual"] = r
             out[f"{name}/d_residual"] = r.grad
         out[f"{name}/d_gamma"] = gamma.grad
+        out[f"{name}/d_beta"] = beta.grad
+    return out
+
+
+def layer_norm():
+    cases = {
+        # name: n, c, h, w, epsilon, mean of x
+        "image": (2, 10, 3, 4, 1e-5, 0.0),
+        "blocks": (1, 48, 3, 3, 1e-6, 1.0),
+        "vector": (5, 17, 1, 1, 0.1, 0.0),
+        "far_mean": (2, 20, 2, 2, 1e-5, 1000.0),
+    }
+    out = {}
+    random = Random(17)
+    for name, (n, c, h, w, epsilon, mean) in cases.items():
+        epsilon = float(np.float32(epsilon))
+        x = random.normal(n, c, h, w, mean=mean, stddev=2.0).requires_grad_()
+        gamma = random.normal(c).requires_grad_()
+        beta = random.normal(c).requires_grad_()
+        y = F.layer_norm(x.permute(0, 2, 3, 1), (c,), gamma, beta, epsilon).permute(0, 3, 1, 2)
+        d_y = random.normal(*y.shape)
+        y.backward(d_y)
+        out[f"{name}/epsilon"] = np.array([epsilon])
+        out |= {f"{name}/x": x, f"{name}/gamma": gamma, f"{name}/beta": beta, f"{name}/y": y}
+        out |= {f"{name}/d_y": d_y, f"{name}/d_x": x.grad, f"{name}/d_gamma": gamma.grad}
         out[f"{name}/d_beta"] = beta.grad
     return out
 
@@ -717,9 +761,9 @@ def torchvision_losses():
 def main():
     files = {
         f.__name__: f
-        for f in (conv2d, concat, dropout, multiply, activation, fully_connected, pool2d, batch_norm,
-                  group_norm, softmax_cross_entropy, sgd, adamw, resnet8_step, resnet50_step,
-                  torchvision_losses)
+        for f in (conv2d, concat, channel_shuffle, dropout, multiply, activation, fully_connected, pool2d,
+                  batch_norm, group_norm, layer_norm, softmax_cross_entropy, sgd, adamw, resnet8_step,
+                  resnet50_step, torchvision_losses)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files to write; all if none is given")
