@@ -12,12 +12,14 @@
 
 #include "codelets/batch_norm.hpp"
 #include "codelets/buffers.hpp"
+#include "codelets/channel_shuffle.hpp"
 #include "codelets/concat.hpp"
 #include "codelets/conv2d.hpp"
 #include "codelets/dropout.hpp"
 #include "codelets/elementwise.hpp"
 #include "codelets/fully_connected.hpp"
 #include "codelets/group_norm.hpp"
+#include "codelets/layer_norm.hpp"
 #include "codelets/multiply.hpp"
 #include "codelets/pool2d.hpp"
 #include "codelets/reorder.hpp"
@@ -73,12 +75,13 @@ class Lowering {
     codelets::Conv2d conv;
     codelets::BatchNorm batch_norm;
     codelets::GroupNorm group_norm;
+    codelets::LayerNorm layer_norm;
     codelets::FullyConnected fc;
     codelets::Pool2d pool;
     codelets::Concat concat;
     codelets::Dropout dropout;
     int mean = -1, inverse_stddev = -1, mask = -1, indices = -1;  ///< buffers
-    Argument factors;                                             ///< in the layout of x
+    Argument adapted;                                             ///< an input, as the op wants it
   };
   struct Node : FusedLayer {
     Kept kept;
@@ -117,6 +120,8 @@ class Lowering {
   void backward_convolution(const Node& node);
   void forward_batch_norm(Node& node);
   void forward_group_norm(Node& node);
+  void forward_layer_norm(Node& node);
+  void backward_layer_norm(const Node& node);
   template <class Backward, class Norm>
   void backward_norm(const Node& node, const Norm& norm);
   void forward_relu(const Node& node);
@@ -133,6 +138,8 @@ class Lowering {
   void backward_concat(const Node& node);
   void forward_slice(Node& node);
   void backward_slice(const Node& node);
+  void forward_channel_shuffle(const Node& node);
+  void backward_channel_shuffle(const Node& node);
   void forward_dropout(Node& node);
   void backward_dropout(const Node& node);
   void forward_multiply(Node& node);
@@ -481,6 +488,8 @@ void Lowering::emit_forward(Node& node) {
       return forward_batch_norm(node);
     case LayerKind::group_norm:
       return forward_group_norm(node);
+    case LayerKind::layer_norm:
+      return forward_layer_norm(node);
     case LayerKind::relu:
       return forward_relu(node);
     case LayerKind::activation:
@@ -496,6 +505,8 @@ void Lowering::emit_forward(Node& node) {
       return forward_concat(node);
     case LayerKind::slice:
       return forward_slice(node);
+    case LayerKind::channel_shuffle:
+      return forward_channel_shuffle(node);
     case LayerKind::dropout:
       return forward_dropout(node);
     case LayerKind::multiply:
@@ -514,6 +525,8 @@ void Lowering::emit_backward(const Node& node) {
       return backward_norm<codelets::BatchNormBackward>(node, node.kept.batch_norm);
     case LayerKind::group_norm:
       return backward_norm<codelets::GroupNormBackward>(node, node.kept.group_norm);
+    case LayerKind::layer_norm:
+      return backward_layer_norm(node);
     case LayerKind::relu:
       return backward_relu(node);
     case LayerKind::activation:
@@ -529,6 +542,8 @@ void Lowering::emit_backward(const Node& node) {
       return backward_concat(node);
     case LayerKind::slice:
       return backward_slice(node);
+    case LayerKind::channel_shuffle:
+      return backward_channel_shuffle(node);
     case LayerKind::dropout:
       return backward_dropout(node);
     case LayerKind::multiply:
@@ -784,6 +799,37 @@ void Lowering::backward_norm(const Node& node, const Norm& norm) {
   if (reorder) reorder_gradient(d_residual, norm.x, *node.residual);
 }
 
+void Lowering::forward_layer_norm(Node& node) {
+  const Layer& layer = *node.layer;
+  auto& norm = node.kept.layer_norm;
+  norm = {input(node).spec, layer.epsilon};
+  of_device([&norm](auto device) { codelets::choose_layout(norm, device); });
+  node.kept.adapted = in_layout(layer.inputs[0], norm.x.layout);
+  std::vector<Argument> arguments{node.kept.adapted, parameter(layer.weight), parameter(layer.bias),
+                                  define(node.output, norm.x).location};
+  const std::size_t bytes =
+      static_cast<std::size_t>(norm.x.shape.n * norm.x.shape.spatial()) * sizeof(float);
+  for (int* const statistics : {&node.kept.mean, &node.kept.inverse_stddev}) {
+    *statistics = new_buffer(bytes);
+    arguments.push_back(write(*statistics));
+  }
+  emit(codelets::LayerNormForward{norm}, layer.name, std::move(arguments));
+}
+
+void Lowering::backward_layer_norm(const Node& node) {
+  const Layer& layer = *node.layer;
+  const codelets::LayerNorm& norm = node.kept.layer_norm;
+  const ActivationId x = layer.inputs[0];
+  const Gradient gradient = total_gradient(node.output, false);
+  const bool reorder = !runtime::same_memory(value(x).spec, norm.x);
+  const int d_x = reorder ? new_buffer(norm.x.bytes()) : new_gradient(x);
+  emit(codelets::LayerNormBackward{norm}, layer.name + " backward",
+       {node.kept.adapted, parameter(layer.weight), read(node.kept.mean),
+        read(node.kept.inverse_stddev), read(gradient.buffer), write(d_x),
+        gradient_of(layer.weight), gradient_of(layer.bias)});
+  if (reorder) reorder_gradient(d_x, norm.x, x);
+}
+
 void Lowering::forward_relu(const Node& node) {
   const TensorSpec spec = input(node).spec;
   emit(codelets::ReluForward{spec}, node.layer->name,
@@ -954,6 +1000,21 @@ void Lowering::backward_slice(const Node& node) {
   value(x).slices.push_back({node.layer->first_channel, output(node).spec, gradient.buffer});
 }
 
+void Lowering::forward_channel_shuffle(const Node& node) {
+  const codelets::ChannelShuffle shuffle{input(node).spec, node.layer->groups};
+  emit(shuffle, node.layer->name,
+       {read(input(node).location), define(node.output, shuffle.x).location});
+}
+
+void Lowering::backward_channel_shuffle(const Node& node) {
+  const ActivationId x = node.layer->inputs[0];
+  if (!needs_gradient(x)) return;
+  const Gradient gradient = total_gradient(node.output, false);
+  const codelets::ChannelShuffle shuffle{value(x).spec, node.layer->groups};
+  emit(inverse(shuffle), node.layer->name + " backward",
+       {read(gradient.buffer), write(new_gradient(x))});
+}
+
 void Lowering::forward_dropout(Node& node) {
   if (mode_ != Mode::train) {
     output(node) = input(node);
@@ -977,9 +1038,9 @@ void Lowering::backward_dropout(const Node& node) {
 
 void Lowering::forward_multiply(Node& node) {
   const TensorSpec spec = input(node).spec;
-  node.kept.factors = in_layout(node.layer->inputs[1], spec.layout);
+  node.kept.adapted = in_layout(node.layer->inputs[1], spec.layout);
   emit(codelets::MultiplyForward{spec}, node.layer->name,
-       {read(input(node).location), node.kept.factors, define(node.output, spec).location});
+       {read(input(node).location), node.kept.adapted, define(node.output, spec).location});
 }
 
 void Lowering::backward_multiply(const Node& node) {
@@ -990,7 +1051,7 @@ void Lowering::backward_multiply(const Node& node) {
   const bool reorder = !runtime::same_memory(value(factors).spec, factors_spec);
   const int d_factors = reorder ? new_buffer(factors_spec.bytes()) : new_gradient(factors);
   emit(codelets::MultiplyBackward{spec}, node.layer->name + " backward",
-       {read(input(node).location), node.kept.factors, read(gradient.buffer), d_x,
+       {read(input(node).location), node.kept.adapted, read(gradient.buffer), d_x,
         write(d_factors)});
   if (reorder) reorder_gradient(d_factors, factors_spec, factors);
 }

@@ -71,8 +71,7 @@ class Builder {
     y = net.convolution(family_.flat_projection ? first : first + ".0", y, block.filters, 1, 1, 0);
     y = net.batch_norm(
         second, y,
-        {.gamma = zero_gamma_ && has_shortcut ? Initialisation::zero : Initialisation::one,
-         .epsilon = family_.epsilon});
+        {.gamma = zero_gamma_ && has_shortcut ? 0.0f : 1.0f, .epsilon = family_.epsilon});
     if (!has_shortcut) return y;
     if (block.drop_rate > 0) y = net.dropout(y, block.drop_rate, codelets::Dropped::images);
     return net.add(y, x);

@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <stdexcept>
 
+#include "codelets/channel_shuffle.hpp"
 #include "codelets/concat.hpp"
 #include "codelets/conv2d.hpp"
 #include "codelets/group_norm.hpp"
+#include "codelets/layer_norm.hpp"
 #include "codelets/pool2d.hpp"
 #include "runtime/random.hpp"
 #include "runtime/tensor.hpp"
@@ -50,8 +54,10 @@ std::vector<std::vector<float>> Network::initial_parameters(std::uint64_t seed) 
     const Parameter& parameter = parameters[index];
     const auto count = static_cast<std::size_t>(parameter.shape.elements());
     float* values = initial[static_cast<std::size_t>(parameter.bucket)].data() + parameter.offset;
-    if (parameter.initialisation == Initialisation::one) std::fill_n(values, count, 1.0f);
-    if (parameter.initialisation != Initialisation::he_normal) continue;
+    if (parameter.initial) {
+      std::fill_n(values, count, *parameter.initial);
+      continue;
+    }
     const double stddev = std::sqrt(2.0 / static_cast<double>(parameter.fan_in));
     runtime::Random random(seed, runtime::stream_id("weights", index));
     for (std::size_t i = 0; i < count; ++i)
@@ -123,10 +129,28 @@ Layer& NetworkBuilder::append(LayerKind kind, const std::string& name,
   return network_.layers.back();
 }
 
-int NetworkBuilder::parameter(const std::string& name, const Shape& shape,
-                              Initialisation initialisation, std::int64_t fan_in, bool decay) {
-  network_.parameters.push_back({name, shape, initialisation, fan_in, decay});
+int NetworkBuilder::parameter(Parameter parameter) {
+  if (!parameter_names_.insert(parameter.name).second)
+    throw LayerError(network_.name + ": ", "two parameters are called " + parameter.name);
+  network_.parameters.push_back(std::move(parameter));
   return static_cast<int>(network_.parameters.size()) - 1;
+}
+
+void NetworkBuilder::add_weights(Layer& layer, const Shape& shape,
+                                 std::vector<std::int64_t> dimensions, bool bias) {
+  const std::int64_t fan_in = shape.c * shape.spatial();
+  layer.weight = parameter({.name = layer.name + ".weight",
+                            .shape = shape,
+                            .dimensions = std::move(dimensions),
+                            .initial = std::nullopt,
+                            .fan_in = fan_in,
+                            .decay = true});
+  if (!bias) return;
+  layer.bias = parameter({.name = layer.name + ".bias",
+                          .shape = {1, shape.n, 1, 1},
+                          .dimensions = {shape.n},
+                          .initial = 0.0f,
+                          .fan_in = fan_in});
 }
 
 ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x, int filters,
@@ -144,10 +168,7 @@ ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x
   layer.window = window;
   layer.groups = options.groups;
   const Shape weights{filters, in.c / options.groups, kernel.h, kernel.w};
-  const std::int64_t fan_in = weights.c * weights.spatial();
-  layer.weight = parameter(name + ".weight", weights, Initialisation::he_normal, fan_in, true);
-  if (options.bias)
-    layer.bias = parameter(name + ".bias", {1, filters, 1, 1}, Initialisation::zero, fan_in, false);
+  add_weights(layer, weights, {weights.n, weights.c, weights.h, weights.w}, options.bias);
   return layer.output;
 }
 
@@ -178,13 +199,46 @@ ActivationId NetworkBuilder::group_norm(const std::string& name, ActivationId x,
 }
 
 Layer& NetworkBuilder::append_normalisation(LayerKind kind, const std::string& name, ActivationId x,
-                                            Initialisation gamma, float epsilon) {
-  const Shape in = shape(x);
+                                            float gamma, float epsilon) {
+  const Shape in = shape(x), vector{1, in.c, 1, 1};
   Layer& layer = append(kind, name, {x}, in);
-  layer.weight = parameter(name + ".weight", {1, in.c, 1, 1}, gamma, 1, false);
-  layer.bias = parameter(name + ".bias", {1, in.c, 1, 1}, Initialisation::zero, 1, false);
+  layer.weight = parameter(
+      {.name = name + ".weight", .shape = vector, .dimensions = {in.c}, .initial = gamma});
+  layer.bias =
+      parameter({.name = name + ".bias", .shape = vector, .dimensions = {in.c}, .initial = 0.0f});
   layer.epsilon = epsilon;
   return layer;
+}
+
+ActivationId NetworkBuilder::layer_norm(const std::string& name, ActivationId x, float epsilon) {
+  try {
+    codelets::require_valid(codelets::LayerNorm{.x = {.shape = shape(x)}, .epsilon = epsilon});
+  } catch (const std::invalid_argument& error) {
+    throw LayerError(network_.name + ": layer " + name + ": ", error.what());
+  }
+  return append_normalisation(LayerKind::layer_norm, name, x, 1, epsilon).output;
+}
+
+ActivationId NetworkBuilder::scale(const std::string& name, ActivationId x,
+                                   const ScaleOptions& options) {
+  const Shape in = shape(x);
+  std::vector<std::int64_t> dimensions = options.dimensions;
+  if (dimensions.empty()) dimensions = {in.c, 1, 1};
+  const std::int64_t numbers =
+      std::accumulate(dimensions.begin(), dimensions.end(), std::int64_t{1}, std::multiplies<>());
+  if (numbers != in.c || std::ranges::max(dimensions) != in.c) {
+    throw LayerError(network_.name + ": layer " + name + ": ",
+                     "the shape must be " + std::to_string(in.c) +
+                         ", a number for each channel of " + in.to_string() + ", beside any ones");
+  }
+  Layer& layer = append(LayerKind::convolution, name, {x}, in);
+  layer.window = {1};
+  layer.groups = static_cast<int>(in.c);
+  layer.weight = parameter({.name = name,
+                            .shape = {in.c, 1, 1, 1},
+                            .dimensions = std::move(dimensions),
+                            .initial = options.initial});
+  return layer.output;
 }
 
 ActivationId NetworkBuilder::relu(ActivationId x) {
@@ -258,6 +312,17 @@ ActivationId NetworkBuilder::slice(ActivationId x, int first, int channels) {
   return layer.output;
 }
 
+ActivationId NetworkBuilder::channel_shuffle(ActivationId x, int groups) {
+  try {
+    codelets::require_valid(codelets::ChannelShuffle{{.shape = shape(x)}, groups});
+  } catch (const std::invalid_argument& error) {
+    throw LayerError(network_.name + ": ", error.what());
+  }
+  Layer& layer = append(LayerKind::channel_shuffle, "channel_shuffle", {x}, shape(x));
+  layer.groups = groups;
+  return layer.output;
+}
+
 ActivationId NetworkBuilder::pool(LayerKind kind, const std::string& name, ActivationId x,
                                   const codelets::Window& window, const PoolOptions& options) {
   Shape out;
@@ -297,19 +362,29 @@ ActivationId NetworkBuilder::average_pool_to(ActivationId x, int size) {
   return average_pool(x, {h - (size - 1) * stride, w - (size - 1) * stride}, stride);
 }
 
+void NetworkBuilder::require_outputs(const std::string& name, int outputs) const {
+  if (outputs >= 1) return;
+  throw LayerError(network_.name + ": layer " + name + ": ",
+                   std::to_string(outputs) + " outputs; at least 1 is needed");
+}
+
 ActivationId NetworkBuilder::fully_connected(const std::string& name, ActivationId x, int outputs,
                                              bool bias) {
   const Shape in = shape(x);
-  if (outputs < 1) {
-    throw LayerError(network_.name + ": layer " + name + ": ",
-                     std::to_string(outputs) + " outputs; at least 1 is needed");
-  }
-  const std::int64_t inputs = in.c * in.h * in.w;
+  require_outputs(name, outputs);
+  const Shape weights{outputs, in.elements(), 1, 1};
   Layer& layer = append(LayerKind::fully_connected, name, {x}, {1, outputs, 1, 1});
-  layer.weight =
-      parameter(name + ".weight", {outputs, inputs, 1, 1}, Initialisation::he_normal, inputs, true);
-  if (bias)
-    layer.bias = parameter(name + ".bias", {1, outputs, 1, 1}, Initialisation::zero, inputs, false);
+  add_weights(layer, weights, {weights.n, weights.c}, bias);
+  return layer.output;
+}
+
+ActivationId NetworkBuilder::fully_connected_pixels(const std::string& name, ActivationId x,
+                                                    int outputs, bool bias) {
+  require_outputs(name, outputs);
+  const Shape in = shape(x), weights{outputs, in.c, 1, 1};
+  Layer& layer = append(LayerKind::convolution, name, {x}, {1, outputs, in.h, in.w});
+  layer.window = {1};
+  add_weights(layer, weights, {weights.n, weights.c}, bias);
   return layer.output;
 }
 

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,6 +26,7 @@ enum class LayerKind {
   convolution,
   batch_norm,
   group_norm,
+  layer_norm,
   relu,
   activation,  ///< another one
   add,
@@ -32,20 +35,20 @@ enum class LayerKind {
   fully_connected,
   concat,
   slice,  ///< of the channels
+  channel_shuffle,
   dropout,
   multiply,
 };
 
-enum class Initialisation { he_normal, one, zero };
-
 /// Shapes as the ops want them: convolution k x c / groups x kh x kw, fully connected k x inputs,
 /// vectors 1 x c.
 struct Parameter {
-  std::string name;  ///< "<layer>.weight" or "<layer>.bias"
+  std::string name;  ///< "<layer>.weight", "<layer>.bias", or a scale's own
   Shape shape;
-  Initialisation initialisation = Initialisation::zero;
+  std::vector<std::int64_t> dimensions;  ///< of the same numbers in PyTorch's state_dict
+  std::optional<float> initial;          ///< of all elements; if none they are drawn (He et al.)
   std::int64_t fan_in = 1;
-  bool decay = false;      ///< weight decay applies (not to biases and normalisations)
+  bool decay = false;      ///< weight decay applies (not to biases, normalisations and scales)
   int bucket = 0;          ///< index in Network::buckets
   std::size_t offset = 0;  ///< in elements, inside the bucket
 };
@@ -59,11 +62,11 @@ struct Layer {
   codelets::Window window;     ///< of a convolution or pool
   bool count_padding = false;  ///< of an average_pool: Pool2d's
   bool ceil_mode = false;      ///< of a pool: Pool2d's
-  int groups = 1;         ///< of a convolution's channels and filters, or a GroupNorm's channels
+  int groups = 1;         ///< of a convolution's channels and filters, or another layer's channels
   int first_channel = 0;  ///< of a slice
   double rate = 0;        ///< of a dropout
   codelets::Dropped dropped{};                   ///< by a dropout
-  float epsilon = 0;                             ///< of a BatchNorm or GroupNorm
+  float epsilon = 0;                             ///< of a normalisation
   float momentum = 0;                            ///< of a BatchNorm
   codelets::Activation function{};               ///< of an activation
   float slope = codelets::default_slope;         ///< of leaky_relu
@@ -108,8 +111,8 @@ struct Network {
   [[nodiscard]] bool has_batch_norm() const { return running_statistics > 0; }
   [[nodiscard]] bool has_dropout() const;
 
-  /// He et al. 2015, "Delving deep into rectifiers", eq. 10: weights ~ N(0, 2/fan_in); gamma = 1,
-  /// the rest 0. By bucket. Depends on the seed and the parameter's index alone.
+  /// Parameter::initial, else He et al. 2015, "Delving deep into rectifiers", eq. 10: weights ~
+  /// N(0, 2/fan_in). By bucket. Depends on the seed and the parameter's index alone.
   [[nodiscard]] std::vector<std::vector<float>> initial_parameters(std::uint64_t seed) const;
   /// Means 0, variances 1.
   [[nodiscard]] std::vector<float> initial_running_statistics() const;
@@ -145,15 +148,20 @@ struct PoolOptions {
 
 /// codelets::BatchNorm's.
 struct BatchNormOptions {
-  Initialisation gamma = Initialisation::one;
+  float gamma = 1;  ///< that it starts with
   float epsilon = 1e-5f;
   float momentum = 0.1f;
 };
 
 /// codelets::GroupNorm's.
 struct GroupNormOptions {
-  Initialisation gamma = Initialisation::one;
+  float gamma = 1;
   float epsilon = 1e-5f;
+};
+
+struct ScaleOptions {
+  float initial = 1;
+  std::vector<std::int64_t> dimensions{};  ///< that PyTorch has them in; c x 1 x 1 if empty
 };
 
 /// Adds layers one by one; each returns its output. Layers that do not fit throw LayerError.
@@ -170,6 +178,11 @@ class NetworkBuilder {
                           const BatchNormOptions& options = {});
   ActivationId group_norm(const std::string& name, ActivationId x, int groups,
                           const GroupNormOptions& options = {});
+  /// Across the channels of each pixel; codelets::LayerNorm.
+  ActivationId layer_norm(const std::string& name, ActivationId x, float epsilon = 1e-5f);
+  /// Each channel times a number of its own, which is learnt; `name` is the parameter's (Touvron et
+  /// al. 2021, "Going deeper with image transformers", section 2).
+  ActivationId scale(const std::string& name, ActivationId x, const ScaleOptions& options = {});
   ActivationId relu(ActivationId x);
   /// `slope` is that of leaky_relu, above 0.
   ActivationId activation(ActivationId x, codelets::Activation function,
@@ -185,6 +198,7 @@ class NetworkBuilder {
   ActivationId concat(const std::vector<ActivationId>& parts);
   /// So many neighbouring channels, from `first` on.
   ActivationId slice(ActivationId x, int first, int channels);
+  ActivationId channel_shuffle(ActivationId x, int groups);
   ActivationId max_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0,
                         const PoolOptions& options = {});
   ActivationId average_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0,
@@ -196,6 +210,9 @@ class NetworkBuilder {
   ActivationId average_pool_to(ActivationId x, int size);
   ActivationId fully_connected(const std::string& name, ActivationId x, int outputs,
                                bool bias = true);
+  /// The same to each pixel's channels: a 1x1 convolution, whose weights are a matrix.
+  ActivationId fully_connected_pixels(const std::string& name, ActivationId x, int outputs,
+                                      bool bias = true);
   [[nodiscard]] const Shape& shape(ActivationId x) const { return network_.shape(x); }
   [[nodiscard]] int classes() const { return network_.classes; }
 
@@ -207,13 +224,17 @@ class NetworkBuilder {
                 const Shape& output);
   ActivationId pool(LayerKind kind, const std::string& name, ActivationId x,
                     const codelets::Window& window, const PoolOptions& options = {});
-  int parameter(const std::string& name, const Shape& shape, Initialisation initialisation,
-                std::int64_t fan_in, bool decay);
+  void require_outputs(const std::string& name, int outputs) const;
+  int parameter(Parameter parameter);
+  /// The weights of a layer, drawn, and its bias if it has one.
+  void add_weights(Layer& layer, const Shape& shape, std::vector<std::int64_t> dimensions,
+                   bool bias);
   /// A layer that gives `x` a gamma and a beta for each channel.
-  Layer& append_normalisation(LayerKind kind, const std::string& name, ActivationId x,
-                              Initialisation gamma, float epsilon);
+  Layer& append_normalisation(LayerKind kind, const std::string& name, ActivationId x, float gamma,
+                              float epsilon);
 
   Network network_;
+  std::set<std::string> parameter_names_;
 };
 
 }  // namespace stpt::models

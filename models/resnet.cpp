@@ -4,7 +4,7 @@ namespace stpt::models {
 namespace {
 
 BatchNormOptions last_norm(const ModelOptions& options) {
-  return {.gamma = options.zero_gamma ? Initialisation::zero : Initialisation::one};
+  return {.gamma = options.zero_gamma ? 0.0f : 1.0f};
 }
 
 }  // namespace

@@ -145,8 +145,7 @@ const std::vector<Entry>& entries() {
 /// Some BatchNorm starts with gamma 0.
 bool has_zero_gamma(const Network& network) {
   return std::ranges::any_of(network.layers, [&](const Layer& layer) {
-    return layer.kind == LayerKind::batch_norm &&
-           network.parameter(layer.weight).initialisation == Initialisation::zero;
+    return layer.kind == LayerKind::batch_norm && network.parameter(layer.weight).initial == 0.0f;
   });
 }
 

@@ -16,6 +16,7 @@ import argparse
 import functools
 import importlib
 import importlib.util
+import itertools
 import json
 import logging
 import math
@@ -27,10 +28,18 @@ import sys
 
 IMAGES = 2  # in the batch that is looked at: a model may treat one image alone differently
 MOST_INPUTS = 64
+MOST_DIMENSIONS = 4  # of a scale
 
 # Those without an option, by PyTorch's names.
 ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "silu": "silu", "mish": "mish", "hardswish": "hard_swish",
                "hardsigmoid": "hard_sigmoid", "sigmoid": "sigmoid", "tanh": "tanh"}
+
+
+NORMALISATIONS = ("batch_norm", "group_norm", "layer_norm")
+
+# Orders that the dimensions of an image may stand in behind the images'; in the last two its channels are groups of
+# some, as channels are shuffled by.
+IMAGE, PIXELS, GROUPS, DEALT = "chw", "hwc", "gchw", "cghw"
 
 
 class Refused(Exception):
@@ -52,10 +61,13 @@ class Layer:
 
     def tensors(self):
         """What a weights file has for it."""
-        if self.kind == "batch_norm":
-            return ["weight", "bias", "running_mean", "running_var"]
-        has_bias = self.keys.get("bias", self.kind in ("fully_connected", "group_norm"))
-        return ["weight", "bias"] if has_bias else ["weight"]
+        if not self.name:
+            return []
+        if self.kind == "scale":
+            return [self.name]
+        has_bias = self.keys.get("bias", self.kind in ("fully_connected",) + NORMALISATIONS)
+        keys = ["weight"] + ["bias"] * has_bias + ["running_mean", "running_var"] * (self.kind == "batch_norm")
+        return [f"{self.name}.{key}" for key in keys]
 
 
 class Memory:
@@ -68,9 +80,10 @@ class Memory:
 
 
 class Tensor:
-    def __init__(self, memory, shape):
+    def __init__(self, memory, shape, order=None):
         self.memory = memory
         self.shape = shape  # PyTorch's, with the images
+        self.order = order or IMAGE  # of the dimensions, also of those that a vector lacks
 
 
 class Noise:
@@ -89,9 +102,10 @@ UNKNOWN = object()
 class Stored:
     """A parameter or a buffer of the model, by its name there."""
 
-    def __init__(self, name, shape):
+    def __init__(self, name, shape, seen_as=None):
         self.name = name
         self.shape = shape
+        self.seen_as = seen_as or shape  # by a view
 
 
 def pair(value):
@@ -190,7 +204,7 @@ class Converter:
                 raise Refused(f"{name} in place changes a tensor that others are parts of; must make a new one")
             first.memory.layer = result.memory.layer
             first.memory.softmax = result.memory.softmax
-            return Tensor(first.memory, result.shape)
+            return Tensor(first.memory, result.shape, result.order)
         return result
 
     def operation_name(self):
@@ -203,13 +217,16 @@ class Converter:
 
     # Layers.
 
-    def layer_of(self, tensor):
+    def layer_of(self, tensor, orders=(IMAGE,)):
         if tensor is UNKNOWN:
             raise Unknown
         if isinstance(tensor, Stored):
             raise Refused(f"uses {tensor.name} elsewhere than as a layer's weight or bias")
         if not isinstance(tensor, Tensor):
             raise Refused(f"{self.operation_name()} takes something that is not a layer's output")
+        if tensor.order not in orders:
+            raise Refused(f"{self.operation_name()} takes permuted dimensions; must take them as images x channels x "
+                          "height x width")
         if tensor.memory.softmax:
             raise Refused("goes on after the softmax, which can only be the last")
         return tensor.memory.layer
@@ -221,13 +238,13 @@ class Converter:
             raise Refused(f"takes {shape_text(layer.shape)} as {shape_text(tensor.shape[1:])}")
         return layer
 
-    def append(self, kind, inputs, keys=None, name="", shape=None):
+    def append(self, kind, inputs, keys=None, name="", shape=None, order=None):
         if name and any(layer.name == name for layer in self.layers):
             raise Refused("is used a second time; each layer has weights of its own")
         shape = shape or self.shape[1:]
         layer = Layer(kind, inputs, (tuple(shape) + (1, 1))[:3], keys, name, module_of(self.node))
         self.layers.append(layer)
-        return Tensor(Memory(layer), self.shape)
+        return Tensor(Memory(layer), self.shape, order)
 
     def name_of(self, weight, bias=None):
         if isinstance(weight, Stored) and weight.name == "weight":
@@ -237,6 +254,9 @@ class Converter:
         name = weight.name[: -len(".weight")]
         if bias is not None and (not isinstance(bias, Stored) or bias.name != name + ".bias"):
             raise Refused("has a bias that is not the module's own `bias`")
+        return self.checked_name(name)
+
+    def checked_name(self, name):
         if name == "input":
             raise Refused("has the name of the images; the module must have another")
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
@@ -261,10 +281,14 @@ class Converter:
 
     def on_linear(self, a):
         name = self.name_of(a["weight"], a["bias"])
-        layer = self.layer_of(a["self"])
+        layer = self.layer_of(a["self"], (IMAGE, PIXELS))
+        outputs, order = a["weight"].shape[0], a["self"].order
+        keys = set_if({"outputs": outputs}, True, bias=a["bias"] is not None)
+        if order == PIXELS:
+            shape = (outputs,) + layer.shape[1:]
+            return self.append("fully_connected", [layer], keys | {"each_pixel": True}, name, shape, order)
         if len(a["self"].shape) != 2:
-            raise Refused(f"takes {shape_text(a['self'].shape[1:])}; must take a vector of an image")
-        keys = set_if({"outputs": a["weight"].shape[0]}, True, bias=a["bias"] is not None)
+            raise Refused(f"takes {shape_text(a['self'].shape[1:])}; must take a vector of an image, or of a pixel")
         return self.append("fully_connected", [layer], keys, name)
 
     def on_batch_norm(self, a):
@@ -291,19 +315,25 @@ class Converter:
         return self.group_norm(layer, layer.shape[0], a)
 
     def on_layer_norm(self, a):
-        layer = self.layer_of(a["self"])
-        if list(a["normalized_shape"]) != list(self.shape[1:]) or layer.shape[1:] != (1, 1):
-            raise Refused(f"layer_norm of {shape_text(self.shape[1:])}; must be of one number for each channel")
-        return self.group_norm(layer, 1, a)
+        layer, order = self.layer_of(a["self"], (IMAGE, PIXELS)), a["self"].order
+        of_vector = len(self.shape) == 2 and layer.shape[1:] == (1, 1)
+        if list(a["normalized_shape"]) != list(layer.shape[:1]) or order == IMAGE and not of_vector:
+            raise Refused(f"layer_norm of {shape_text(a['normalized_shape'])}; must be of channels, which stand last, "
+                          "as behind permute(0, 2, 3, 1)")
+        return self.normalisation("layer_norm", layer, {}, a, order)
 
     def group_norm(self, layer, groups, a):
+        return self.normalisation("group_norm", layer, {"groups": groups}, a)
+
+    def normalisation(self, kind, layer, keys, a, order=None):
         if None in (a["weight"], a["bias"]):
             raise Refused("has no affine parameters; must have weight and bias")
-        keys = set_if({"groups": groups}, 1e-5, epsilon=a["eps"])
-        return self.append("group_norm", [layer], keys, self.name_of(a["weight"], a["bias"]))
+        set_if(keys, 1e-5, epsilon=a["eps"])
+        return self.append(kind, [layer], keys, self.name_of(a["weight"], a["bias"]), layer.shape, order)
 
     def activation(self, kind, a, keys=None):
-        return self.append(kind, [self.layer_of(a["self"])], keys, shape=self.layer_of(a["self"]).shape)
+        layer = self.layer_of(a["self"], (IMAGE, PIXELS))
+        return self.append(kind, [layer], keys, shape=layer.shape, order=a["self"].order)
 
     def on_hardtanh(self, a):
         if (a["min_val"], a["max_val"]) != (0, 6):
@@ -330,10 +360,10 @@ class Converter:
             return self.view_of(a["self"])
         if a["p"] >= 1:
             raise Refused("dropout of everything; the rate must be less than 1")
-        layer = self.layer_of(a["self"])
+        layer = self.layer_of(a["self"], (IMAGE, PIXELS))
         if math.prod(layer.shape) != math.prod(self.shape[1:]):
             raise Refused(f"drops some of {shape_text(self.shape[1:])} that are {shape_text(layer.shape)} repeated")
-        return self.append(kind, [layer], {"rate": a["p"]}, shape=layer.shape)
+        return self.append(kind, [layer], {"rate": a["p"]}, shape=layer.shape, order=a["self"].order)
 
     def on_feature_dropout(self, a):
         self.image_of(a["self"])
@@ -344,15 +374,21 @@ class Converter:
             raise Refused(f"add with alpha {a['alpha']}; must be 1")
         if is_number(a["other"], 0):  # as sum() begins with
             return self.copy_of(a["self"])
-        one, other = self.operands(a)
-        if one.shape != other.shape or a["self"].shape != a["other"].shape:
+        one, other = self.operands(a, (IMAGE, PIXELS))
+        tensors = (a["self"], a["other"])
+        if one.shape != other.shape or tensors[0].shape != tensors[1].shape:
             raise Refused(f"adds {shape_text(one.shape)} and {shape_text(other.shape)}; must be of one shape")
-        return self.append("add", [one, other], shape=one.shape)
+        if tensors[0].order != tensors[1].order:
+            raise Refused("adds dimensions in different orders; must be in one")
+        return self.append("add", [one, other], shape=one.shape, order=tensors[0].order)
 
     def on_mul(self, a):
         for x, noise in ((a["self"], a["other"]), (a["other"], a["self"])):
             if isinstance(noise, Noise):
                 return self.stochastic_depth(x, noise)
+        for x, factors in ((a["self"], a["other"]), (a["other"], a["self"])):
+            if isinstance(factors, Stored) and isinstance(x, Tensor):
+                return self.scale(x, factors)
         if is_number(a["other"], 1):
             return self.copy_of(a["self"])
         one, other = self.operands(a)
@@ -367,12 +403,24 @@ class Converter:
         raise Refused(f"multiplies {shape_text(one.shape)} and {shape_text(other.shape)}; one must have one pixel and "
                       "the channels of the other")
 
-    def operands(self, a):
+    def scale(self, x, factors):
+        """A parameter that has a number for each channel."""
+        layer = self.layer_of(x, (IMAGE, PIXELS))
+        channels = layer.shape[0]
+        wanted = (channels,) + (1,) * (len(x.shape) - 2) if x.order == IMAGE else (channels,)
+        seen = factors.seen_as[sum(1 for _ in itertools.takewhile(lambda size: size == 1, factors.seen_as)):]
+        if seen != wanted or self.shape != x.shape or len(factors.shape) > MOST_DIMENSIONS:
+            raise Refused(f"multiplies {shape_text(x.shape[1:])} by {factors.name} of {shape_text(factors.seen_as)}; "
+                          f"must have a number for each channel, {shape_text(wanted)}")
+        keys = set_if({}, [channels, 1, 1], shape=list(factors.shape))
+        return self.append("scale", [layer], keys, self.checked_name(factors.name), layer.shape, x.order)
+
+    def operands(self, a, orders=(IMAGE,)):
         for tensor in (a["self"], a["other"]):
             if isinstance(tensor, (int, float)):
                 raise Refused(f"{self.operation_name()} with the number {tensor}; must be with a "
                               "layer's output")
-        return self.layer_of(a["self"]), self.layer_of(a["other"])
+        return self.layer_of(a["self"], orders), self.layer_of(a["other"], orders)
 
     def on_cat(self, a):
         parts = [self.image_of(tensor) for tensor in a["tensors"]]
@@ -459,13 +507,17 @@ class Converter:
         return self.pool("average_pool", a["self"], kernel, kernel, 0, False)
 
     def on_mean(self, a):
-        layer, rank, dim = self.image_of(a["self"]), len(a["self"].shape), a.get("dim")
-        if rank != 4 or dim is None or sorted(d % rank for d in dim) != [2, 3]:
+        tensor, rank, dim = a["self"], len(a["self"].shape), a.get("dim")
+        in_pixels = isinstance(tensor, Tensor) and tensor.order == PIXELS
+        layer = self.layer_of(tensor, (PIXELS,)) if in_pixels else self.image_of(tensor)
+        across = [1, 2] if in_pixels else [2, 3]
+        if rank != 4 or dim is None or sorted(d % rank for d in dim) != across:
             over = "all" if dim is None else f"the dimensions {dim}"
-            raise Refused(f"mean over {over}; must be over height and width, [2, 3]")
+            raise Refused(f"mean over {over}; must be over height and width, {across}")
+        order = tensor.order if a["keepdim"] else IMAGE
         if layer.shape[1:] == (1, 1):
-            return self.copy_of(a["self"])
-        return self.append("global_average_pool", [layer])
+            return Tensor(Memory(layer), self.shape, order)
+        return self.append("global_average_pool", [layer], shape=(layer.shape[0], 1, 1), order=order)
 
     # Stochastic depth, as torchvision and timm write it: x * empty(images, 1, 1, 1).bernoulli_(p).div_(p).
 
@@ -488,7 +540,7 @@ class Converter:
         return Noise(self.shape, noise.kept, scaled=True)
 
     def stochastic_depth(self, x, noise):
-        layer = self.layer_of(x)
+        layer = self.layer_of(x, (IMAGE, PIXELS))
         if len(noise.shape) != len(x.shape) or noise.used:
             raise Refused("drops the same images of two tensors; must have random numbers for each" if noise.used else
                           f"multiplies by random numbers of the shape {shape_text(noise.shape)}; must have as many "
@@ -499,17 +551,16 @@ class Converter:
         if noise.kept == 1:
             return self.copy_of(x)
         rate = round(1 - noise.kept, 12)
-        return self.append("stochastic_depth", [layer], {"rate": rate}, shape=layer.shape)
+        return self.append("stochastic_depth", [layer], {"rate": rate}, shape=layer.shape, order=x.order)
 
     # Views and copies: what is done to a view in place is done to the tensor, too.
 
     def view_of(self, tensor):
-        self.layer_of(tensor)
-        return Tensor(tensor.memory, self.shape)
+        self.layer_of(tensor, (tensor.order,) if isinstance(tensor, Tensor) else ())
+        return Tensor(tensor.memory, self.shape, tensor.order)
 
     def copy_of(self, tensor):
-        copy = Memory(self.layer_of(tensor))
-        return Tensor(copy, self.shape)
+        return Tensor(Memory(self.view_of(tensor).memory.layer), self.shape, tensor.order)
 
     def source(self):
         """The first argument as PyTorch has it, with the strides."""
@@ -518,7 +569,13 @@ class Converter:
     def on_view(self, a):
         """Of the same numbers in the same order, each image's for itself."""
         tensor = a["self"]
+        if isinstance(tensor, Stored):
+            return Stored(tensor.name, tensor.shape, self.shape)
+        if isinstance(tensor, Tensor) and tensor.order in (GROUPS, DEALT):
+            return self.joined(tensor)
         c, h, w = self.layer_of(tensor).shape
+        if len(self.shape) == 5 and self.shape[0] == tensor.shape[0] and self.shape[3:] == tensor.shape[2:] == (h, w):
+            return Tensor(tensor.memory, self.shape, GROUPS)
         allowed = [(c, h, w), (c * h * w,)] + ([(c, 1), (c, 1, 1)] if h * w == 1 else [])
         if "dtype" in a or self.shape[0] != tensor.shape[0] or self.shape[1:] not in allowed:
             raise Refused(f"{self.operation_name()} makes {shape_text(self.shape[1:])} of an image's "
@@ -536,6 +593,40 @@ class Converter:
         return result
 
     on_flatten = on_reshape
+
+    def joined(self, tensor):
+        """An image of one whose channels are in groups."""
+        layer = self.layer_of(tensor, (GROUPS, DEALT))
+        if self.shape[1:] != layer.shape:
+            raise Refused(f"{self.operation_name()} makes {shape_text(self.shape[1:])} of groups of channels; must be "
+                          f"{shape_text(layer.shape)}")
+        if tensor.order == GROUPS:
+            return Tensor(tensor.memory, self.shape)
+        return self.append("channel_shuffle", [layer], {"groups": tensor.shape[2]}, shape=layer.shape)
+
+    def on_channel_shuffle(self, a):
+        layer = self.image_of(a["self"])
+        return self.append("channel_shuffle", [layer], {"groups": a["groups"]}, shape=layer.shape)
+
+    on_native_channel_shuffle = on_channel_shuffle
+
+    def on_permute(self, a):
+        """Between images and pixels, and of channels in groups."""
+        tensor = a["self"]
+        layer = self.layer_of(tensor, (IMAGE, PIXELS, GROUPS, DEALT))
+        dims = [dim % len(tensor.shape) for dim in a["dims"]]
+        order = "".join(tensor.order[dim - 1] for dim in dims[1:]) if len(dims) > 3 else ""
+        if dims[0] != 0 or order not in (IMAGE, PIXELS, GROUPS, DEALT):
+            raise Refused(f"permutes {shape_text(tensor.shape[1:])} to {shape_text(self.shape[1:])}; must put channels "
+                          "last or back, or swap groups of channels with what is in them")
+        if tensor.order == IMAGE:
+            self.image_of(tensor)
+        return Tensor(tensor.memory, self.shape, order)
+
+    def on_transpose(self, a):
+        dims = list(range(len(a["self"].shape)))
+        dims[a["dim0"]], dims[a["dim1"]] = dims[a["dim1"]], dims[a["dim0"]]
+        return self.on_permute(a | {"dims": dims})
 
     def on_expand(self, a):
         """What multiplies channels may have been made as large as the image; on_mul looks at the layer."""
@@ -688,9 +779,12 @@ def convert(model, image):
     for layer in layers:
         if layer.kind in ("batch_norm", "group_norm") and not model.get_parameter(layer.name + ".weight").any():
             layer.keys["gamma"] = 0
+        if layer.kind == "scale":
+            initial = {float(f"{value:.6g}") for value in model.get_parameter(layer.name).flatten().tolist()}
+            set_if(layer.keys, 1, initial=initial.pop() if len(initial) == 1 else 1)
     named = {layer.name for layer in layers if layer.name}
     state = [key for key in model.state_dict() if not key.endswith(".num_batches_tracked")]
-    tensors = {f"{layer.name}.{key}" for layer in layers if layer.name for key in layer.tensors()}
+    tensors = {key for layer in layers for key in layer.tensors()}
     names = [key for key in state if key in tensors]
     notes = []
     if len(names) < len(state):

@@ -509,7 +509,7 @@ const std::vector<Key>& schema() {
       number("training.optimizer.epsilon", STPT_FIELD(training.optimizer.epsilon),
              {1e-30, true, 1, true}, "With adamw: added to the root of that mean."),
       flag("training.optimizer.decay_all", STPT_FIELD(training.optimizer.decay_all),
-           "Weight decay on batch normalisation's parameters and on biases, too."),
+           "Weight decay on biases and on the parameters of normalisations and scales, too."),
 
       whole("stpt.alpha", STPT_FIELD(stpt.alpha), {0},
             "Iterations of Pre-train, at most as many as an epoch has. 0: 8 % of an epoch, as did "

@@ -39,7 +39,9 @@ constexpr std::size_t most_layers = 4096;
 constexpr WholeRange<int> channel_range{1, 65536}, first_channel_range{0, 65535},
     window_range{1, 1024}, padding_range{0, 1024};
 constexpr NumberRange rate_range{0, true, 1}, share_range{0, false, 1, true},
-    epsilon_range{1e-30, true, 1, true};  // which is none of 0 in float32
+    epsilon_range{1e-30, true, 1, true},  // which is none of 0 in float32
+    scale_range{-1000, true, 1000, true};
+constexpr std::size_t most_dimensions = 4;
 constexpr std::int64_t most_elements = std::numeric_limits<std::int32_t>::max();
 
 constexpr std::string_view input_name = "input";
@@ -111,6 +113,23 @@ class LayerText {
     if (both == nullptr) return one(*value);
     if (both->size() != 2) refuse(at(key), *value, right);
     return {one((*both)[0]), one((*both)[1])};
+  }
+  /// A list; empty if it is not there.
+  [[nodiscard]] std::vector<std::int64_t> wholes(std::string_view key, WholeRange<int> range,
+                                                 std::size_t most) const {
+    const json::value* value = find(key);
+    if (value == nullptr) return {};
+    const std::string right =
+        "a list of 1 to " + std::to_string(most) + " numbers, each " + range.text();
+    const json::array* list = value->if_array();
+    if (list == nullptr || list->empty() || list->size() > most) refuse(at(key), *value, right);
+    std::vector<std::int64_t> numbers;
+    for (const json::value& item : *list) {
+      const std::optional<int> number = to_whole<int>(item);
+      if (!number || !range.has(*number)) refuse(at(key), *value, right);
+      numbers.push_back(*number);
+    }
+    return numbers;
   }
   [[nodiscard]] bool flag(std::string_view key, bool otherwise) const {
     const json::value* value = find(key);
@@ -184,10 +203,7 @@ ActivationId add_convolution(NetworkBuilder& net, const LayerText& layer, Inputs
                           .dilation = layer.per_axis("dilation", window_range, 1)});
 }
 
-models::Initialisation gamma(const LayerText& layer) {
-  return layer.whole("gamma", {0, 1}, 1) == 0 ? models::Initialisation::zero
-                                              : models::Initialisation::one;
-}
+float gamma(const LayerText& layer) { return static_cast<float>(layer.whole("gamma", {0, 1}, 1)); }
 
 ActivationId add_batch_norm(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   models::BatchNormOptions options;
@@ -208,6 +224,17 @@ ActivationId add_group_norm(NetworkBuilder& net, const LayerText& layer, Inputs 
   return net.group_norm(layer.name(), inputs[0], layer.whole("groups", channel_range), options);
 }
 
+ActivationId add_layer_norm(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+  return net.layer_norm(layer.name(), inputs[0],
+                        static_cast<float>(layer.number("epsilon", epsilon_range, 1e-5)));
+}
+
+ActivationId add_scale(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+  return net.scale(layer.name(), inputs[0],
+                   {.initial = static_cast<float>(layer.number("initial", scale_range, 1)),
+                    .dimensions = layer.wholes("shape", channel_range, most_dimensions)});
+}
+
 template <Activation function>
 ActivationId add_activation(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   return net.activation(
@@ -225,6 +252,10 @@ ActivationId add_slice(NetworkBuilder& net, const LayerText& layer, Inputs input
                    layer.whole("channels", channel_range));
 }
 
+ActivationId add_channel_shuffle(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+  return net.channel_shuffle(inputs[0], layer.whole("groups", channel_range));
+}
+
 template <auto pool>
 ActivationId add_pool(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const PerAxis kernel = layer.per_axis("kernel", window_range);
@@ -236,8 +267,11 @@ ActivationId add_pool(NetworkBuilder& net, const LayerText& layer, Inputs inputs
 
 ActivationId add_fully_connected(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const int outputs = layer.whole("outputs", channel_range, net.classes());
-  check_weights(layer, net.shape(inputs[0]).elements() * outputs);
-  return net.fully_connected(layer.name(), inputs[0], outputs, layer.flag("bias", true));
+  const bool each_pixel = layer.flag("each_pixel", false), bias = layer.flag("bias", true);
+  const Shape& in = net.shape(inputs[0]);
+  check_weights(layer, (each_pixel ? in.c : in.elements()) * outputs);
+  return each_pixel ? net.fully_connected_pixels(layer.name(), inputs[0], outputs, bias)
+                    : net.fully_connected(layer.name(), inputs[0], outputs, bias);
 }
 
 const std::vector<LayerType>& layer_types() {
@@ -250,6 +284,8 @@ const std::vector<LayerType>& layer_types() {
        add_convolution},
       {"batch_norm", {"gamma", "epsilon", "momentum"}, 1, true, false, add_batch_norm},
       {"group_norm", {"groups", "gamma", "epsilon"}, 1, true, false, add_group_norm},
+      {"layer_norm", {"epsilon"}, 1, true, false, add_layer_norm},
+      {"scale", {"initial", "shape"}, 1, true, false, add_scale},
       {"relu",
        {},
        1,
@@ -294,6 +330,7 @@ const std::vector<LayerType>& layer_types() {
          return net.concat({inputs.begin(), inputs.end()});
        }},
       {"slice", {"first", "channels"}, 1, false, false, add_slice},
+      {"channel_shuffle", {"groups"}, 1, false, false, add_channel_shuffle},
       {"max_pool",
        {"kernel", "stride", "padding", "ceil_mode"},
        1,
@@ -314,7 +351,7 @@ const std::vector<LayerType>& layer_types() {
        [](NetworkBuilder& net, const LayerText&, Inputs inputs) {
          return net.global_average_pool(inputs[0]);
        }},
-      {"fully_connected", {"outputs", "bias"}, 1, true, true, add_fully_connected},
+      {"fully_connected", {"outputs", "bias", "each_pixel"}, 1, true, true, add_fully_connected},
   };
   return table;
 }

@@ -37,7 +37,7 @@ std::vector<std::string> batch_counters(const models::Network& network) {
 }
 
 bool is_of(const std::string& tensor, const std::string& layer) {
-  return tensor.starts_with(layer + ".");
+  return tensor == layer || tensor.starts_with(layer + ".");
 }
 
 bool is_of_any(const std::string& tensor, std::span<const std::string> layers) {

@@ -33,7 +33,7 @@ TEST_CASE("a step of ResNet-8 computes what PyTorch computes", "[program][golden
   std::size_t known = 0;
   for (std::size_t t = 0; t < network.parameters.size(); ++t) {
     const models::Parameter& parameter = network.parameters[t];
-    if (parameter.initialisation != models::Initialisation::he_normal) continue;
+    if (parameter.initial) continue;
     const auto values = formula(t, parameter.shape.elements(),
                                 2 * std::sqrt(6.0 / static_cast<double>(parameter.fan_in)));
     std::copy(values.begin(), values.end(),

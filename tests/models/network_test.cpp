@@ -113,8 +113,7 @@ TEST_CASE("gamma 0 is for the last BatchNorm of each residual branch", "[zoo]") 
       const bool ends_branch =
           next->kind == LayerKind::add &&
           (layer.output == next->inputs[0] || reader(layer.output)->output == next->inputs[0]);
-      CHECK((network.parameter(layer.weight).initialisation == Initialisation::zero) ==
-            ends_branch);
+      CHECK((network.parameter(layer.weight).initial == 0.0f) == ends_branch);
     }
   }
   for (const char* name : {"resnet20", "resnet18", "resnet50"}) {
@@ -124,7 +123,7 @@ TEST_CASE("gamma 0 is for the last BatchNorm of each residual branch", "[zoo]") 
     int zeros = 0;
     for (const Parameter& parameter : network.parameters) {
       if (!parameter.name.ends_with(".weight") || parameter.shape.n != 1) continue;
-      const bool zero = parameter.initialisation == Initialisation::zero;
+      const bool zero = parameter.initial == 0.0f;
       CHECK(zero == parameter.name.ends_with(last));
       zeros += zero;
     }
@@ -223,7 +222,7 @@ TEST_CASE("parameters lie aligned in the buckets, without overlap, each with its
       end = parameter.offset + static_cast<std::size_t>(parameter.shape.elements());
       names.insert(parameter.name);
       count += parameter.shape.elements();
-      const bool is_weight = parameter.initialisation == Initialisation::he_normal;
+      const bool is_weight = !parameter.initial;
       CHECK(parameter.decay == is_weight);
     }
     for (std::size_t i = 0; i < ends.size(); ++i) CHECK(ends[i] <= network.buckets[i]);
@@ -288,9 +287,8 @@ TEST_CASE("weights start as He et al. have it", "[network]") {
     const float* values =
         buckets[static_cast<std::size_t>(parameter.bucket)].data() + parameter.offset;
     INFO(parameter.name);
-    if (parameter.initialisation != Initialisation::he_normal) {
-      const float expected = parameter.initialisation == Initialisation::one ? 1.0f : 0.0f;
-      CHECK(std::all_of(values, values + count, [expected](float v) { return v == expected; }));
+    if (parameter.initial) {
+      CHECK(std::all_of(values, values + count, [&](float v) { return v == parameter.initial; }));
       continue;
     }
     CHECK(parameter.fan_in == parameter.shape.elements() / parameter.shape.n);
@@ -320,7 +318,7 @@ TEST_CASE("initial values depend on the seed and on nothing else", "[network]") 
   std::set<float> firsts;
   std::size_t weights = 0;
   for (const Parameter& parameter : network.parameters) {
-    if (parameter.initialisation != Initialisation::he_normal) continue;
+    if (parameter.initial) continue;
     const double scale = std::sqrt(static_cast<double>(parameter.fan_in));
     const float first = a[static_cast<std::size_t>(parameter.bucket)][parameter.offset];
     firsts.insert(static_cast<float>(static_cast<double>(first) * scale));

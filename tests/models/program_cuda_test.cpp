@@ -128,6 +128,21 @@ std::vector<Problem> problems() {
   x = apart.convolution("conv1", apart.input(), 24, 3, 1, 1);
   x = apart.concat({apart.relu(apart.slice(x, 8, 16)), apart.slice(x, 3, 7), apart.slice(x, 5, 4)});
   result.emplace_back(apart.build(apart.fully_connected("fc", x, 10)), 4, 11U);
+  models::NetworkBuilder shuffled("shuffled", {1, 6, 8, 8}, 10);
+  x = shuffled.convolution("conv1", shuffled.channel_shuffle(shuffled.input(), 2), 24, 3, 1, 1);
+  x = shuffled.add(shuffled.channel_shuffle(x, 3), x);
+  result.emplace_back(shuffled.build(shuffled.fully_connected("fc", shuffled.relu(x), 10)), 4, 14U);
+  // Layer norm as ConvNeXt has it, and of a row that is no vectors.
+  models::NetworkBuilder pixels("pixels", {1, 3, 9, 9}, 10);
+  x = pixels.layer_norm("ln1", pixels.convolution("conv1", pixels.input(), 16, 2, 2, 0));
+  models::ActivationId y =
+      pixels.convolution("conv2", x, 16, 7, 1, 3, {.bias = true, .groups = 16});
+  y = pixels.fully_connected_pixels("fc1", pixels.layer_norm("ln2", y), 32);
+  y = pixels.activation(y, codelets::Activation::gelu);
+  y = pixels.scale("factor", pixels.fully_connected_pixels("fc2", y, 16), {.initial = 0.5f});
+  x = pixels.relu(
+      pixels.layer_norm("ln3", pixels.convolution("conv3", pixels.add(x, y), 13, 1, 1, 0)));
+  result.emplace_back(pixels.build(pixels.fully_connected("fc", x, 10)), 4, 15U);
   models::NetworkBuilder dropped("dropped", {1, 3, 7, 7}, 10);
   x = dropped.convolution("conv", dropped.dropout(dropped.input(), 0.2), 9, 3, 1, 1);
   x = dropped.add(dropped.dropout(dropped.relu(x), 0.5, codelets::Dropped::channels), x);

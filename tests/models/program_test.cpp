@@ -184,6 +184,16 @@ const std::vector<Form>& forms() {
          x = net.batch_norm("bn3", net.convolution("conv5", x, 8, 3, 2, 1));
          return classifier(net, net.activation(x, Activation::relu6));
        }},
+      {"channels shuffled: the images, in blocks, and of one pixel",
+       {1, 6, 5, 4},
+       [](NetworkBuilder& net) {
+         ActivationId x = net.channel_shuffle(net.input(), 3);
+         x = net.channel_shuffle(net.convolution("conv1", x, 36, 3, 1, 1), 4);
+         net.begin_block("second");
+         const ActivationId y = net.convolution("conv2", x, 36, 1, 1, 0, {.groups = 2});
+         x = net.global_average_pool(net.relu(net.add(x, y)));
+         return classifier(net, net.channel_shuffle(x, 2));
+       }},
       {"sum of what is rectified",
        {1, 3, 6, 6},
        [](NetworkBuilder& net) {
@@ -251,6 +261,28 @@ const std::vector<Form>& forms() {
          x = net.relu(net.add(net.add(a, b), x));
          const ActivationId c = net.group_norm("gn4", net.convolution("conv4", x, 4, 1, 1, 0), 1);
          return classifier(net, net.relu(net.add(pooled, c)));
+       }},
+      {"layer norm: of the images, by layouts of cores, rectified, with two readers; of pixels",
+       {1, 3, 7, 6},
+       [](NetworkBuilder& net) {
+         ActivationId x = net.convolution("conv1", net.layer_norm("ln1", net.input()), 20, 3, 1, 1);
+         x = net.relu(net.layer_norm("ln2", x, 0.2f));
+         net.begin_block("second");
+         ActivationId y = net.layer_norm(
+             "ln3", net.convolution("conv2", x, 20, 7, 1, 3, {.bias = true, .groups = 20}));
+         y = net.activation(net.fully_connected_pixels("fc1", y, 40), Activation::gelu);
+         y = net.scale("factor", net.fully_connected_pixels("fc2", y, 20, false),
+                       {.initial = 0.5f});
+         x = net.global_average_pool(net.add(y, x));
+         return classifier(net, net.layer_norm("ln4", x));
+       }},
+      {"scales: of the images, of one pixel, with a ReLU",
+       {1, 4, 5, 4},
+       [](NetworkBuilder& net) {
+         ActivationId x = net.scale("factor1", net.input());
+         x = net.relu(net.scale("factor2", net.convolution("conv", x, 18, 3, 1, 1)));
+         x = net.scale("factor3", net.global_average_pool(x), {.dimensions = {18}});
+         return classifier(net, x);
        }},
       {"group norm of dense layers",
        {1, 2, 3, 4},

@@ -68,7 +68,7 @@ struct Problem {
     values = ModelValues::initial(network, 1, seed);
     // Values that nothing can be mistaken for: biases that are not 0, gammas and variances not 1.
     for (const models::Parameter& parameter : network.parameters) {
-      if (parameter.initialisation == models::Initialisation::he_normal) continue;
+      if (!parameter.initial) continue;
       float* value =
           values.parameters[static_cast<std::size_t>(parameter.bucket)].data() + parameter.offset;
       const auto noise = random_values(parameter.shape.elements(), ++seed, -0.3f, 0.3f);

@@ -94,6 +94,9 @@ class Reference {
       case LayerKind::group_norm:
         normalise_groups(layer, in, x, y);
         break;
+      case LayerKind::layer_norm:
+        normalise_pixels(layer, in, x, y);
+        break;
       case LayerKind::relu:
         std::transform(x.begin(), x.end(), y.begin(), [](double v) { return std::max(v, 0.0); });
         break;
@@ -129,6 +132,13 @@ class Reference {
           for (std::int64_t c = 0; c < out.c; ++c)
             for (std::int64_t i = 0; i < out.spatial(); ++i)
               y[at(out, n, c, 0, i)] = x[at(in, n, layer.first_channel + c, 0, i)];
+        break;
+      case LayerKind::channel_shuffle:
+        for (std::int64_t n = 0; n < out.n; ++n)
+          for (std::int64_t c = 0; c < out.c; ++c)
+            for (std::int64_t i = 0; i < out.spatial(); ++i)
+              y[at(out, n, c, 0, i)] =
+                  x[at(in, n, c % layer.groups * (out.c / layer.groups) + c / layer.groups, 0, i)];
         break;
       case LayerKind::fully_connected: {
         const std::size_t inputs = x.size() / static_cast<std::size_t>(batch_);
@@ -244,6 +254,24 @@ class Reference {
         const std::size_t c =
             i / static_cast<std::size_t>(s.spatial()) % static_cast<std::size_t>(s.c);
         y[i] = (x[i] - mean) / stddev * parameter(layer.weight)[c] + parameter(layer.bias)[c];
+      }
+    }
+  }
+
+  void normalise_pixels(const Layer& layer, const Shape& s, const std::vector<double>& x,
+                        std::vector<double>& y) const {
+    const auto channels = static_cast<double>(s.c);
+    for (std::int64_t n = 0; n < s.n; ++n) {
+      for (std::int64_t i = 0; i < s.spatial(); ++i) {
+        double mean = 0, variance = 0;
+        for (std::int64_t c = 0; c < s.c; ++c) mean += x[at(s, n, c, 0, i)] / channels;
+        for (std::int64_t c = 0; c < s.c; ++c)
+          variance += std::pow(x[at(s, n, c, 0, i)] - mean, 2) / channels;
+        const double stddev = std::sqrt(variance + static_cast<double>(layer.epsilon));
+        for (std::int64_t c = 0; c < s.c; ++c)
+          y[at(s, n, c, 0, i)] =
+              (x[at(s, n, c, 0, i)] - mean) / stddev * parameter(layer.weight)[c] +
+              parameter(layer.bias)[c];
       }
     }
   }

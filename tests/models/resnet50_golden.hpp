@@ -72,8 +72,8 @@ inline Problem resnet50_problem(const GoldenFile& golden) {
   for (int i = 0; i < 4; ++i) problem.labels.push_back(3 * i % 10);
   for (std::size_t t = 0; t < network.parameters.size(); ++t) {
     const models::Parameter& parameter = network.parameters[t];
-    const bool is_weight = parameter.initialisation == models::Initialisation::he_normal;
-    const bool is_gamma = parameter.initialisation == models::Initialisation::one;
+    const bool is_weight = !parameter.initial;
+    const bool is_gamma = parameter.initial == 1.0f;
     const float shift = !is_gamma ? 0 : parameter.name.ends_with("bn3.weight") ? 0.25f : 1;
     const double scale =
         is_weight ? 2 * std::sqrt(6.0 / static_cast<double>(parameter.fan_in)) : 0.25;

@@ -47,6 +47,26 @@ TEST_CASE("names and shapes are torchvision's", "[state_dict]") {
   }
 }
 
+TEST_CASE("what PyTorch has as vectors and matrices is exported so", "[state_dict]") {
+  NetworkBuilder net("net", {1, 3, 8, 8}, 10);
+  ActivationId x = net.convolution("conv", net.input(), 6, 3, 1, 1, {.bias = true});
+  x = net.fully_connected_pixels("mlp", net.layer_norm("norm", x), 4);
+  x = net.scale("block.gamma", net.scale("layer_scale", x), {.dimensions = {4}});
+  Shapes shapes;
+  for (const StateEntry& entry : state_dict(net.build(net.fully_connected("fc", x, 10))))
+    shapes.emplace(entry.name, entry.dimensions);
+  CHECK(shapes == Shapes{{"conv.weight", {6, 3, 3, 3}},
+                         {"conv.bias", {6}},
+                         {"norm.weight", {6}},
+                         {"norm.bias", {6}},
+                         {"mlp.weight", {4, 6}},
+                         {"mlp.bias", {4}},
+                         {"layer_scale", {4, 1, 1}},
+                         {"block.gamma", {4}},
+                         {"fc.weight", {10, 256}},
+                         {"fc.bias", {10}}});
+}
+
 TEST_CASE("entries cover every parameter and statistic, each once", "[state_dict]") {
   for (const char* name : {"resnet8", "vgg11_bn", "lenet5"}) {
     INFO(name);

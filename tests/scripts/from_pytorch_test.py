@@ -66,6 +66,30 @@ class PreActivation(nn.Module):
         return residual
 
 
+class PixelMixer(nn.Module):
+    """A block of ConvNeXt, of which the last factor is seen as one for each pixel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-3)
+        self.wide = nn.Linear(channels, 2 * channels)
+        self.narrow = nn.Linear(2 * channels, channels, bias=False)
+        self.inner = nn.Parameter(torch.full((2 * channels,), 0.5))
+        self.gamma = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x):
+        y = self.norm(self.conv(x).permute(0, 2, 3, 1))
+        y = self.narrow(F.gelu(self.wide(y)) * self.inner).permute(0, 3, 1, 2)
+        return x + self.gamma * y
+
+
+def shuffled(x, groups):
+    images, channels, height, width = x.shape
+    x = x.view(images, groups, channels // groups, height, width)
+    return x.transpose(1, 2).contiguous().view(images, channels, height, width)
+
+
 class Net(nn.Module):
     """Has every kind of layer but those that drop: what they drop differs from PyTorch's."""
 
@@ -77,6 +101,7 @@ class Net(nn.Module):
         self.dilated = nn.Conv2d(8, 4, 3, padding="same", dilation=2, groups=4)
         self.block = PreActivation(16)
         self.gate = Gate(16)
+        self.mixer = PixelMixer(16)
         self.depthwise = nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=16)
         self.groups = nn.GroupNorm(4, 16, eps=1e-3)
         self.hidden = nn.Linear(16 * 4 * 2, 24)
@@ -94,6 +119,7 @@ class Net(nn.Module):
         x = torch.cat([F.elu(back), F.mish(front)], 1)
         x = F.avg_pool2d(x, (3, 1), 1, (1, 0))
         x = x * torch.sigmoid(x)
+        x = F.channel_shuffle(self.mixer(shuffled(x, 4)), 2)
         x = F.relu6(self.groups(self.depthwise(x)))
         x = F.adaptive_avg_pool2d(x, (4, 2)).flatten(1)
         x = torch.tanh(F.hardsigmoid(self.bn(self.vector(self.hidden(x)))))
@@ -196,8 +222,8 @@ class Conversion(unittest.TestCase):
         model = Net()
         self.convert(model)
         self.train_or_test("--output", "out")
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim == 1]
+        others = [p for p in model.parameters() if p.ndim == 1] + [model.mixer.gamma]
+        decayed = [p for p in model.parameters() if all(p is not other for other in others)]
         optimizer = torch.optim.SGD([{"params": decayed, "weight_decay": 0.01}, {"params": others}], 0.05, 0.9)
         records = [json.loads(line) for line in (self.folder / "out" / "metrics.jsonl").read_text().splitlines()]
         losses = [record["train_loss"] for record in records if "train_loss" in record]
@@ -386,8 +412,22 @@ class Refusals(unittest.TestCase):
         self.assert_refused(lambda self, x: self["conv"](x),
                             "conv: pads more behind the image than before it; must pad both sides alike",
                             conv=nn.Conv2d(3, 4, 2, padding="same"))
-        self.assert_refused(lambda self, x: self["fc"](x), "fc: takes 3x8x8; must take a vector of an image",
-                            fc=nn.Linear(8, 2))
+        self.assert_refused(lambda self, x: self["fc"](x),
+                            "fc: takes 3x8x8; must take a vector of an image, or of a pixel", fc=nn.Linear(8, 2))
+        self.assert_refused(lambda self, x: F.avg_pool2d(x.permute(0, 2, 3, 1), 2),
+                            "avg_pool2d takes permuted dimensions; must take them as images x channels x height x "
+                            "width")
+        self.assert_refused(lambda self, x: x.transpose(2, 3), "permutes 3x8x8 to 3x8x8; must put channels last or "
+                            "back, or swap groups of channels with what is in them")
+        self.assert_refused(lambda self, x: x + x.view(x.shape[0], 3, 1, 8, 8).transpose(1, 2).permute(1, 0, 2, 3, 4),
+                            "permutes 1x3x8x8 to 2x3x8x8; must put channels last or back, or swap groups of channels "
+                            "with what is in them")
+        self.assert_refused(lambda self, x: x.view(x.shape[0], 3, 1, 8, 8).transpose(1, 2).reshape(2, -1),
+                            "reshape makes 192 of groups of channels; must be 3x8x8")
+        self.assert_refused(lambda self, x: (lambda y: y + y.permute(0, 2, 3, 1))(self["cube"](x)),
+                            "adds dimensions in different orders; must be in one", cube=nn.Conv2d(3, 6, 3))
+        self.assert_refused(lambda self, x: x * self["factors"].weight, "multiplies 3x8x8 by factors.weight of 8; must "
+                            "have a number for each channel, 3x1x1", factors=nn.LayerNorm(8))
         self.assert_refused(lambda self, x: F.gelu(x, approximate="tanh").flatten(1),
                             "gelu approximated by tanh; must be the exact one")
         self.assert_refused(lambda self, x: self["bn"](x.flatten(1)), "bn: takes 3x8x8 as 192", bn=nn.BatchNorm1d(192))
@@ -400,7 +440,8 @@ class Refusals(unittest.TestCase):
                             "norm: has running statistics; must normalise by the image's own",
                             norm=nn.InstanceNorm2d(3, affine=True, track_running_stats=True))
         self.assert_refused(lambda self, x: self["ln"](x),
-                            "ln: layer_norm of 3x8x8; must be of one number for each channel",
+                            "ln: layer_norm of 3x8x8; must be of channels, which stand last, as behind "
+                            "permute(0, 2, 3, 1)",
                             ln=nn.LayerNorm((3, 8, 8)))
         self.assert_refused(lambda self, x: self["gn"](x.flatten(1)), "gn: takes 3x8x8 as 192",
                             gn=nn.GroupNorm(2, 192))

@@ -73,7 +73,7 @@ TEST_CASE("layers are what the file says", "[network_file]") {
   CHECK(network.layers[0].bias >= 0);
   CHECK(network.layers[0].groups == 1);
   CHECK(network.parameters[2].name == "b.weight");
-  CHECK(network.parameters[2].initialisation == models::Initialisation::zero);
+  CHECK(network.parameters[2].initial == 0.0f);
   CHECK(network.layers[2].kind == LayerKind::relu);
   CHECK(network.layers[3].groups == 2);
   CHECK(network.layers[3].bias == -1);
@@ -238,26 +238,47 @@ TEST_CASE("a network from PyTorch has the parameters of its state_dict", "[netwo
   text << file.rdbuf();
   const Network network = build_network(read_json(text.str()), "net.json", {1, 3, 32, 32}, 10);
   CHECK(network.name == "Net");
-  std::vector<std::pair<std::string, models::Shape>> parameters;
+  std::vector<std::pair<std::string, std::vector<std::int64_t>>> parameters,
+      expected{
+          {"stem.weight", {8, 3, 3, 5}},
+          {"stem.bias", {8}},
+          {"images.weight", {8}},
+          {"images.bias", {8}},
+          {"wide.weight", {12, 8, 1, 7}},
+          {"dilated.weight", {4, 2, 3, 3}},
+          {"dilated.bias", {4}},
+          {"block.bn.weight", {16}},
+          {"block.bn.bias", {16}},
+          {"block.conv.weight", {16, 16, 3, 3}},
+          {"block.last.weight", {16}},
+          {"block.last.bias", {16}},
+          {"gate.fc.0.weight", {4, 16}},
+          {"gate.fc.2.weight", {16, 4}},
+          {"mixer.conv.weight", {16, 1, 7, 7}},
+          {"mixer.conv.bias", {16}},
+          {"mixer.norm.weight", {16}},
+          {"mixer.norm.bias", {16}},
+          {"mixer.wide.weight", {32, 16}},
+          {"mixer.wide.bias", {32}},
+          {"mixer.inner", {32}},
+          {"mixer.narrow.weight", {16, 32}},
+          {"mixer.gamma", {1, 16, 1, 1}},
+          {"depthwise.weight", {16, 1, 3, 3}},
+          {"depthwise.bias", {16}},
+          {"groups.weight", {16}},
+          {"groups.bias", {16}},
+          {"hidden.weight", {24, 128}},
+          {"hidden.bias", {24}},
+          {"vector.weight", {24}},
+          {"vector.bias", {24}},
+          {"bn.weight", {24}},
+          {"bn.bias", {24}},
+          {"head.weight", {10, 24}},
+          {"head.bias", {10}},
+      };
   for (const models::Parameter& parameter : network.parameters)
-    parameters.emplace_back(parameter.name, parameter.shape);
-  // In the order of use, which is not that of the modules.
-  CHECK(parameters ==
-        std::vector<std::pair<std::string, models::Shape>>{
-            {"stem.weight", {8, 3, 3, 5}},        {"stem.bias", {1, 8, 1, 1}},
-            {"images.weight", {1, 8, 1, 1}},      {"images.bias", {1, 8, 1, 1}},
-            {"wide.weight", {12, 8, 1, 7}},       {"dilated.weight", {4, 2, 3, 3}},
-            {"dilated.bias", {1, 4, 1, 1}},       {"block.bn.weight", {1, 16, 1, 1}},
-            {"block.bn.bias", {1, 16, 1, 1}},     {"block.conv.weight", {16, 16, 3, 3}},
-            {"block.last.weight", {1, 16, 1, 1}}, {"block.last.bias", {1, 16, 1, 1}},
-            {"gate.fc.0.weight", {4, 16, 1, 1}},  {"gate.fc.2.weight", {16, 4, 1, 1}},
-            {"depthwise.weight", {16, 1, 3, 3}},  {"depthwise.bias", {1, 16, 1, 1}},
-            {"groups.weight", {1, 16, 1, 1}},     {"groups.bias", {1, 16, 1, 1}},
-            {"hidden.weight", {24, 128, 1, 1}},   {"hidden.bias", {1, 24, 1, 1}},
-            {"vector.weight", {1, 24, 1, 1}},     {"vector.bias", {1, 24, 1, 1}},
-            {"bn.weight", {1, 24, 1, 1}},         {"bn.bias", {1, 24, 1, 1}},
-            {"head.weight", {10, 24, 1, 1}},      {"head.bias", {1, 10, 1, 1}},
-        });
+    parameters.emplace_back(parameter.name, parameter.dimensions);
+  CHECK(parameters == expected);  // in the order of use, which is not that of the modules
 }
 
 TEST_CASE("a batch norm has PyTorch's options", "[network_file]") {
@@ -287,7 +308,7 @@ TEST_CASE("a group norm has groups that divide the channels", "[network_file]") 
   CHECK(norm.kind == LayerKind::group_norm);
   CHECK(norm.groups == 2);
   CHECK(norm.epsilon == 0.001f);
-  CHECK(network.parameter(norm.weight).initialisation == models::Initialisation::zero);
+  CHECK(network.parameter(norm.weight).initial == 0.0f);
   CHECK_FALSE(network.has_batch_norm());
   CHECK(error_of(conv + type + "}, " + fc) ==
         "layers[1] \"gn\": has no groups; add it, a whole number from 1 to 65536");
@@ -297,6 +318,71 @@ TEST_CASE("a group norm has groups that divide the channels", "[network_file]") 
       error_of(conv + R"({"type": "global_average_pool"}, )" + type + R"(, "groups": 4}, )" + fc) ==
       "layers[2] \"gn\": group norm of 1x4x1x1 in 4 groups: a group needs more than one value of "
       "an image");
+}
+
+TEST_CASE("a layer norm is of each pixel's channels", "[network_file]") {
+  const std::string type = R"({"name": "ln", "type": "layer_norm")";
+  const Network network = network_of(conv + type + R"(, "epsilon": 0.001}, )" + fc);
+  CHECK(network.layers[1].kind == LayerKind::layer_norm);
+  CHECK(network.layers[1].epsilon == 0.001f);
+  CHECK_FALSE(network.has_batch_norm());
+  CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 1, "kernel": 3}, )" + type +
+                 "}, " + fc) ==
+        "layers[1] \"ln\": layer norm of 1x1x6x6: a pixel needs more than one channel");
+}
+
+TEST_CASE("a scale has a number for each channel, in the shape that PyTorch has",
+          "[network_file]") {
+  const std::string type = R"({"name": "gamma", "type": "scale")";
+  Network network = network_of(conv + type + R"(, "initial": 1e-6, "shape": [1, 4]}, )" + fc);
+  const models::Parameter& factors = network.parameter(network.layers[1].weight);
+  CHECK(factors.name == "gamma");
+  CHECK(factors.initial == 1e-6f);
+  CHECK(factors.dimensions == std::vector<std::int64_t>{1, 4});
+  CHECK_FALSE(factors.decay);
+  network = network_of(conv + type + "}, " + fc);
+  const models::Parameter& usual = network.parameter(network.layers[1].weight);
+  CHECK(usual.initial == 1.0f);
+  CHECK(usual.dimensions == std::vector<std::int64_t>{4, 1, 1});
+  CHECK(error_of(conv + type + R"(, "initial": 1e9}, )" + fc) ==
+        "layers[1] \"gamma\": initial: is 1000000000; must be a number of at least -1000 and at "
+        "most 1000");
+  for (const char* shape : {"[2, 2]", "[4, 4]", "[1]", "[5]"}) {
+    INFO(shape);
+    CHECK(error_of(conv + type + ", \"shape\": " + shape + "}, " + fc) ==
+          "layers[1] \"gamma\": the shape must be 4, a number for each channel of 1x4x6x6, beside "
+          "any ones");
+  }
+  for (const char* shape : {"4", "[]", "[1, 1, 1, 1, 4]", "[0]", "[\"4\"]"}) {
+    INFO(shape);
+    CHECK(error_of(conv + type + ", \"shape\": " + shape + "}, " + fc)
+              .ends_with("must be a list of 1 to 4 numbers, each a whole number from 1 to 65536"));
+  }
+  CHECK(error_of(conv + R"({"name": "conv.weight", "type": "scale"}, )" + fc) ==
+        "layers[1] \"conv.weight\": two parameters are called conv.weight");
+}
+
+TEST_CASE("a fully connected layer can be of each pixel", "[network_file]") {
+  const std::string type = R"({"name": "mlp", "type": "fully_connected", "outputs": 5)";
+  const Network network = network_of(conv + type + R"(, "each_pixel": true}, )" + fc);
+  const models::Layer& layer = network.layers[1];
+  CHECK(network.shape(layer.output) == runtime::Shape{1, 5, 6, 6});
+  CHECK(network.parameter(layer.weight).dimensions == std::vector<std::int64_t>{5, 4});
+  CHECK(layer.bias >= 0);
+  CHECK(network_of(conv + type + R"(, "each_pixel": true, "bias": false}, )" + fc).layers[1].bias <
+        0);
+}
+
+TEST_CASE("channels are shuffled in groups that divide them", "[network_file]") {
+  const auto shuffle = [](const std::string& groups) {
+    return R"({"name": "shuffle", "type": "channel_shuffle", "groups": )" + groups + "}, ";
+  };
+  const Network network = network_of(conv + shuffle("2") + fc);
+  CHECK(network.layers[1].kind == LayerKind::channel_shuffle);
+  CHECK(network.layers[1].groups == 2);
+  CHECK(error_of(conv + shuffle("3") + fc) ==
+        "layers[1] \"shuffle\": channel shuffle: 3 groups do not divide the channels of 1x4x6x6");
+  CHECK(error_of(conv + shuffle("0") + fc).ends_with("must be a whole number from 1 to 65536"));
 }
 
 TEST_CASE("channels can be multiplied by numbers", "[network_file]") {
@@ -438,13 +524,13 @@ TEST_CASE("blocks are those that the file names, or end where one output is left
 TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
   CHECK(error_of("5, " + fc) == "layers[0]: is 5; must be an object, {...}");
   CHECK(error_of(conv + "{}, " + fc).starts_with("layers[1]: has no type; add it, one of conv"));
-  CHECK(error_of(R"({"type": "lstm"})") ==
-        "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, group_norm, relu, "
-        "relu6, "
-        "leaky_relu, elu, silu, mish, gelu, hard_swish, hard_sigmoid, sigmoid, tanh, dropout, "
-        "channel_dropout, stochastic_depth, add, multiply, concat, slice, max_pool, average_pool, "
-        "global_average_pool, "
-        "fully_connected");
+  CHECK(
+      error_of(R"({"type": "lstm"})") ==
+      "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, group_norm, "
+      "layer_norm, scale, relu, relu6, leaky_relu, elu, silu, mish, gelu, hard_swish, "
+      "hard_sigmoid, sigmoid, tanh, dropout, "
+      "channel_dropout, stochastic_depth, add, multiply, concat, slice, channel_shuffle, max_pool, "
+      "average_pool, global_average_pool, fully_connected");
   CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 4, "kernal": 3}, )" + fc) ==
         "layers[0] \"c\": kernal: unknown key; did you mean kernel?");

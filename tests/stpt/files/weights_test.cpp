@@ -130,6 +130,22 @@ TEST_CASE("new layers are not taken from the file", "[weights]") {
         "has \"f\"; must have layers of resnet8 with parameters, of which the last is \"fc\"");
 }
 
+TEST_CASE("a new layer may be a scale, which has one tensor of its own name", "[weights]") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "model.safetensors";
+  models::NetworkBuilder builder("scaled", {1, 3, 4, 4}, 2);
+  const auto x = builder.scale("factors", builder.input());
+  const Network network = builder.build(builder.fully_connected("fc", x, 2));
+  export_weights(file, network, numbered(network, 1), 1, normalization);
+  ModelValues values = ModelValues::initial(network, 1, 7);
+  const std::vector<std::string> new_layers{"factors"};
+  CHECK(problem_with_layers(new_layers, network).empty());
+  import_weights(file, network, values, new_layers);
+  const models::StateEntry factors = models::state_dict(network).front();
+  CHECK(factors.name == "factors");
+  CHECK(std::ranges::equal(factors.in(values), std::vector{1.0f, 1.0f, 1.0f}));
+}
+
 TEST_CASE("an export has the workers' mean and the count of batches", "[weights]") {
   const TemporaryFolder folder;
   const auto file = folder.path() / "model.safetensors";
