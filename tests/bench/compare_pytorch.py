@@ -11,9 +11,12 @@ one thread per core; this program runs 2 workers with 64 images each. Prints the
 """
 import argparse
 import os
+from pathlib import Path
 import re
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
 
 import torch
@@ -47,16 +50,27 @@ def resnet(blocks_per_stage):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+def network_of(name):
+    if name == "resnet20":
+        return resnet(3)
+    import torchvision
+
+    return torchvision.models.get_model(name, num_classes=10)
+
+
+def write_network(name, path):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+    import from_pytorch
+
+    network, _, _ = from_pytorch.convert(network_of(name), (3, 32, 32))
+    path.write_text(from_pytorch.file_text(network))
+
+
 class Torch:
     def __init__(self, name, batch, channels_last, compiled):
         self.name = f"batch {batch}{' channels_last' if channels_last else ''}{' compiled' if compiled else ''}"
         self.batch = batch
-        if name == "resnet20":
-            model = resnet(3)
-        else:
-            import torchvision
-
-            model = torchvision.models.get_model(name, num_classes=10)
+        model = network_of(name)
         self.images = torch.randn(batch, 3, 32, 32)
         if channels_last:
             model = model.to(memory_format=torch.channels_last)
@@ -92,11 +106,14 @@ def main():
     variants = [Torch(options.model, batch, layout, compiled)
                 for compiled in ([False, True] if options.compile else [False])
                 for batch in (64, 128) for layout in (False, True)]
+    folder = tempfile.TemporaryDirectory()
+    network = Path(folder.name) / f"{options.model}.json"
+    write_network(options.model, network)
     ratios = []
     for number in range(options.rounds):
         rates = {variant.name: variant.rate(options.seconds) for variant in variants}
         best = max(rates, key=rates.get)
-        output = subprocess.run([options.step_bench, "throughput", options.model, "2", "64", "step",
+        output = subprocess.run([options.step_bench, "throughput", network, "2", "64", "step",
                                  str(options.seconds)],
                                 check=True, capture_output=True, text=True).stdout
         ours = float(re.search(r"([\d.]+) images/s", output).group(1))

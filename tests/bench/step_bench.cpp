@@ -4,11 +4,14 @@
 //   mpirun of all ranks together; with STEP_BENCH_REDUX set, gradients are summed by StarPU-MPI
 //   step_bench overhead   [model] [workers] [batch] [grain] [rounds]    StarPU on one core / plain
 //   loop, interleaved
+// The model is a name or a network file, *.json.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -18,6 +21,8 @@
 #include "models/zoo.hpp"
 #include "runtime/cluster.hpp"
 #include "runtime/random.hpp"
+#include "stpt/config/json_text.hpp"
+#include "stpt/config/network_file.hpp"
 #include "stpt/data_parallel.hpp"
 
 namespace {
@@ -46,11 +51,19 @@ void fill(const data::Batch& batch, int classes) {
     value = static_cast<std::int32_t>(random.below(static_cast<std::uint32_t>(classes)));
 }
 
+models::Network network_of(const std::string& model) {
+  const models::Shape image{1, 3, 32, 32};
+  if (!model.ends_with(".json")) return models::make_network(model, image, 10);
+  std::ostringstream text;
+  text << std::ifstream(model).rdbuf();
+  return build_network(read_json(text.str()), model, image, 10);
+}
+
 struct Bench {
   Bench(const std::string& model, int workers_, int batch_, models::Grain grain, int cpu_workers)
       : workers(workers_),
         batch(batch_),
-        network(models::make_network(model, {1, 3, 32, 32}, 10)),
+        network(network_of(model)),
         runtime({cpu_workers, ""}),
         optimizer(network, {}, false),
         state(network, models::Team{0, runtime::Cluster::current().size(), workers}, "model"),
