@@ -10,7 +10,7 @@
 #include "codelets/cpu.hpp"
 #include "codelets/onednn.hpp"
 
-// The CPU implementation. Padding needs care only where an activation makes something else of zero.
+// The CPU implementation. Padding needs care only where a function makes something else of zero.
 
 namespace stpt::codelets {
 namespace {
@@ -37,6 +37,15 @@ struct Sum {
 
 struct RectifiedSum {
   float operator()(float a, float b) const { return Rectify{}(a + b); }
+};
+
+struct Times {
+  float operator()(float a, float b) const { return a * b; }
+};
+
+struct Straight {
+  float factor, offset;
+  float operator()(float x) const { return factor * x + offset; }
 };
 
 /// The last argument = function(the arguments before it).
@@ -103,6 +112,11 @@ class WithZeroPadding final : public Kernel {
   runtime::Shape shape_;
   std::int64_t block_;
 };
+
+KernelPtr with_zero_padding(KernelPtr kernel, const TensorSpec& y) {
+  if (y.stored_elements() == y.shape.elements()) return kernel;
+  return std::make_unique<WithZeroPadding>(std::move(kernel), y);
+}
 
 /// oneDNN's function, or its gradient where there are two sources.
 template <std::size_t sources>
@@ -179,10 +193,14 @@ KernelPtr plan(const Add& op, Cpu) {
   return op.relu ? plan_map<2>("Add", op.x, RectifiedSum{}) : plan_map<2>("Add", op.x, Sum{});
 }
 
+KernelPtr plan(const Product& op, Cpu) { return plan_map<2>("Product", op.x, Times{}); }
+
+KernelPtr plan(const AffineMap& op, Cpu) {
+  return with_zero_padding(plan_map<1>("AffineMap", op.x, Straight{op.factor, op.offset}), op.x);
+}
+
 KernelPtr plan(const ActivationForward& op, Cpu) {
-  KernelPtr kernel = plan_activation<1>(" forward", op);
-  if (op.x.stored_elements() == op.x.shape.elements()) return kernel;
-  return std::make_unique<WithZeroPadding>(std::move(kernel), op.x);
+  return with_zero_padding(plan_activation<1>(" forward", op), op.x);
 }
 
 KernelPtr plan(const ActivationBackward& op, Cpu) { return plan_activation<2>(" backward", op); }

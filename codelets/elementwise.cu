@@ -34,6 +34,15 @@ struct Sum {
   }
 };
 
+struct Times {
+  __device__ float operator()(float a, float b) const { return a * b; }
+};
+
+struct Straight {
+  float factor, offset;
+  __device__ float operator()(float x) const { return factor * x + offset; }
+};
+
 /// The last argument = function(the arguments before it).
 template <class T, std::size_t sources, class Function>
 class Map final : public Kernel {
@@ -76,6 +85,10 @@ KernelPtr plan_activation(const char* pass, const Op& op) {
 KernelPtr plan(const ReluForward& op, Cuda) { return plan_map<1>("ReluForward", op.x, Rectify{}); }
 KernelPtr plan(const ReluBackward& op, Cuda) { return plan_map<2>("ReluBackward", op.x, Pass{}); }
 KernelPtr plan(const Add& op, Cuda) { return plan_map<2>("Add", op.x, Sum{op.relu}); }
+KernelPtr plan(const Product& op, Cuda) { return plan_map<2>("Product", op.x, Times{}); }
+KernelPtr plan(const AffineMap& op, Cuda) {
+  return plan_map<1>("AffineMap", op.x, Straight{op.factor, op.offset});
+}
 KernelPtr plan(const ActivationForward& op, Cuda) { return plan_activation<1>(" forward", op); }
 KernelPtr plan(const ActivationBackward& op, Cuda) { return plan_activation<2>(" backward", op); }
 

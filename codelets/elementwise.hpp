@@ -28,6 +28,18 @@ struct Add {
   bool relu = false;
 };
 
+/// y = a b. run(a, b, y); y may be a or b.
+struct Product {
+  TensorSpec x;
+};
+
+/// y = factor x + offset. run(x, y); y may be x.
+struct AffineMap {
+  TensorSpec x;
+  float factor = 1;
+  float offset = 0;
+};
+
 /// Functions other than ReLU, as PyTorch defines them:
 ///   relu6         min(max(x, 0), 6)
 ///   leaky_relu    x > 0 ? x : slope x, where the slope is above 0
@@ -99,6 +111,10 @@ struct ActivationBackward {
 [[nodiscard]] KernelPtr plan(const ReluBackward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const Add& op, Cpu);
 [[nodiscard]] KernelPtr plan(const Add& op, Cuda);
+[[nodiscard]] KernelPtr plan(const Product& op, Cpu);
+[[nodiscard]] KernelPtr plan(const Product& op, Cuda);
+[[nodiscard]] KernelPtr plan(const AffineMap& op, Cpu);
+[[nodiscard]] KernelPtr plan(const AffineMap& op, Cuda);
 [[nodiscard]] KernelPtr plan(const ActivationForward& op, Cpu);
 [[nodiscard]] KernelPtr plan(const ActivationForward& op, Cuda);
 [[nodiscard]] KernelPtr plan(const ActivationBackward& op, Cpu);

@@ -13,6 +13,8 @@ using namespace stpt::testing;
 using codelets::ActivationBackward;
 using codelets::ActivationForward;
 using codelets::Add;
+using codelets::AffineMap;
+using codelets::Product;
 using codelets::ReluBackward;
 using codelets::ReluForward;
 
@@ -80,6 +82,35 @@ TEST_CASE("Addition on a GPU, also in place", "[cuda][elementwise]") {
         run_on_gpu(*kernel, {&left, &right, &right}, {&right});
         require_tensor("y over b", right, expected, exactly);
       }
+    }
+  }
+}
+
+TEST_CASE("Products and affine functions on a GPU, also in place", "[cuda][elementwise]") {
+  NEEDS_GPUS(1);
+  for (const DataType type : cuda_types) {
+    for (const Shape& shape : shapes) {
+      const TensorSpec spec{shape, type, Layout::nhwc};
+      const std::vector<float> a = values_of(spec, 7), b = values_of(spec, 8);
+      std::vector<float> product = a;
+      std::vector<double> affine;
+      for (std::size_t i = 0; i < a.size(); ++i) {
+        product[i] *= b[i];
+        affine.push_back(-1.5 * static_cast<double>(a[i]) + 0.25);
+      }
+      DeviceTensor left(spec, a), right(spec, b), y(spec);
+      const auto times = plan(Product{spec}, Cuda{});
+      run_on_gpu(*times, {&left, &right, &y}, {&y});
+      require_tensor("product", y, rounded(type, product), exactly);
+      run_on_gpu(*times, {&left, &right, &right}, {&right});
+      require_tensor("product over b", right, rounded(type, product), exactly);
+      // In float32 the product may be rounded before the sum, of numbers below 2.
+      const Tolerance roundings = with_rounding(type, {0, 0x1p-23});
+      const auto straight = plan(AffineMap{spec, -1.5f, 0.25f}, Cuda{});
+      run_on_gpu(*straight, {&left, &y}, {&y});
+      require_tensor("affine", y, affine, roundings);
+      run_on_gpu(*straight, {&left, &left}, {&left});
+      require_tensor("affine in place", left, affine, roundings);
     }
   }
 }

@@ -13,7 +13,9 @@ using namespace stpt::testing;
 using codelets::ActivationBackward;
 using codelets::ActivationForward;
 using codelets::Add;
+using codelets::AffineMap;
 using codelets::Cpu;
+using codelets::Product;
 using codelets::ReluBackward;
 using codelets::ReluForward;
 
@@ -135,6 +137,46 @@ TEST_CASE("Addition, also in place", "[elementwise]") {
   }
 }
 
+TEST_CASE("Products, also in place", "[elementwise]") {
+  for (const Shape& shape : shapes) {
+    for (const Layout layout : all_layouts) {
+      const TensorSpec spec = spec_of(shape, layout);
+      const std::vector<float> a = random_values(shape.elements(), 7);
+      const std::vector<float> b = random_values(shape.elements(), 8);
+      std::vector<float> expected = a;
+      for (std::size_t i = 0; i < a.size(); ++i) expected[i] *= b[i];
+      const auto kernel = plan(Product{spec}, Cpu{});
+      Tensor left(spec, a), right(spec, b), y(spec);
+      run_kernel(*kernel, {left.pointer(), right.pointer(), y.pointer()});
+      require_tensor("y", y, expected, exact);
+      run_kernel(*kernel, {left.pointer(), right.pointer(), right.pointer()});
+      require_tensor("y over b", right, expected, exact);
+      run_kernel(*kernel, {left.pointer(), left.pointer(), left.pointer()});
+      for (std::size_t i = 0; i < a.size(); ++i) expected[i] = a[i] * a[i];
+      require_tensor("square in place", left, expected, exact);
+    }
+  }
+}
+
+TEST_CASE("Affine functions, also in place", "[elementwise]") {
+  for (const Shape& shape : shapes) {
+    for (const Layout layout : all_layouts) {
+      const TensorSpec spec = spec_of(shape, layout);
+      const std::vector<float> values = random_values(shape.elements(), 9);
+      std::vector<double> expected;
+      for (const float value : values) expected.push_back(-1.5 * static_cast<double>(value) + 0.25);
+      const auto kernel = plan(AffineMap{spec, -1.5f, 0.25f}, Cpu{});
+      // The product may be rounded before the sum, of numbers below 2.
+      const Tolerance roundings{0, 0x1p-23};
+      Tensor x(spec, values), y(spec);
+      run_kernel(*kernel, {x.pointer(), y.pointer()});
+      require_tensor("y", y, expected, roundings);
+      run_kernel(*kernel, {x.pointer(), x.pointer()});
+      require_tensor("y in place", x, expected, roundings);
+    }
+  }
+}
+
 TEST_CASE("Activations are those of their definitions", "[elementwise]") {
   for (const auto& [function, name] : codelets::named_activations) {
     for (const Shape& shape : shapes) {
@@ -237,6 +279,8 @@ TEST_CASE("Elementwise ops say what they cannot plan", "[elementwise]") {
   requires_parts(message_of(ReluForward{spec}), "ReluForward");
   requires_parts(message_of(ReluBackward{spec}), "ReluBackward");
   requires_parts(message_of(Add{spec}), "Add");
+  requires_parts(message_of(Product{spec}), "Product");
+  requires_parts(message_of(AffineMap{spec}), "AffineMap");
   for (const auto& [function, name] : codelets::named_activations) {
     requires_parts(message_of(ActivationForward{spec, function}), std::string(name) + " forward");
     requires_parts(message_of(ActivationBackward{spec, function}), std::string(name) + " backward");
