@@ -144,6 +144,10 @@ class Lowering {
   void backward_dropout(const Node& node);
   void forward_multiply(Node& node);
   void backward_multiply(const Node& node);
+  /// Whether it is with a number for each channel.
+  [[nodiscard]] bool multiplies_channels(const Node& node);
+  void forward_affine(const Node& node);
+  void backward_affine(const Node& node);
   /// The logits as the loss takes them.
   [[nodiscard]] TensorSpec loss_spec();
   void emit_loss();
@@ -511,6 +515,8 @@ void Lowering::emit_forward(Node& node) {
       return forward_dropout(node);
     case LayerKind::multiply:
       return forward_multiply(node);
+    case LayerKind::affine:
+      return forward_affine(node);
   }
 }
 
@@ -548,6 +554,8 @@ void Lowering::emit_backward(const Node& node) {
       return backward_dropout(node);
     case LayerKind::multiply:
       return backward_multiply(node);
+    case LayerKind::affine:
+      return backward_affine(node);
   }
 }
 
@@ -1039,21 +1047,55 @@ void Lowering::backward_dropout(const Node& node) {
 void Lowering::forward_multiply(Node& node) {
   const TensorSpec spec = input(node).spec;
   node.kept.adapted = in_layout(node.layer->inputs[1], spec.layout);
-  emit(codelets::MultiplyForward{spec}, node.layer->name,
-       {read(input(node).location), node.kept.adapted, define(node.output, spec).location});
+  std::vector<Argument> arguments{read(input(node).location), node.kept.adapted,
+                                  define(node.output, spec).location};
+  if (multiplies_channels(node)) {
+    emit(codelets::MultiplyForward{spec}, node.layer->name, std::move(arguments));
+  } else {
+    emit(codelets::Product{spec}, node.layer->name, std::move(arguments));
+  }
+}
+
+bool Lowering::multiplies_channels(const Node& node) {
+  return input(node).spec.shape != value(node.layer->inputs[1]).spec.shape;
 }
 
 void Lowering::backward_multiply(const Node& node) {
-  const TensorSpec spec = input(node).spec, factors_spec = codelets::multiply_factors(spec);
+  const TensorSpec spec = input(node).spec;
+  const bool of_channels = multiplies_channels(node);
+  const TensorSpec factors_spec = of_channels ? codelets::multiply_factors(spec) : spec;
   const ActivationId x = node.layer->inputs[0], factors = node.layer->inputs[1];
   const Gradient gradient = total_gradient(node.output, false);
   const Argument d_x = needs_gradient(x) ? write(new_gradient(x)) : Argument{};
   const bool reorder = !runtime::same_memory(value(factors).spec, factors_spec);
   const int d_factors = reorder ? new_buffer(factors_spec.bytes()) : new_gradient(factors);
-  emit(codelets::MultiplyBackward{spec}, node.layer->name + " backward",
-       {read(input(node).location), node.kept.adapted, read(gradient.buffer), d_x,
-        write(d_factors)});
+  const std::string name = node.layer->name + " backward";
+  if (of_channels) {
+    emit(codelets::MultiplyBackward{spec}, name,
+         {read(input(node).location), node.kept.adapted, read(gradient.buffer), d_x,
+          write(d_factors)});
+  } else {
+    const codelets::Product product{spec};
+    if (needs_gradient(x)) emit(product, name, {read(gradient.buffer), node.kept.adapted, d_x});
+    emit(product, name, {read(gradient.buffer), read(input(node).location), write(d_factors)});
+  }
   if (reorder) reorder_gradient(d_factors, factors_spec, factors);
+}
+
+void Lowering::forward_affine(const Node& node) {
+  const Layer& layer = *node.layer;
+  const TensorSpec spec = input(node).spec;
+  emit(codelets::AffineMap{spec, layer.factor, layer.offset}, layer.name,
+       {read(input(node).location), define(node.output, spec).location});
+}
+
+void Lowering::backward_affine(const Node& node) {
+  const Layer& layer = *node.layer;
+  const ActivationId x = layer.inputs[0];
+  if (!needs_gradient(x)) return;
+  const Gradient gradient = total_gradient(node.output, false);
+  emit(codelets::AffineMap{value(x).spec, layer.factor}, layer.name + " backward",
+       {read(gradient.buffer), write(new_gradient(x))});
 }
 
 }  // namespace

@@ -277,14 +277,22 @@ ActivationId NetworkBuilder::add(ActivationId a, ActivationId b) {
 }
 
 ActivationId NetworkBuilder::multiply(ActivationId x, ActivationId factors) {
-  const Shape wanted{1, shape(x).c, 1, 1};
-  if (shape(factors) != wanted) {
+  const Shape of_channels{1, shape(x).c, 1, 1};
+  if (shape(factors) != shape(x) && shape(factors) != of_channels) {
     throw LayerError(network_.name + ": ", "cannot multiply " + shape(x).to_string() + " by " +
                                                shape(factors).to_string() +
-                                               ": the second must be " + wanted.to_string() +
+                                               ": the second must have the first's shape, or be " +
+                                               of_channels.to_string() +
                                                ", a number for each channel");
   }
   return append(LayerKind::multiply, "multiply", {x, factors}, shape(x)).output;
+}
+
+ActivationId NetworkBuilder::affine(ActivationId x, float factor, float offset) {
+  Layer& layer = append(LayerKind::affine, "affine", {x}, shape(x));
+  layer.factor = factor;
+  layer.offset = offset;
+  return layer.output;
 }
 
 ActivationId NetworkBuilder::concat(const std::vector<ActivationId>& parts) {

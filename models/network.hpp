@@ -38,6 +38,7 @@ enum class LayerKind {
   channel_shuffle,
   dropout,
   multiply,
+  affine,
 };
 
 /// Shapes as the ops want them: convolution k x c / groups x kh x kw, fully connected k x inputs,
@@ -70,6 +71,7 @@ struct Layer {
   float momentum = 0;                            ///< of a BatchNorm
   codelets::Activation function{};               ///< of an activation
   float slope = codelets::default_slope;         ///< of leaky_relu
+  float factor = 1, offset = 0;                  ///< of an affine
   int weight = -1;                               ///< parameter index; of a normalisation gamma
   int bias = -1;                                 ///< parameter index or -1; of a normalisation beta
   int running_mean = -1, running_variance = -1;  ///< BatchNorm: offsets in the running statistics
@@ -192,8 +194,11 @@ class NetworkBuilder {
   /// it is stochastic depth.
   ActivationId dropout(ActivationId x, double rate,
                        codelets::Dropped dropped = codelets::Dropped::elements);
-  /// Each channel of `x` times its own of the `factors`, which have one pixel.
+  /// Each number of `x` times its own of the `factors`, or each channel times its own where these
+  /// have one pixel.
   ActivationId multiply(ActivationId x, ActivationId factors);
+  /// factor * x + offset
+  ActivationId affine(ActivationId x, float factor, float offset);
   /// Joins the channels of images of one size.
   ActivationId concat(const std::vector<ActivationId>& parts);
   /// So many neighbouring channels, from `first` on.

@@ -29,6 +29,7 @@ import sys
 IMAGES = 2  # in the batch that is looked at: a model may treat one image alone differently
 MOST_INPUTS = 64
 MOST_DIMENSIONS = 4  # of a scale
+MOST_FACTOR = 1000  # of an affine
 
 # Those without an option, by PyTorch's names.
 ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "silu": "silu", "mish": "mish", "hardswish": "hard_swish",
@@ -370,38 +371,102 @@ class Converter:
         return self.on_dropout(a, "channel_dropout")
 
     def on_add(self, a):
-        if a["alpha"] != 1:
-            raise Refused(f"add with alpha {a['alpha']}; must be 1")
-        if is_number(a["other"], 0):  # as sum() begins with
-            return self.copy_of(a["self"])
-        one, other = self.operands(a, (IMAGE, PIXELS))
-        tensors = (a["self"], a["other"])
-        if one.shape != other.shape or tensors[0].shape != tensors[1].shape:
-            raise Refused(f"adds {shape_text(one.shape)} and {shape_text(other.shape)}; must be of one shape")
-        if tensors[0].order != tensors[1].order:
-            raise Refused("adds dimensions in different orders; must be in one")
-        return self.append("add", [one, other], shape=one.shape, order=tensors[0].order)
+        return self.sum(a["self"], a["other"], a["alpha"])
+
+    def on_sub(self, a):
+        return self.sum(a["self"], a["other"], -a["alpha"])
+
+    def on_rsub(self, a):
+        return self.sum(self.affine(a["self"], -a["alpha"]), a["other"], 1)
+
+    def sum(self, x, other, alpha):
+        """x + alpha * other, which may be a number."""
+        if isinstance(other, (int, float)):
+            return self.affine(x, 1, alpha * other)
+        one, two = (self.layer_of(tensor, (IMAGE, PIXELS)) for tensor in (x, other))
+        if one.shape != two.shape or x.shape != other.shape:
+            raise Refused(f"adds {shape_text(one.shape)} and {shape_text(two.shape)}; must be of one shape")
+        self.check_orders(x, other)
+        other = self.affine(other, alpha)
+        return self.append("add", [one, other.memory.layer], shape=one.shape, order=x.order)
+
+    def check_orders(self, x, other):
+        if x.order != other.order:
+            raise Refused(f"{self.operation_name()} of dimensions in different orders; must be in one")
 
     def on_mul(self, a):
-        for x, noise in ((a["self"], a["other"]), (a["other"], a["self"])):
-            if isinstance(noise, Noise):
-                return self.stochastic_depth(x, noise)
-        for x, factors in ((a["self"], a["other"]), (a["other"], a["self"])):
-            if isinstance(factors, Stored) and isinstance(x, Tensor):
-                return self.scale(x, factors)
-        if is_number(a["other"], 1):
-            return self.copy_of(a["self"])
-        one, other = self.operands(a)
         tensors = (a["self"], a["other"])
-        for x, gate in ((one, other), (other, one)):
-            if gate.kind == "sigmoid" and gate.inputs == [x] and tensors[0].shape == tensors[1].shape:
-                return self.append("silu", [x], shape=x.shape)
-        for x, factors in (tensors, tensors[::-1]):
-            layer, pixel = self.layer_of(x), self.layer_of(factors)
-            if pixel.shape == (layer.shape[0], 1, 1) and self.shape == x.shape and len(factors.shape) == len(x.shape):
-                return self.append("multiply", [self.image_of(x), pixel], shape=layer.shape)
-        raise Refused(f"multiplies {shape_text(one.shape)} and {shape_text(other.shape)}; one must have one pixel and "
-                      "the channels of the other")
+        for x, other in (tensors, tensors[::-1]):
+            if isinstance(other, Noise):
+                return self.stochastic_depth(x, other)
+            if isinstance(other, Stored) and isinstance(x, Tensor):
+                return self.scale(x, other)
+        return self.affine(*tensors) if isinstance(a["other"], (int, float)) else self.product(*tensors)
+
+    def on_div(self, a):
+        x, other = a["self"], a["other"]
+        if isinstance(x, Noise) and not x.scaled and other == x.kept:
+            return Noise(self.shape, x.kept, scaled=True)
+        if not isinstance(other, (int, float)) or other == 0:
+            raise Refused("divides by something that is not a number; must be one, and not 0")
+        return self.affine(x, 1 / other)
+
+    def on_neg(self, a):
+        return self.affine(a["self"], -1)
+
+    def on_square(self, a):
+        return self.product(a["self"], a["self"])
+
+    def on_pow(self, a):
+        if not is_number(a["exponent"], 2):
+            raise Refused(f"pow to {a['exponent']}; must be to 2")
+        return self.on_square(a)
+
+    def affine(self, x, factor, offset=0):
+        """factor * x + offset, joined with one of which x is the result."""
+        layer = self.layer_of(x, (IMAGE, PIXELS))
+        if layer.kind == "affine":
+            offset += factor * layer.keys.get("offset", 0)
+            factor *= layer.keys.get("factor", 1)
+            layer = layer.inputs[0]
+        if (factor, offset) == (1, 0):
+            return Tensor(Memory(layer), self.shape, x.order)
+        if not all(abs(number) <= MOST_FACTOR for number in (factor, offset)):
+            raise Refused(f"computes {factor:g} x + {offset:g}; numbers must be at most {MOST_FACTOR}")
+        if offset == 0 and math.isclose(factor, 1 / 6):
+            for source, kind in ((self.in_sixths(layer), "hard_sigmoid"), (self.gated_in_sixths(layer), "hard_swish")):
+                if source:
+                    return self.append(kind, [source], shape=layer.shape, order=x.order)
+        keys = set_if(set_if({}, 1, factor=factor), 0, offset=offset)
+        return self.append("affine", [layer], keys, shape=layer.shape, order=x.order)
+
+    def in_sixths(self, layer):
+        """What relu6(x + 3) is of, if that is what it is."""
+        inner = layer.inputs[0] if layer.kind == "relu6" else None
+        return inner.inputs[0] if inner and inner.kind == "affine" and inner.keys == {"offset": 3} else None
+
+    def gated_in_sixths(self, layer):
+        """What x * relu6(x + 3) is of, if that is what it is."""
+        for x, gate in (layer.inputs, layer.inputs[::-1]) if layer.kind == "multiply" else ():
+            if self.in_sixths(gate) is x:
+                return x
+        return None
+
+    def product(self, x, other):
+        one, two = (self.layer_of(tensor, (IMAGE, PIXELS)) for tensor in (x, other))
+        for source, gate in ((one, two), (two, one)):
+            gated = {"sigmoid": "silu", "hard_sigmoid": "hard_swish"}.get(gate.kind)
+            if gated and gate.inputs == [source] and x.shape == other.shape:
+                return self.append(gated, [source], shape=source.shape, order=x.order)
+        self.check_orders(x, other)
+        for tensor, factors, inputs in ((x, other, [one, two]), (other, x, [two, one])):
+            of_channels = inputs[1].shape == (inputs[0].shape[0], 1, 1)
+            if of_channels and self.shape == tensor.shape and len(factors.shape) == len(tensor.shape):
+                return self.append("multiply", inputs, shape=inputs[0].shape, order=x.order)
+        if one.shape == two.shape and x.shape == other.shape:
+            return self.append("multiply", [one, two], shape=one.shape, order=x.order)
+        raise Refused(f"multiplies {shape_text(one.shape)} and {shape_text(two.shape)}; must be of one shape, or one "
+                      "have one pixel and the channels of the other")
 
     def scale(self, x, factors):
         """A parameter that has a number for each channel."""
@@ -414,13 +479,6 @@ class Converter:
                           f"must have a number for each channel, {shape_text(wanted)}")
         keys = set_if({}, [channels, 1, 1], shape=list(factors.shape))
         return self.append("scale", [layer], keys, self.checked_name(factors.name), layer.shape, x.order)
-
-    def operands(self, a, orders=(IMAGE,)):
-        for tensor in (a["self"], a["other"]):
-            if isinstance(tensor, (int, float)):
-                raise Refused(f"{self.operation_name()} with the number {tensor}; must be with a "
-                              "layer's output")
-        return self.layer_of(a["self"], orders), self.layer_of(a["other"], orders)
 
     def on_cat(self, a):
         parts = [self.image_of(tensor) for tensor in a["tensors"]]
@@ -495,16 +553,22 @@ class Converter:
                          a["count_include_pad"])
 
     def on_adaptive_avg_pool2d(self, a):
-        layer, size = self.image_of(a["self"]), self.shape[2:]
+        return self.adaptive_pool("average_pool", a["self"])
+
+    def on_adaptive_max_pool2d(self, a):
+        self.shape = tuple(self.node.meta["val"][0].shape)
+        return [self.adaptive_pool("max_pool", a["self"]), UNKNOWN]  # and the indices
+
+    def adaptive_pool(self, kind, tensor):
+        layer, size = self.image_of(tensor), self.shape[2:]
         if size == layer.shape[1:]:
-            return self.copy_of(a["self"])
-        if size == (1, 1):
+            return self.copy_of(tensor)
+        if size == (1, 1) and kind == "average_pool":
             return self.append("global_average_pool", [layer])
         kernel = [before // after for before, after in zip(layer.shape[1:], size)]
         if any(before % after for before, after in zip(layer.shape[1:], size)):
-            raise Refused(f"averages {shape_text(layer.shape[1:])} pixels to {shape_text(size)}; these must divide "
-                          "those")
-        return self.pool("average_pool", a["self"], kernel, kernel, 0, False)
+            raise Refused(f"pools {shape_text(layer.shape[1:])} pixels to {shape_text(size)}; these must divide those")
+        return self.pool(kind, tensor, kernel, kernel, 0, False)
 
     def on_mean(self, a):
         tensor, rank, dim = a["self"], len(a["self"].shape), a.get("dim")
@@ -532,12 +596,6 @@ class Converter:
         if not isinstance(a["self"], Noise) or a["self"].kept is not None or not isinstance(a.get("p"), float):
             raise Refused("bernoulli is not among a network file's layers")
         return Noise(self.shape, kept=a["p"])
-
-    def on_div(self, a):
-        noise = a["self"]
-        if not isinstance(noise, Noise) or noise.scaled or a["other"] != noise.kept:
-            raise Refused("div is not among a network file's layers")
-        return Noise(self.shape, noise.kept, scaled=True)
 
     def stochastic_depth(self, x, noise):
         layer = self.layer_of(x, (IMAGE, PIXELS))

@@ -235,6 +235,11 @@ ActivationId add_scale(NetworkBuilder& net, const LayerText& layer, Inputs input
                     .dimensions = layer.wholes("shape", channel_range, most_dimensions)});
 }
 
+ActivationId add_affine(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+  return net.affine(inputs[0], static_cast<float>(layer.number("factor", scale_range, 1)),
+                    static_cast<float>(layer.number("offset", scale_range, 0)));
+}
+
 template <Activation function>
 ActivationId add_activation(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   return net.activation(
@@ -302,6 +307,7 @@ const std::vector<LayerType>& layer_types() {
       {"hard_sigmoid", {}, 1, false, false, add_activation<Activation::hard_sigmoid>},
       {"sigmoid", {}, 1, false, false, add_activation<Activation::sigmoid>},
       {"tanh", {}, 1, false, false, add_activation<Activation::tanh>},
+      {"affine", {"factor", "offset"}, 1, false, false, add_affine},
       {"dropout", {"rate"}, 1, false, false, add_dropout<Dropped::elements>},
       {"channel_dropout", {"rate"}, 1, false, false, add_dropout<Dropped::channels>},
       {"stochastic_depth", {"rate"}, 1, false, false, add_dropout<Dropped::images>},

@@ -143,6 +143,10 @@ std::vector<Problem> problems() {
   x = pixels.relu(
       pixels.layer_norm("ln3", pixels.convolution("conv3", pixels.add(x, y), 13, 1, 1, 0)));
   result.emplace_back(pixels.build(pixels.fully_connected("fc", x, 10)), 4, 15U);
+  models::NetworkBuilder products("products", {1, 3, 7, 7}, 10);
+  x = products.convolution("conv", products.affine(products.input(), 2, -1), 19, 3, 1, 1);
+  x = products.multiply(products.affine(x, 0.5f, 1), products.relu(x));
+  result.emplace_back(products.build(products.fully_connected("fc", x, 10)), 4, 16U);
   models::NetworkBuilder dropped("dropped", {1, 3, 7, 7}, 10);
   x = dropped.convolution("conv", dropped.dropout(dropped.input(), 0.2), 9, 3, 1, 1);
   x = dropped.add(dropped.dropout(dropped.relu(x), 0.5, codelets::Dropped::channels), x);

@@ -308,6 +308,19 @@ const std::vector<Form>& forms() {
          const ActivationId images = net.global_average_pool(net.input());
          return classifier(net, net.concat({net.relu(y), net.multiply(net.input(), images)}));
        }},
+      {"products: of two layouts, with the images, of a tensor with itself; numbers",
+       {1, 5, 6, 5},
+       [](NetworkBuilder& net) {
+         const ActivationId images = net.affine(net.input(), 2, -0.5f);
+         ActivationId x = net.multiply(net.input(), net.convolution("conv1", images, 5, 3, 1, 1));
+         x = net.convolution("conv2", net.multiply(x, net.input()), 19, 3, 1, 1);
+         net.begin_block("second");
+         const ActivationId a = net.affine(net.multiply(x, x), 0.3f, 0);
+         const ActivationId b = net.multiply(net.layer_norm("ln", x), net.affine(x, 1, 1));
+         const ActivationId c =
+             net.multiply(net.global_average_pool(x), net.fully_connected("fc1", a, 19));
+         return classifier(net, net.multiply(net.add(net.relu(b), a), c));
+       }},
       {"dropped: images, what others read as well, sums and logits",
        {1, 3, 7, 5},
        [](NetworkBuilder& net) {

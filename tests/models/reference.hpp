@@ -109,8 +109,15 @@ class Reference {
         std::transform(x.begin(), x.end(), of(layer.inputs[1]).begin(), y.begin(), std::plus<>());
         break;
       case LayerKind::multiply:
-        for (std::size_t i = 0; i < y.size(); ++i)
-          y[i] = x[i] * of(layer.inputs[1])[i / static_cast<std::size_t>(in.spatial())];
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          const std::vector<double>& factors = of(layer.inputs[1]);
+          y[i] = x[i] * factors[i / (y.size() / factors.size())];
+        }
+        break;
+      case LayerKind::affine:
+        std::transform(x.begin(), x.end(), y.begin(), [&](double v) {
+          return static_cast<double>(layer.factor) * v + static_cast<double>(layer.offset);
+        });
         break;
       case LayerKind::dropout:
         drop(layer, in, x, y);

@@ -90,6 +90,11 @@ def shuffled(x, groups):
     return x.transpose(1, 2).contiguous().view(images, channels, height, width)
 
 
+def mobile(x):
+    """Hard sigmoid and hard swish as many write them."""
+    return x * (F.relu6(x + 3.0) / 6), x * F.relu6(x + 3) / 6, F.relu6(x + 3) * (1 / 6)
+
+
 class Net(nn.Module):
     """Has every kind of layer but those that drop: what they drop differs from PyTorch's."""
 
@@ -111,7 +116,7 @@ class Net(nn.Module):
         self.head = nn.Linear(24, classes)
 
     def forward(self, x):
-        x = F.leaky_relu(self.images(self.stem(x)), 0.2)
+        x = F.leaky_relu(self.images(self.stem(2 * x - 1)), 0.2)
         x = torch.cat([F.gelu(self.wide(x)), F.hardswish(self.dilated(x))], 1)
         x = F.max_pool2d(x, 3, 2, ceil_mode=True)
         x = self.gate(self.block(x))
@@ -119,9 +124,11 @@ class Net(nn.Module):
         x = torch.cat([F.elu(back), F.mish(front)], 1)
         x = F.avg_pool2d(x, (3, 1), 1, (1, 0))
         x = x * torch.sigmoid(x)
+        one, two, three = mobile(x)
+        x = (1 - one / 2) * two - 0.3 * three.square() + x
         x = F.channel_shuffle(self.mixer(shuffled(x, 4)), 2)
         x = F.relu6(self.groups(self.depthwise(x)))
-        x = F.adaptive_avg_pool2d(x, (4, 2)).flatten(1)
+        x = (F.adaptive_avg_pool2d(x, (4, 2)) + F.adaptive_max_pool2d(x, (4, 2))).flatten(1)
         x = torch.tanh(F.hardsigmoid(self.bn(self.vector(self.hidden(x)))))
         return F.log_softmax(self.head(x), dim=-1)
 
@@ -369,14 +376,22 @@ class Refusals(unittest.TestCase):
                             "conv: is used a second time; each layer has weights of its own", conv=conv)
         self.assert_refused(lambda self, x: self["conv"](x).reshape(1, -1),
                             "reshape makes 288 of an image's 4x6x6; must be a vector of all", conv=conv)
-        self.assert_refused(lambda self, x: self["conv"](x) * 2, "mul with the number 2; must be with a layer's output",
+        self.assert_refused(lambda self, x: self["conv"](x) * 2000, "computes 2000 x + 0; numbers must be at most 1000",
                             conv=conv)
+        self.assert_refused(lambda self, x: 1 / self["conv"](x), "reciprocal is not among a network file's layers",
+                            conv=conv)
+        self.assert_refused(lambda self, x: self["conv"](x) / self["other"](x),
+                            "divides by something that is not a number; must be one, and not 0", conv=conv, other=other)
+        self.assert_refused(lambda self, x: self["conv"](x) ** 3, "pow to 3; must be to 2", conv=conv)
         self.assert_refused(lambda self, x: self["conv"](x) + self["conv"].bias.view(1, 4, 1, 1),
                             "uses conv.bias elsewhere than as a layer's weight or bias", conv=conv)
         self.assert_refused(lambda self, x: torch.cat([self["conv"](x), self["other"](x)], 2),
                             "cat along dimension 2; must join channels, 1", conv=conv, other=other)
-        self.assert_refused(lambda self, x: self["conv"](x) * self["other"](x), "multiplies 4x6x6 and 4x6x6; one must "
-                            "have one pixel and the channels of the other", conv=conv, other=other)
+        self.assert_refused(lambda self, x: self["conv"](x) * self["conv"](x)[:, :1],
+                            "conv: is used a second time; each layer has weights of its own", conv=conv)
+        self.assert_refused(lambda self, x: (lambda y: y * y[:, :1])(self["conv"](x)),
+                            "multiplies 4x6x6 and 1x6x6; must be of one shape, or one have one pixel and the channels "
+                            "of the other", conv=conv)
         self.assert_refused(lambda self, x: F.relu(F.softmax(self["conv"](x), 1)),
                             "goes on after the softmax, which can only be the last", conv=conv)
         self.assert_refused(lambda self, x: (self["conv"](x), self["other"](x)),
@@ -408,7 +423,7 @@ class Refusals(unittest.TestCase):
         self.assert_refused(lambda self, x: self["input"](x),
                             "input: has the name of the images; the module must have another", input=conv)
         self.assert_refused(lambda self, x: F.adaptive_avg_pool2d(x, 3),
-                            "averages 8x8 pixels to 3x3; these must divide those")
+                            "pools 8x8 pixels to 3x3; these must divide those")
         self.assert_refused(lambda self, x: self["conv"](x),
                             "conv: pads more behind the image than before it; must pad both sides alike",
                             conv=nn.Conv2d(3, 4, 2, padding="same"))
@@ -425,7 +440,7 @@ class Refusals(unittest.TestCase):
         self.assert_refused(lambda self, x: x.view(x.shape[0], 3, 1, 8, 8).transpose(1, 2).reshape(2, -1),
                             "reshape makes 192 of groups of channels; must be 3x8x8")
         self.assert_refused(lambda self, x: (lambda y: y + y.permute(0, 2, 3, 1))(self["cube"](x)),
-                            "adds dimensions in different orders; must be in one", cube=nn.Conv2d(3, 6, 3))
+                            "add of dimensions in different orders; must be in one", cube=nn.Conv2d(3, 6, 3))
         self.assert_refused(lambda self, x: x * self["factors"].weight, "multiplies 3x8x8 by factors.weight of 8; must "
                             "have a number for each channel, 3x1x1", factors=nn.LayerNorm(8))
         self.assert_refused(lambda self, x: F.gelu(x, approximate="tanh").flatten(1),

@@ -395,9 +395,21 @@ TEST_CASE("channels can be multiplied by numbers", "[network_file]") {
   CHECK(network.layers[2].inputs ==
         std::vector{network.layers[0].output, network.layers[1].output});
   CHECK(error_of(conv + squeeze + product(R"("pool", "conv")") + fc) ==
-        "layers[2] \"product\": cannot multiply 1x4x1x1 by 1x4x6x6: the second must be 1x4x1x1, a "
-        "number for each channel");
+        "layers[2] \"product\": cannot multiply 1x4x1x1 by 1x4x6x6: the second must have the "
+        "first's shape, or be 1x4x1x1, a number for each channel");
+  CHECK(network_of(conv + product(R"("conv", "conv")") + fc).layers[1].kind == LayerKind::multiply);
   CHECK(error_of(conv + product(R"("conv")") + fc).ends_with("must be a list of 2 layers' names"));
+}
+
+TEST_CASE("an affine has two numbers", "[network_file]") {
+  const std::string type = R"({"name": "half", "type": "affine")";
+  const Network network = network_of(conv + type + R"(, "factor": 0.5, "offset": -3}, )" + fc);
+  CHECK(network.layers[1].kind == LayerKind::affine);
+  CHECK(network.layers[1].factor == 0.5f);
+  CHECK(network.layers[1].offset == -3.0f);
+  CHECK(network_of(conv + type + "}, " + fc).layers[1].factor == 1.0f);
+  CHECK(error_of(conv + type + R"(, "factor": 2000}, )" + fc) ==
+        "layers[1] \"half\": factor: is 2000; must be a number of at least -1000 and at most 1000");
 }
 
 TEST_CASE("a dropout has a rate", "[network_file]") {
@@ -528,7 +540,8 @@ TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
       error_of(R"({"type": "lstm"})") ==
       "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, group_norm, "
       "layer_norm, scale, relu, relu6, leaky_relu, elu, silu, mish, gelu, hard_swish, "
-      "hard_sigmoid, sigmoid, tanh, dropout, "
+      "hard_sigmoid, sigmoid, tanh, affine, "
+      "dropout, "
       "channel_dropout, stochastic_depth, add, multiply, concat, slice, channel_shuffle, max_pool, "
       "average_pool, global_average_pool, fully_connected");
   CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
