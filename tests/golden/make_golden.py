@@ -414,6 +414,24 @@ def group_norm():
     return out
 
 
+def pad2d():
+    cases = {
+        # name: n, c, h, w, above, to the left, below, to the right
+        "same": (2, 10, 5, 4, 0, 0, 1, 1),
+        "around": (1, 24, 2, 3, 2, 1, 3, 4),
+    }
+    out = {}
+    random = Random(18)
+    for name, (n, c, h, w, top, left, bottom, right) in cases.items():
+        x = random.normal(n, c, h, w).requires_grad_()
+        y = F.pad(x, (left, right, top, bottom))
+        d_y = random.normal(*y.shape)
+        y.backward(d_y)
+        out[f"{name}/before"] = torch.tensor([top, left])
+        out |= {f"{name}/x": x, f"{name}/y": y, f"{name}/d_y": d_y, f"{name}/d_x": x.grad}
+    return out
+
+
 def layer_norm():
     cases = {
         # name: n, c, h, w, epsilon, mean of x
@@ -761,9 +779,9 @@ def torchvision_losses():
 def main():
     files = {
         f.__name__: f
-        for f in (conv2d, concat, channel_shuffle, dropout, multiply, activation, fully_connected, pool2d,
-                  batch_norm, group_norm, layer_norm, softmax_cross_entropy, sgd, adamw, resnet8_step,
-                  resnet50_step, torchvision_losses)
+        for f in (conv2d, concat, channel_shuffle, dropout, multiply, activation, fully_connected, pad2d,
+                  pool2d, batch_norm, group_norm, layer_norm, softmax_cross_entropy, sgd, adamw,
+                  resnet8_step, resnet50_step, torchvision_losses)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files to write; all if none is given")
