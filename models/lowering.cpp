@@ -21,6 +21,7 @@
 #include "codelets/group_norm.hpp"
 #include "codelets/layer_norm.hpp"
 #include "codelets/multiply.hpp"
+#include "codelets/pad2d.hpp"
 #include "codelets/pool2d.hpp"
 #include "codelets/reorder.hpp"
 #include "codelets/softmax_cross_entropy.hpp"
@@ -148,6 +149,9 @@ class Lowering {
   [[nodiscard]] bool multiplies_channels(const Node& node);
   void forward_affine(const Node& node);
   void backward_affine(const Node& node);
+  [[nodiscard]] codelets::Pad2d pad_of(const Node& node);
+  void forward_pad(const Node& node);
+  void backward_pad(const Node& node);
   /// The logits as the loss takes them.
   [[nodiscard]] TensorSpec loss_spec();
   void emit_loss();
@@ -517,6 +521,8 @@ void Lowering::emit_forward(Node& node) {
       return forward_multiply(node);
     case LayerKind::affine:
       return forward_affine(node);
+    case LayerKind::pad:
+      return forward_pad(node);
   }
 }
 
@@ -556,6 +562,8 @@ void Lowering::emit_backward(const Node& node) {
       return backward_multiply(node);
     case LayerKind::affine:
       return backward_affine(node);
+    case LayerKind::pad:
+      return backward_pad(node);
   }
 }
 
@@ -1095,6 +1103,25 @@ void Lowering::backward_affine(const Node& node) {
   if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
   emit(codelets::AffineMap{value(x).spec, layer.factor}, layer.name + " backward",
+       {read(gradient.buffer), write(new_gradient(x))});
+}
+
+codelets::Pad2d Lowering::pad_of(const Node& node) {
+  const TensorSpec spec = input(node).spec;
+  return {spec, {batched(network_.shape(node.output)), spec.type, spec.layout}, node.layer->before};
+}
+
+void Lowering::forward_pad(const Node& node) {
+  const codelets::Pad2d pad = pad_of(node);
+  emit(codelets::Pad2dForward{pad}, node.layer->name,
+       {read(input(node).location), define(node.output, pad.dst).location});
+}
+
+void Lowering::backward_pad(const Node& node) {
+  const ActivationId x = node.layer->inputs[0];
+  if (!needs_gradient(x)) return;
+  const Gradient gradient = total_gradient(node.output, false);
+  emit(codelets::Pad2dBackward{pad_of(node)}, node.layer->name + " backward",
        {read(gradient.buffer), write(new_gradient(x))});
 }
 

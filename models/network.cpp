@@ -331,6 +331,15 @@ ActivationId NetworkBuilder::channel_shuffle(ActivationId x, int groups) {
   return layer.output;
 }
 
+ActivationId NetworkBuilder::pad(ActivationId x, PerAxis before, PerAxis after) {
+  Shape out = shape(x);
+  out.h += before.h + after.h;
+  out.w += before.w + after.w;
+  Layer& layer = append(LayerKind::pad, "pad", {x}, out);
+  layer.before = before;
+  return layer.output;
+}
+
 ActivationId NetworkBuilder::pool(LayerKind kind, const std::string& name, ActivationId x,
                                   const codelets::Window& window, const PoolOptions& options) {
   Shape out;

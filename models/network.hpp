@@ -39,6 +39,7 @@ enum class LayerKind {
   dropout,
   multiply,
   affine,
+  pad,
 };
 
 /// Shapes as the ops want them: convolution k x c / groups x kh x kw, fully connected k x inputs,
@@ -72,6 +73,7 @@ struct Layer {
   codelets::Activation function{};               ///< of an activation
   float slope = codelets::default_slope;         ///< of leaky_relu
   float factor = 1, offset = 0;                  ///< of an affine
+  PerAxis before = 0;                            ///< of a pad: Pad2d's
   int weight = -1;                               ///< parameter index; of a normalisation gamma
   int bias = -1;                                 ///< parameter index or -1; of a normalisation beta
   int running_mean = -1, running_variance = -1;  ///< BatchNorm: offsets in the running statistics
@@ -204,6 +206,8 @@ class NetworkBuilder {
   /// So many neighbouring channels, from `first` on.
   ActivationId slice(ActivationId x, int first, int channels);
   ActivationId channel_shuffle(ActivationId x, int groups);
+  /// So many rows and columns of zeros before the image, above and to the left, and after it.
+  ActivationId pad(ActivationId x, PerAxis before, PerAxis after);
   ActivationId max_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0,
                         const PoolOptions& options = {});
   ActivationId average_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0,

@@ -30,6 +30,7 @@ IMAGES = 2  # in the batch that is looked at: a model may treat one image alone 
 MOST_INPUTS = 64
 MOST_DIMENSIONS = 4  # of a scale
 MOST_FACTOR = 1000  # of an affine
+SIDES = ("top", "bottom", "left", "right")
 
 # Those without an option, by PyTorch's names.
 ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "silu": "silu", "mish": "mish", "hardswish": "hard_swish",
@@ -268,17 +269,39 @@ class Converter:
         name = self.name_of(a["weight"], a["bias"])
         filters, _, *kernel = a["weight"].shape
         stride, dilation, padding = pair(a["stride"]), pair(a["dilation"]), a["padding"]
+        layer = self.image_of(a["self"])
         if padding == "same":
             whole = [d * (k - 1) for d, k in zip(dilation, kernel)]
-            if whole[0] % 2 or whole[1] % 2:
-                raise Refused("pads more behind the image than before it; must pad both sides alike")
             padding = [size // 2 for size in whole]
+            layer = self.padded(layer, bottom=whole[0] % 2, right=whole[1] % 2)
         padding = [0, 0] if padding == "valid" else pair(padding)
+        sides = {side: layer.keys.get(side, 0) for side in SIDES} if layer.kind == "pad" else None
+        if sides and sides["top"] == sides["bottom"] and sides["left"] == sides["right"]:
+            padding = [padding[0] + sides["top"], padding[1] + sides["left"]]
+            layer = layer.inputs[0]
         keys = {"filters": filters, "kernel": brief(kernel)}
         set_if(keys, 1, stride=brief(stride), dilation=brief(dilation), groups=a["groups"])
         set_if(keys, 0, padding=brief(padding))
         set_if(keys, False, bias=a["bias"] is not None)
-        return self.append("convolution", [self.image_of(a["self"])], keys, name)
+        return self.append("convolution", [layer], keys, name)
+
+    def padded(self, layer, **sides):
+        channels, height, width = layer.shape
+        keys = {side: size for side, size in sides.items() if size != 0}
+        if not keys:
+            return layer
+        shape = (channels, height + sides.get("top", 0) + sides.get("bottom", 0),
+                 width + sides.get("left", 0) + sides.get("right", 0))
+        return self.append("pad", [layer], keys, shape=shape).memory.layer
+
+    def on_pad(self, a):
+        layer, sizes = self.image_of(a["self"]), a["pad"]
+        if a["mode"] != "constant" or a["value"]:
+            raise Refused(f"pads with {a['value'] or a['mode']}; must pad with zeros")
+        left, right, top, bottom = (list(sizes) + [0, 0, 0, 0])[:4]
+        if any(sizes[4:]) or min(sizes) < 0:
+            raise Refused(f"pads by {list(sizes)}; must pad height and width, by no less than 0")
+        return Tensor(Memory(self.padded(layer, top=top, bottom=bottom, left=left, right=right)), self.shape)
 
     def on_linear(self, a):
         name = self.name_of(a["weight"], a["bias"])

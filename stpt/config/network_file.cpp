@@ -261,6 +261,11 @@ ActivationId add_channel_shuffle(NetworkBuilder& net, const LayerText& layer, In
   return net.channel_shuffle(inputs[0], layer.whole("groups", channel_range));
 }
 
+ActivationId add_pad(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+  const auto side = [&](const char* key) { return layer.whole(key, padding_range, 0); };
+  return net.pad(inputs[0], {side("top"), side("left")}, {side("bottom"), side("right")});
+}
+
 template <auto pool>
 ActivationId add_pool(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const PerAxis kernel = layer.per_axis("kernel", window_range);
@@ -337,6 +342,7 @@ const std::vector<LayerType>& layer_types() {
        }},
       {"slice", {"first", "channels"}, 1, false, false, add_slice},
       {"channel_shuffle", {"groups"}, 1, false, false, add_channel_shuffle},
+      {"pad", {"top", "bottom", "left", "right"}, 1, false, false, add_pad},
       {"max_pool",
        {"kernel", "stride", "padding", "ceil_mode"},
        1,

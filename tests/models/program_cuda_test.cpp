@@ -147,6 +147,10 @@ std::vector<Problem> problems() {
   x = products.convolution("conv", products.affine(products.input(), 2, -1), 19, 3, 1, 1);
   x = products.multiply(products.affine(x, 0.5f, 1), products.relu(x));
   result.emplace_back(products.build(products.fully_connected("fc", x, 10)), 4, 16U);
+  models::NetworkBuilder padded("padded", {1, 3, 8, 8}, 10);
+  x = padded.convolution("conv", padded.pad(padded.input(), 0, 1), 24, 3, 2, 0);
+  x = padded.max_pool(padded.pad(padded.relu(x), {1, 0}, {0, 1}), 2, 2);
+  result.emplace_back(padded.build(padded.fully_connected("fc", x, 10)), 4, 17U);
   models::NetworkBuilder dropped("dropped", {1, 3, 7, 7}, 10);
   x = dropped.convolution("conv", dropped.dropout(dropped.input(), 0.2), 9, 3, 1, 1);
   x = dropped.add(dropped.dropout(dropped.relu(x), 0.5, codelets::Dropped::channels), x);

@@ -321,6 +321,15 @@ const std::vector<Form>& forms() {
              net.multiply(net.global_average_pool(x), net.fully_connected("fc1", a, 19));
          return classifier(net, net.multiply(net.add(net.relu(b), a), c));
        }},
+      {"padded: images, and blocks of channels",
+       {1, 3, 5, 6},
+       [](NetworkBuilder& net) {
+         ActivationId x = net.pad(net.input(), {0, 1}, {1, 2});
+         x = net.relu(net.convolution("conv1", x, 19, 3, 2, 0));
+         net.begin_block("second");
+         x = net.add(net.max_pool(net.pad(x, 1, {1, 0}), 2, 1), net.pad(x, {1, 0}, 0));
+         return classifier(net, x);
+       }},
       {"dropped: images, what others read as well, sums and logits",
        {1, 3, 7, 5},
        [](NetworkBuilder& net) {

@@ -140,6 +140,13 @@ class Reference {
             for (std::int64_t i = 0; i < out.spatial(); ++i)
               y[at(out, n, c, 0, i)] = x[at(in, n, layer.first_channel + c, 0, i)];
         break;
+      case LayerKind::pad:
+        for (std::int64_t n = 0; n < in.n; ++n)
+          for (std::int64_t c = 0; c < in.c; ++c)
+            for (std::int64_t i = 0; i < in.spatial(); ++i)
+              y[at(out, n, c, i / in.w + layer.before.h, i % in.w + layer.before.w)] =
+                  x[at(in, n, c, 0, i)];
+        break;
       case LayerKind::channel_shuffle:
         for (std::int64_t n = 0; n < out.n; ++n)
           for (std::int64_t c = 0; c < out.c; ++c)

@@ -104,6 +104,8 @@ class Net(nn.Module):
         self.images = nn.InstanceNorm2d(8, affine=True)
         self.wide = nn.Conv2d(8, 12, (1, 7), padding=(0, 3), bias=False)
         self.dilated = nn.Conv2d(8, 4, 3, padding="same", dilation=2, groups=4)
+        self.even = nn.Conv2d(16, 16, 2, padding="same", groups=2)
+        self.padded = nn.Conv2d(16, 16, 3, padding=1, groups=16)
         self.block = PreActivation(16)
         self.gate = Gate(16)
         self.mixer = PixelMixer(16)
@@ -120,6 +122,8 @@ class Net(nn.Module):
         x = torch.cat([F.gelu(self.wide(x)), F.hardswish(self.dilated(x))], 1)
         x = F.max_pool2d(x, 3, 2, ceil_mode=True)
         x = self.gate(self.block(x))
+        x = self.padded(F.pad(self.even(x), (0, 0, 1, 1)))
+        x = F.max_pool2d(F.pad(x, (2, 0, 0, 0)), 3, 1)
         front, back = x.chunk(2, 1)
         x = torch.cat([F.elu(back), F.mish(front)], 1)
         x = F.avg_pool2d(x, (3, 1), 1, (1, 0))
@@ -424,9 +428,12 @@ class Refusals(unittest.TestCase):
                             "input: has the name of the images; the module must have another", input=conv)
         self.assert_refused(lambda self, x: F.adaptive_avg_pool2d(x, 3),
                             "pools 8x8 pixels to 3x3; these must divide those")
-        self.assert_refused(lambda self, x: self["conv"](x),
-                            "conv: pads more behind the image than before it; must pad both sides alike",
-                            conv=nn.Conv2d(3, 4, 2, padding="same"))
+        self.assert_refused(lambda self, x: F.pad(x, (1, 1, 1, 1), "reflect"), "pads with reflect; must pad with zeros")
+        self.assert_refused(lambda self, x: F.pad(x, (1, 1), value=0.5), "pads with 0.5; must pad with zeros")
+        self.assert_refused(lambda self, x: F.pad(x, (0, 0, -1, 0)),
+                            "pads by [0, 0, -1, 0]; must pad height and width, by no less than 0")
+        self.assert_refused(lambda self, x: F.pad(x, (0, 0, 0, 0, 1, 0)),
+                            "pads by [0, 0, 0, 0, 1, 0]; must pad height and width, by no less than 0")
         self.assert_refused(lambda self, x: self["fc"](x),
                             "fc: takes 3x8x8; must take a vector of an image, or of a pixel", fc=nn.Linear(8, 2))
         self.assert_refused(lambda self, x: F.avg_pool2d(x.permute(0, 2, 3, 1), 2),

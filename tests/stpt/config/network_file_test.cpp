@@ -254,6 +254,10 @@ TEST_CASE("a network from PyTorch has the parameters of its state_dict", "[netwo
           {"block.last.bias", {16}},
           {"gate.fc.0.weight", {4, 16}},
           {"gate.fc.2.weight", {16, 4}},
+          {"even.weight", {16, 8, 2, 2}},
+          {"even.bias", {16}},
+          {"padded.weight", {16, 1, 3, 3}},
+          {"padded.bias", {16}},
           {"mixer.conv.weight", {16, 1, 7, 7}},
           {"mixer.conv.bias", {16}},
           {"mixer.norm.weight", {16}},
@@ -412,6 +416,18 @@ TEST_CASE("an affine has two numbers", "[network_file]") {
         "layers[1] \"half\": factor: is 2000; must be a number of at least -1000 and at most 1000");
 }
 
+TEST_CASE("a pad has four sides", "[network_file]") {
+  const std::string type = R"({"name": "pad", "type": "pad")";
+  const Network network =
+      network_of(conv + type + R"(, "top": 1, "bottom": 2, "left": 3, "right": 4}, )" + fc);
+  const models::Layer& layer = network.layers[1];
+  CHECK(layer.kind == LayerKind::pad);
+  CHECK(network.shape(layer.output) == runtime::Shape{1, 4, 9, 13});
+  CHECK(layer.before == codelets::PerAxis{1, 3});
+  CHECK(error_of(conv + type + R"(, "left": -1}, )" + fc) ==
+        "layers[1] \"pad\": left: is -1; must be a whole number from 0 to 1024");
+}
+
 TEST_CASE("a dropout has a rate", "[network_file]") {
   const Network network =
       network_of(R"({"type": "dropout", "rate": 0.2}, {"type": "dropout"}, )" + fc);
@@ -536,14 +552,14 @@ TEST_CASE("blocks are those that the file names, or end where one output is left
 TEST_CASE("a layer that is wrong is named, with its place", "[network_file]") {
   CHECK(error_of("5, " + fc) == "layers[0]: is 5; must be an object, {...}");
   CHECK(error_of(conv + "{}, " + fc).starts_with("layers[1]: has no type; add it, one of conv"));
-  CHECK(
-      error_of(R"({"type": "lstm"})") ==
-      "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, group_norm, "
-      "layer_norm, scale, relu, relu6, leaky_relu, elu, silu, mish, gelu, hard_swish, "
-      "hard_sigmoid, sigmoid, tanh, affine, "
-      "dropout, "
-      "channel_dropout, stochastic_depth, add, multiply, concat, slice, channel_shuffle, max_pool, "
-      "average_pool, global_average_pool, fully_connected");
+  CHECK(error_of(R"({"type": "lstm"})") ==
+        "layers[0]: type: is \"lstm\"; must be one of convolution, batch_norm, group_norm, "
+        "layer_norm, scale, relu, relu6, leaky_relu, elu, silu, mish, gelu, hard_swish, "
+        "hard_sigmoid, sigmoid, tanh, affine, "
+        "dropout, "
+        "channel_dropout, stochastic_depth, add, multiply, concat, slice, channel_shuffle, pad, "
+        "max_pool, "
+        "average_pool, global_average_pool, fully_connected");
   CHECK(error_of(R"({"type": 1})").starts_with("layers[0]: type: is 1; must be one of "));
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 4, "kernal": 3}, )" + fc) ==
         "layers[0] \"c\": kernal: unknown key; did you mean kernel?");
