@@ -104,10 +104,14 @@ UNKNOWN = object()
 class Stored:
     """A parameter or a buffer of the model, by its name there."""
 
-    def __init__(self, name, shape, seen_as=None):
+    def __init__(self, name, shape, learnt=True, seen_as=None):
         self.name = name
         self.shape = shape
+        self.learnt = learnt
         self.seen_as = seen_as or shape  # by a view
+
+    def is_own(self, name):
+        return self.name == name and self.seen_as == self.shape
 
 
 def pair(value):
@@ -139,12 +143,13 @@ class Converter:
         self.values = {}
         self.output = None
         signature = program.graph_signature
-        stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        parameters, buffers = signature.inputs_to_parameters, signature.inputs_to_buffers
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 value = node.meta["val"]
-                if node.name in stored:
-                    self.values[node] = Stored(stored[node.name], tuple(value.shape))
+                if node.name in parameters or node.name in buffers:
+                    name = parameters.get(node.name) or buffers[node.name]
+                    self.values[node] = Stored(name, tuple(value.shape), learnt=node.name in parameters)
                 elif node.name in signature.user_inputs:
                     layer = Layer("input", [], tuple(value.shape[1:]), name="input")
                     self.values[node] = Tensor(Memory(layer), tuple(value.shape))
@@ -251,10 +256,10 @@ class Converter:
     def name_of(self, weight, bias=None):
         if isinstance(weight, Stored) and weight.name == "weight":
             raise Refused("is the whole model; must be a module of it, as in nn.Sequential(...)")
-        if not isinstance(weight, Stored) or not weight.name.endswith(".weight"):
+        name = weight.name[: -len(".weight")] if isinstance(weight, Stored) else ""
+        if not name or not weight.is_own(name + ".weight"):
             raise Refused("has a weight that is not a module's own `weight`")
-        name = weight.name[: -len(".weight")]
-        if bias is not None and (not isinstance(bias, Stored) or bias.name != name + ".bias"):
+        if bias is not None and (not isinstance(bias, Stored) or not bias.is_own(name + ".bias")):
             raise Refused("has a bias that is not the module's own `bias`")
         return self.checked_name(name)
 
@@ -430,6 +435,8 @@ class Converter:
         x, other = a["self"], a["other"]
         if isinstance(x, Noise) and not x.scaled and other == x.kept:
             return Noise(self.shape, x.kept, scaled=True)
+        if a.get("rounding_mode"):
+            raise Refused("divides and rounds; must only divide")
         if not isinstance(other, (int, float)) or other == 0:
             raise Refused("divides by something that is not a number; must be one, and not 0")
         return self.affine(x, 1 / other)
@@ -477,11 +484,11 @@ class Converter:
 
     def product(self, x, other):
         one, two = (self.layer_of(tensor, (IMAGE, PIXELS)) for tensor in (x, other))
+        self.check_orders(x, other)
         for source, gate in ((one, two), (two, one)):
             gated = {"sigmoid": "silu", "hard_sigmoid": "hard_swish"}.get(gate.kind)
             if gated and gate.inputs == [source] and x.shape == other.shape:
                 return self.append(gated, [source], shape=source.shape, order=x.order)
-        self.check_orders(x, other)
         for tensor, factors, inputs in ((x, other, [one, two]), (other, x, [two, one])):
             of_channels = inputs[1].shape == (inputs[0].shape[0], 1, 1)
             if of_channels and self.shape == tensor.shape and len(factors.shape) == len(tensor.shape):
@@ -495,6 +502,8 @@ class Converter:
         """A parameter that has a number for each channel."""
         layer = self.layer_of(x, (IMAGE, PIXELS))
         channels = layer.shape[0]
+        if not factors.learnt:
+            raise Refused(f"multiplies by {factors.name}, a buffer; must be a parameter")
         wanted = (channels,) + (1,) * (len(x.shape) - 2) if x.order == IMAGE else (channels,)
         seen = factors.seen_as[sum(1 for _ in itertools.takewhile(lambda size: size == 1, factors.seen_as)):]
         if seen != wanted or self.shape != x.shape or len(factors.shape) > MOST_DIMENSIONS:
@@ -651,7 +660,7 @@ class Converter:
         """Of the same numbers in the same order, each image's for itself."""
         tensor = a["self"]
         if isinstance(tensor, Stored):
-            return Stored(tensor.name, tensor.shape, self.shape)
+            return Stored(tensor.name, tensor.shape, tensor.learnt, self.shape)
         if isinstance(tensor, Tensor) and tensor.order in (GROUPS, DEALT):
             return self.joined(tensor)
         c, h, w = self.layer_of(tensor).shape

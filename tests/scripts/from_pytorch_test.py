@@ -386,6 +386,14 @@ class Refusals(unittest.TestCase):
                             conv=conv)
         self.assert_refused(lambda self, x: self["conv"](x) / self["other"](x),
                             "divides by something that is not a number; must be one, and not 0", conv=conv, other=other)
+        self.assert_refused(lambda self, x: torch.div(x, 2, rounding_mode="floor"),
+                            "divides and rounds; must only divide")
+        self.assert_refused(lambda self, x: (lambda y: y * torch.sigmoid(y).permute(0, 2, 3, 1))(self["cube"](x)),
+                            "mul of dimensions in different orders; must be in one", cube=nn.Conv2d(3, 6, 3))
+        self.assert_refused(lambda self, x: F.conv2d(x, self["fc"].weight.view(4, 3, 3, 3)),
+                            "has a weight that is not a module's own `weight`", fc=nn.Linear(27, 4))
+        self.assert_refused(lambda self, x: x * self["bn"].running_mean.view(-1, 1, 1),
+                            "multiplies by bn.running_mean, a buffer; must be a parameter", bn=nn.BatchNorm2d(3))
         self.assert_refused(lambda self, x: self["conv"](x) ** 3, "pow to 3; must be to 2", conv=conv)
         self.assert_refused(lambda self, x: self["conv"](x) + self["conv"].bias.view(1, 4, 1, 1),
                             "uses conv.bias elsewhere than as a layer's weight or bias", conv=conv)
