@@ -105,7 +105,8 @@ runtime::Shape input_shape(const Config& config, const data::Dataset& dataset,
   return shape;
 }
 
-/// Throws ConfigError where training cannot run on those GPUs, or on cores if there are none.
+/// Throws ConfigError where training cannot run on those GPUs, or on cores if there are none, or no
+/// core could load batches.
 void check_gpus(const GpuChoice& choice, const Config& config, const runtime::Environment& wanted,
                 const ConfigSource& source) {
   if (config.runtime.require_cuda && (choice.gpus.empty() || !choice.shortage.empty())) {
@@ -115,6 +116,8 @@ void check_gpus(const GpuChoice& choice, const Config& config, const runtime::En
     throw ConfigError(source, "runtime.require_cuda",
                       choice.shortage.empty() ? none : choice.shortage);
   }
+  if (config.runtime.cpu_workers == 0 && wanted.cpu_workers == 0)
+    throw ConfigError("", "STARPU_NCPU", "is 0, but cores load batches; must be at least 1");
   if (!choice.gpus.empty()) return;
   if (config.model.data_type != runtime::DataType::float32) {
     throw ConfigError(source, "model.data_type",
@@ -122,8 +125,6 @@ void check_gpus(const GpuChoice& choice, const Config& config, const runtime::En
                           "; cores compute in float32 only, and " +
                           (choice.shortage.empty() ? "no GPU is used" : choice.shortage));
   }
-  if (config.runtime.cpu_workers == 0 && wanted.cpu_workers == 0)
-    throw ConfigError("", "STARPU_NCPU", "is 0 and no GPU is used; must be at least 1");
 }
 
 std::string checksum_of(const data::DatasetPair& data, const data::Normalization& normalization) {

@@ -1008,7 +1008,7 @@ TEST_CASE("What a run that goes on refuses", "[executable]") {
   std::optional<WithEnvironment> environment;
   SECTION("no core to train on") {
     environment.emplace("STARPU_NCPU", "0");
-    expected = "STARPU_NCPU: is 0 and no GPU is used; must be at least 1";
+    expected = "STARPU_NCPU: is 0, but cores load batches; must be at least 1";
   }
   SECTION("metrics that are gone") {
     fs::remove(program.folder() / "out" / "metrics.jsonl");

@@ -142,3 +142,15 @@ TEST_CASE("A batch too large for the GPU is refused before anything runs", "[cud
     CHECK(std::string(error.what()).find("of GPU memory") != std::string::npos);
   }
 }
+
+TEST_CASE("A GPU without a core that loads batches is refused before anything runs", "[cuda]") {
+  NEEDS_GPUS(1);
+  const WithEnvironment gpus("STARPU_NCUDA", "1"), cores("STARPU_NCPU", "0");
+  try {
+    Trainer trainer(parse_config("{}", "test", small), "test");
+    FAIL("must throw");
+  } catch (const ConfigError& error) {
+    CHECK(std::string(error.what()) ==
+          "STARPU_NCPU: is 0, but cores load batches; must be at least 1");
+  }
+}
