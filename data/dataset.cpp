@@ -28,6 +28,14 @@ std::vector<std::uint32_t> all_indices(const Dataset& dataset) {
   return indices;
 }
 
+std::vector<std::int64_t> images_of_class(const Dataset& dataset,
+                                          std::span<const std::uint32_t> images) {
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(dataset.classes()));
+  for (const std::uint32_t image : images)
+    ++counts.at(static_cast<std::size_t>(dataset.label(image)));
+  return counts;
+}
+
 std::string name_of(const std::filesystem::path& folder) {
   std::filesystem::path path = std::filesystem::absolute(folder).lexically_normal();
   if (path.filename().empty()) path = path.parent_path();  // a slash at the end

@@ -74,6 +74,10 @@ class Dataset {
 /// 0, 1, ... of all its images.
 [[nodiscard]] std::vector<std::uint32_t> all_indices(const Dataset& dataset);
 
+/// How many of these images each class has.
+[[nodiscard]] std::vector<std::int64_t> images_of_class(const Dataset& dataset,
+                                                        std::span<const std::uint32_t> images);
+
 /// What the data set in that folder is called: as the folder, be it "." or with a slash at its end.
 [[nodiscard]] std::string name_of(const std::filesystem::path& folder);
 

@@ -34,10 +34,6 @@ std::vector<std::size_t> survivors(std::span<const CandidateScore> candidates) {
 
 Choice all_diverged() { return {std::nullopt, "every candidate diverged"}; }
 
-/// So much of the loss of guessing, or less, shows that something was learnt. Nearer to it the loss
-/// falls as well where a network comes to give all images one answer.
-constexpr double clearly_learnt = 0.95;
-
 /// On few images an error is many points, and a candidate that is far worse would be taken.
 bool within_three_points(const CandidateScore& best, const CandidateScore& other) {
   return best.accuracy - other.accuracy < 0.03 + 1e-9;
@@ -127,6 +123,18 @@ Guess best_guess(std::span<const std::int64_t> images_of_class) {
   return guess;
 }
 
+bool exceeds_guessing(double accuracy, double loss, double images, const Guess& guess) {
+  const double error = std::sqrt(guess.accuracy * (1 - guess.accuracy) / images);
+  return accuracy - guess.accuracy > 2 * error || loss <= clearly_learnt * guess.loss;
+}
+
+bool none_exceeds_guessing(std::span<const CandidateScore> candidates, const Guess& guess) {
+  return std::ranges::none_of(candidates, [&](const CandidateScore& one) {
+    return usable(one) &&
+           exceeds_guessing(one.accuracy, one.loss, static_cast<double>(one.correct.size()), guess);
+  });
+}
+
 Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, ScoreMetric metric,
               const Guess& guess) {
   const std::vector<std::size_t> running = survivors(candidates);
@@ -179,6 +187,14 @@ Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule, Scor
       std::ranges::find_if(ties, [&](std::size_t i) { return candidates[i].factor == 1; });
   if (unchanged != ties.end()) return {*unchanged, tie_of(ties) + ": unchanged LR kept"};
   return {first(ties, lower_loss), tie_of(ties) + ": lowest loss"};
+}
+
+Choice choose_largest(std::span<const CandidateScore> candidates) {
+  const std::vector<std::size_t> running = survivors(candidates);
+  if (running.empty()) return all_diverged();
+  const std::size_t largest = *std::ranges::max_element(
+      running, {}, [&](std::size_t i) { return candidates[i].learning_rate; });
+  return {largest, "none exceeds guessing: largest LR below one that taught nothing"};
 }
 
 Choice choose_at_random(std::span<const CandidateScore> candidates, std::uint64_t seed, int epoch) {

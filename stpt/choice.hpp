@@ -37,8 +37,20 @@ struct Guess {
   double loss = std::numeric_limits<double>::infinity();
 };
 
+/// So much of the loss of guessing, or less, shows that something was learnt. Nearer to it the loss
+/// falls as well where a network comes to give all images one answer.
+inline constexpr double clearly_learnt = 0.95;
+
 /// Always the most frequent class, and all classes as likely as they are frequent.
 [[nodiscard]] Guess best_guess(std::span<const std::int64_t> images_of_class);
+
+/// Whether an accuracy and a mean loss on so many images show that something was learnt: by more
+/// than two standard errors of guessing, or by a loss that is clearly lower.
+[[nodiscard]] bool exceeds_guessing(double accuracy, double loss, double images,
+                                    const Guess& guess);
+/// No candidate that did not diverge does.
+[[nodiscard]] bool none_exceeds_guessing(std::span<const CandidateScore> candidates,
+                                         const Guess& guess);
 
 /// The best candidate by `metric`. A candidate that diverged, or whose accuracy or loss is not
 /// finite, never wins.
@@ -64,6 +76,10 @@ struct Guess {
 /// Throws std::invalid_argument if candidates were scored on different numbers of images.
 [[nodiscard]] Choice choose(std::span<const CandidateScore> candidates, TieRule tie_rule,
                             ScoreMetric metric, const Guess& guess = {});
+
+/// Where training with the choice has left the network at guessing, and no score of those with less
+/// exceeds it: the largest that is left.
+[[nodiscard]] Choice choose_largest(std::span<const CandidateScore> candidates);
 
 /// Policy random_winner, the control: any candidate that did not diverge.
 [[nodiscard]] Choice choose_at_random(std::span<const CandidateScore> candidates,

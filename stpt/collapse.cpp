@@ -9,11 +9,12 @@ namespace {
 struct Mean {
   double loss = 0;
   double images = 0;
+  double top1 = 0;
 };
 
 /// Over a quarter of the curve that ends before point `end`, or more of it where that is less than
 /// 64 images; of no images if there are not as many points before.
-Mean mean_until(const LossCurve& curve, std::size_t end) {
+Mean mean_until(const TrainingCurve& curve, std::size_t end) {
   constexpr double enough = 64;
   const std::span<const CurvePoint> points = curve.points;
   Mean mean;
@@ -21,19 +22,21 @@ Mean mean_until(const LossCurve& curve, std::size_t end) {
     const std::int64_t begin = i == 0 ? curve.first : points[i - 1].iteration;
     const auto images = static_cast<double>((points[i].iteration - begin) * curve.batch);
     mean.loss += images * points[i].loss;
+    mean.top1 += images * points[i].top1;
     mean.images += images;
     const bool whole = 4 * (end - i) >= points.size() && mean.images >= enough;
-    if (whole || (i == 0 && end == points.size())) return {mean.loss / mean.images, mean.images};
+    if (whole || (i == 0 && end == points.size()))
+      return {mean.loss / mean.images, mean.images, mean.top1 / mean.images};
   }
   return {};
 }
 
-Mean mean_at_end(const LossCurve& curve) { return mean_until(curve, curve.points.size()); }
+Mean mean_at_end(const TrainingCurve& curve) { return mean_until(curve, curve.points.size()); }
 
 }  // namespace
 
-bool has_collapsed(const LossCurve& main, const LossCurve& before, const LossCurve& pretrain,
-                   int classes) {
+bool has_collapsed(const TrainingCurve& main, const TrainingCurve& before,
+                   const TrainingCurve& pretrain, int classes) {
   if (main.points.empty() || main.points.back().iteration - main.first == 1) return false;
   const double guessing = std::log(static_cast<double>(classes));
   Mean best{guessing};
@@ -41,7 +44,7 @@ bool has_collapsed(const LossCurve& main, const LossCurve& before, const LossCur
     if (mean.images > 0 && mean.loss < best.loss) best = mean;
   };
   double worst = guessing;
-  for (const LossCurve& earlier : {before, pretrain}) {
+  for (const TrainingCurve& earlier : {before, pretrain}) {
     if (earlier.points.empty()) continue;
     consider(mean_at_end(earlier));
     worst = std::max(worst, earlier.points.front().loss);
@@ -56,6 +59,15 @@ bool has_collapsed(const LossCurve& main, const LossCurve& before, const LossCur
   // to nothing had been learnt there is nothing to lose.
   const double chance = 3 * std::sqrt(1 / end.images + 1 / best.images);
   return learnt > guessing / 10 && lost > learnt / 2 && lost > chance;
+}
+
+bool has_learnt_nothing(const TrainingCurve& curve, const Guess& guess, int classes) {
+  if (curve.points.empty() || guess.loss == 0) return false;
+  // A network that learns slowly leads by a third of guessing or more: of so many images that is
+  // at least two standard errors.
+  const double enough = 50.0 * classes;
+  const Mean end = mean_at_end(curve);
+  return end.images >= enough && !exceeds_guessing(end.top1, end.loss, end.images, guess);
 }
 
 }  // namespace stpt

@@ -118,10 +118,7 @@ Pretrain::Pretrain(Session& session)
   std::vector<std::uint32_t> images =
       hold_out ? experiment.split.hold_out : data::all_indices(*experiment.data.test);
   const data::Dataset& scored = hold_out ? *experiment.data.train : *experiment.data.test;
-  std::vector<std::int64_t> images_of_class(static_cast<std::size_t>(experiment.network.classes));
-  for (const std::uint32_t image : images)
-    ++images_of_class[static_cast<std::size_t>(scored.label(image))];
-  guess_ = best_guess(images_of_class);
+  guess_ = best_guess(data::images_of_class(scored, images));
   evaluator_.emplace(experiment.network, mode, experiment.lowering(),
                      hold_out ? session.plain_train_loader : session.test_loader, std::move(images),
                      experiment.evaluation_batch());

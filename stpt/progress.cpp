@@ -114,8 +114,8 @@ std::string format_epoch(const EpochRecord& record, int epochs) {
   }
   if (record.collapses > 0) {
     line += record.collapses == 1
-                ? "  fell apart, repeated"
-                : "  fell apart, repeated " + std::to_string(record.collapses) + " times";
+                ? "  came to nothing, repeated"
+                : "  came to nothing, repeated " + std::to_string(record.collapses) + " times";
   }
   line += "  train " + percent(record.train_top1) + "  test " + percent(record.test_top1);
   if (record.images_per_second > 0) line += "  " + format_rate(record.images_per_second) + " img/s";

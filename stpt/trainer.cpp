@@ -55,8 +55,16 @@ struct MainTrainSteps {
 
 /// What became of Main-train; the same on all ranks.
 struct MainTrainEnd {
-  std::int64_t broken = -1;  ///< the first iteration whose loss was not finite
-  bool collapsed = false;    ///< it has to be repeated
+  std::int64_t broken = -1;     ///< the first iteration whose loss was not finite
+  bool collapsed = false;       ///< it has lost what had been learnt
+  bool learnt_nothing = false;  ///< there was nothing to lose, nor is there now
+};
+
+/// What an epoch has come to, to go on from there.
+struct Attempt {
+  EpochRecord record;
+  RunPosition position;
+  models::ModelValues model;  ///< on rank 0
 };
 
 }  // namespace
@@ -75,17 +83,21 @@ struct Trainer::Impl {
   void train(Session& session, double earlier_seconds);
   void run_epoch(Session& session, Pretrain* pretrain, int epoch);
   void choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
-                            std::span<const std::uint32_t> order, EpochRecord& record);
+                            std::span<const std::uint32_t> order, bool step_down,
+                            EpochRecord& record);
   MainTrainSteps train_steps(Session& session, int epoch, std::span<const std::uint32_t> order,
                              const std::string& phase);
   MainTrainEnd train_main(Session& session, int epoch, std::span<const std::uint32_t> order,
                           EpochRecord& record);
   [[nodiscard]] bool repeats_collapsed() const;
-  [[nodiscard]] LossCurve winners_pretrain(const EpochRecord& epoch) const;
+  [[nodiscard]] TrainingCurve winners_pretrain(const EpochRecord& epoch) const;
+  [[nodiscard]] TrainingCurve trained(const EpochRecord& epoch) const;
   [[nodiscard]] bool has_collapsed(const EpochRecord& epoch) const;
+  [[nodiscard]] bool has_learnt_nothing(const EpochRecord& epoch) const;
   void start_over(Session& session, double base, double chosen, EpochRecord& record);
+  void go_back_to(Attempt earlier, Session& session, EpochRecord& record);
   TestResult test(Session& session, std::span<const std::uint32_t> order);
-  [[nodiscard]] Choice decide(const PretrainResult& outcome, int epoch) const;
+  [[nodiscard]] Choice decide(const PretrainResult& outcome, int epoch, bool step_down) const;
   void show(int epoch, const std::string& phase, double learning_rate);
 
   Config given;  ///< that of the experiment has more resolved
@@ -113,8 +125,9 @@ void Trainer::Impl::show(int epoch, const std::string& phase, double learning_ra
   observer->progress(state);
 }
 
-Choice Trainer::Impl::decide(const PretrainResult& outcome, int epoch) const {
+Choice Trainer::Impl::decide(const PretrainResult& outcome, int epoch, bool step_down) const {
   const std::vector<CandidateScore>& scores = outcome.scores;
+  if (step_down && none_exceeds_guessing(scores, outcome.guess)) return choose_largest(scores);
   const Config& config = experiment.config;
   switch (config.training.learning_rate.policy) {
     case Policy::random_winner:
@@ -127,7 +140,7 @@ Choice Trainer::Impl::decide(const PretrainResult& outcome, int epoch) const {
 }
 
 void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, int epoch,
-                                         std::span<const std::uint32_t> order,
+                                         std::span<const std::uint32_t> order, bool step_down,
                                          EpochRecord& result) {
   const StptConfig& config = experiment.config.stpt;
   const CandidateSet& set = candidates_at(config, epoch);
@@ -150,7 +163,7 @@ void Trainer::Impl::choose_learning_rate(Session& session, Pretrain& pretrain, i
     const PretrainResult outcome =
         pretrain.run({epoch, base, set.factors, progress.highest_learning_rate, order}, step_done);
     const auto choosing = Clock::now();
-    const Choice choice = decide(outcome, epoch);
+    const Choice choice = decide(outcome, epoch, step_down);
     result.seconds_pretrain += outcome.seconds_train;
     result.seconds_score += outcome.seconds_score;
     result.seconds_choose += outcome.seconds_snapshot;
@@ -183,7 +196,7 @@ bool Trainer::Impl::repeats_collapsed() const {
 }
 
 /// The winner's part in the epoch's Pre-train, if there was one.
-LossCurve Trainer::Impl::winners_pretrain(const EpochRecord& epoch) const {
+TrainingCurve Trainer::Impl::winners_pretrain(const EpochRecord& epoch) const {
   for (const CandidateRecord& candidate : epoch.candidates) {
     if (candidate.winner) {
       return {candidate.curve, experiment.schedule.plan(epoch.epoch).first,
@@ -193,16 +206,24 @@ LossCurve Trainer::Impl::winners_pretrain(const EpochRecord& epoch) const {
   return {};
 }
 
+/// What is judged of an epoch: Main-train, and where Pre-train takes all of it, the winner's.
+TrainingCurve Trainer::Impl::trained(const EpochRecord& epoch) const {
+  if (epoch.curve.empty()) return winners_pretrain(epoch);
+  return {epoch.curve, experiment.schedule.plan(epoch.epoch).main_first, experiment.global_batch()};
+}
+
 bool Trainer::Impl::has_collapsed(const EpochRecord& epoch) const {
-  // Where Pre-train takes the whole epoch, there is nothing else to judge.
-  const auto trained = [&](const EpochRecord& of) {
-    if (of.curve.empty()) return winners_pretrain(of);
-    return LossCurve{of.curve, experiment.schedule.plan(of.epoch).main_first,
-                     experiment.global_batch()};
-  };
   return stpt::has_collapsed(
-      trained(epoch), record.epochs.empty() ? LossCurve{} : trained(record.epochs.back()),
-      epoch.curve.empty() ? LossCurve{} : winners_pretrain(epoch), experiment.network.classes);
+      trained(epoch), record.epochs.empty() ? TrainingCurve{} : trained(record.epochs.back()),
+      epoch.curve.empty() ? TrainingCurve{} : winners_pretrain(epoch), experiment.network.classes);
+}
+
+/// Of a later epoch that begins at guessing nothing says that less LR would help.
+bool Trainer::Impl::has_learnt_nothing(const EpochRecord& epoch) const {
+  if (!record.epochs.empty() || epoch.candidates.empty()) return false;
+  const Guess guess =
+      best_guess(data::images_of_class(*experiment.data.train, experiment.split.training));
+  return stpt::has_learnt_nothing(trained(epoch), guess, experiment.network.classes);
 }
 
 /// Back to where the epoch began, with this base and this LR chosen before; what it has cost stays
@@ -222,6 +243,16 @@ void Trainer::Impl::start_over(Session& session, double base, double chosen, Epo
   again.samples_discarded += result.samples_winner;
   result = std::move(again);
   restore_model(session);
+}
+
+/// What was tried since is dropped; what it has cost stays.
+void Trainer::Impl::go_back_to(Attempt earlier, Session& session, EpochRecord& result) {
+  static_cast<EpochCost&>(earlier.record) = result;
+  earlier.record.iterations_discarded += result.iterations - earlier.record.iterations;
+  earlier.record.samples_discarded += result.samples_winner - earlier.record.samples_winner;
+  result = std::move(earlier.record);
+  static_cast<RunPosition&>(progress) = earlier.position;
+  place_model(session, earlier.model);
 }
 
 MainTrainSteps Trainer::Impl::train_steps(Session& session, int epoch,
@@ -296,6 +327,7 @@ MainTrainEnd Trainer::Impl::train_main(Session& session, int epoch,
   if (plan.main_first < plan.end) set_training(steps, result);
   if (!repeats_collapsed()) return end;
   end.collapsed = end.broken >= 0 || has_collapsed(result);
+  end.learnt_nothing = !end.collapsed && has_learnt_nothing(result);
   return cluster.broadcast(end);
 }
 
@@ -323,15 +355,21 @@ void Trainer::Impl::run_epoch(Session& session, Pretrain* pretrain, int epoch) {
   const std::vector<std::uint32_t> order =
       experiment.sampler.order(static_cast<std::uint64_t>(epoch));
   const double base = progress.base_learning_rate, chosen = progress.chosen_learning_rate;
+  std::optional<Attempt> at_guessing;  // the first that left the network there
   for (;;) {
     meter->plan_from(epoch);
-    if (result.phase == "stpt") choose_learning_rate(session, *pretrain, epoch, order, result);
+    if (result.phase == "stpt")
+      choose_learning_rate(session, *pretrain, epoch, order, at_guessing.has_value(), result);
     const MainTrainEnd end = train_main(session, epoch, order, result);
-    if (!end.collapsed) break;
+    if (!end.collapsed && !end.learnt_nothing) break;
     if (repeats_collapsed() && result.collapses < experiment.config.stpt.max_collapses) {
+      if (end.learnt_nothing && !at_guessing)
+        at_guessing = {result, progress, collect_model(session)};
       start_over(session, base, chosen, result);
       continue;
     }
+    // That it was the LR was wrong, then.
+    if (end.learnt_nothing && at_guessing) go_back_to(std::move(*at_guessing), session, result);
     if (end.broken < 0) break;  // it may go on from there
     const double rate = experiment.schedule.at(end.broken, progress.chosen_learning_rate);
     throw TrainingError("epoch " + std::to_string(epoch) + ", iteration " +

@@ -181,7 +181,7 @@ struct StptConfig {
   /// 0 = only NaN/Inf.
   double divergence_factor = 4;
   int max_retries = 3;    ///< when every candidate diverged: halve the base LR and retry
-  int max_collapses = 3;  ///< when an epoch's training falls apart: repeat it with half the LR
+  int max_collapses = 3;  ///< when an epoch's training comes to nothing: repeat it with half the LR
   DriftLimit drift_limit = DriftLimit::clamp;
   double clamp_low = 1e-4, clamp_high = 1e4;  ///< times the initial LR (clamp)
   double ratio_cap = 10;                      ///< largest change per epoch (ratio_cap)

@@ -563,13 +563,14 @@ const std::vector<Key>& schema() {
             "so many times before the run fails."),
       whole(
           "stpt.max_collapses", STPT_FIELD(stpt.max_collapses), {0, 100},
-          "When an epoch's training falls apart, it is repeated from where it began, and no "
+          "When an epoch's training comes to nothing, it is repeated from where it began, and no "
           "candidate may have more than half its learning rate from then on; so many times an "
-          "epoch. It has fallen apart where its loss is not a finite number, or is in the end "
+          "epoch. It has come to nothing where its loss is not a finite number, or is in the end "
           "twice what it was at its worst, or where less than half is left of what had been "
           "learnt, counted from the loss of a network that guesses, by more than chance explains "
-          "on so many images. Policy stpt only; 0: it goes on, and the run ends where the loss is "
-          "no number."),
+          "on so many images; the first epoch also where the network only guesses in the end "
+          "(if that has not helped, training goes on from its first try). Policy stpt only; 0: it "
+          "goes on, and the run ends where the loss is no number."),
       choice("stpt.drift_limit", STPT_FIELD(stpt.drift_limit),
              "Keeps the base of the next candidates from running away; a learning rate that was "
              "chosen trains as it is."),

@@ -30,7 +30,7 @@ struct CandidateRecord {
 /// What an epoch has cost, tries that came to nothing included.
 struct EpochCost {
   int retries = 0;    ///< times that all candidates diverged
-  int collapses = 0;  ///< times that its training fell apart and was repeated
+  int collapses = 0;  ///< times that its training came to nothing and was repeated
   /// Of replicas whose progress was dropped, and of training that was repeated.
   std::int64_t iterations_discarded = 0, samples_discarded = 0;
   double seconds_pretrain = 0, seconds_score = 0, seconds_choose = 0, seconds_main = 0;

@@ -455,10 +455,10 @@ std::string choices(const RunRecord& run) {
   std::string rows;
   for (const EpochRecord& epoch : run.epochs) {
     rows += "<tr>" + row_name(epoch.epoch);
-    const std::string repeated = epoch.collapses == 0
-                                     ? ""
-                                     : "fell apart " + times(epoch.collapses) +
-                                           " at a higher learning rate and was repeated";
+    const std::string repeated =
+        epoch.collapses == 0
+            ? ""
+            : "training came to nothing " + times(epoch.collapses) + " and was repeated with less";
     if (epoch.candidates.empty()) {
       rows += std::string("<td class=\"name quiet\" colspan=\"5\">") +
               joined({epoch.phase == "warmup" ? "warm-up, nothing to choose" : "no choice",

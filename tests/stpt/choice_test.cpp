@@ -172,6 +172,27 @@ TEST_CASE("the best guess is the most frequent class, as likely as it is frequen
   CHECK(best_guess(uneven).loss == Approx(-0.75 * std::log(0.75) - 0.25 * std::log(0.25)));
 }
 
+TEST_CASE("scores exceed guessing by two standard errors, or by the loss", "[choice]") {
+  const Guess guess{0.1, 2.3};
+  // Of 900 images one standard error is a point.
+  CHECK(exceeds_guessing(0.121, 2.3, 900, guess));
+  CHECK_FALSE(exceeds_guessing(0.119, 2.3, 900, guess));
+  CHECK_FALSE(exceeds_guessing(0.08, 2.3, 900, guess));
+  CHECK(exceeds_guessing(0.1, 2.18, 900, guess));
+  CHECK_FALSE(exceeds_guessing(0.1, 2.19, 900, guess));
+  const CandidateScore none = paired(1, 2.3, 900, {{0, 107}}),
+                       some = paired(1, 2.3, 900, {{0, 109}});
+  CHECK(none_exceeds_guessing(Candidates{none, diverged(2), none}, guess));
+  CHECK_FALSE(none_exceeds_guessing(Candidates{none, some}, guess));
+}
+
+TEST_CASE("the largest is the largest of those that did not diverge", "[choice]") {
+  CHECK(choose_largest(
+            Candidates{means(0.1, 0.5, 1), diverged(8), means(4, 0.1, 3), means(2, 0.9, 0.1)})
+            .winner == 2U);
+  CHECK_FALSE(choose_largest(Candidates{diverged(1)}).winner.has_value());
+}
+
 TEST_CASE("a larger LR has learnt nearly as much as the best, beyond guessing", "[choice]") {
   const Guess guess{0.1, 2.3};
   SECTION("by accuracy") {

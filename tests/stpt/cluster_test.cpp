@@ -263,6 +263,31 @@ TEST_CASE("an epoch that falls apart is repeated by all ranks", "[cluster]") {
   }
 }
 
+TEST_CASE("a first epoch that teaches nothing is repeated by all ranks", "[cluster]") {
+  // Until it does, or until training goes on from its first try.
+  const std::string max_collapses = GENERATE("100", "1");
+  CAPTURE(max_collapses);
+  Program program;
+  write_file(program.folder() / "run.json", small_run);
+  const Arguments values = {"model.name=lenet5",
+                            "training.optimizer.name=adamw",
+                            "stpt.alpha=1",
+                            "stpt.candidates=[1]",
+                            "training.workers=8",
+                            "stpt.max_collapses=" + max_collapses,
+                            "training.learning_rate.initial=0.6",
+                            "training.epochs=1",
+                            "data.synthetic.train_images=2109"};
+  const Result one = train(program, 1, values);
+  CHECK(one.last_epoch.at("collapses").to_number<int>() > 0);
+  CHECK((one.last_epoch.at("base_learning_rate").to_number<double>() == 0.6) ==
+        (max_collapses == "1"));
+  for (const int ranks : {2, 3}) {
+    INFO(ranks << " ranks");
+    check_same(train(program, ranks, values), one);
+  }
+}
+
 TEST_CASE("the winner goes to the others from whichever rank has it", "[cluster]") {
   // Three replicas on three ranks; only one of them learns.
   const auto [winner, candidates] = GENERATE(table<std::size_t, std::string>({

@@ -29,7 +29,7 @@ struct Curve {
   Curve& operator=(const Curve&) = delete;
 
   std::vector<CurvePoint> points;
-  LossCurve curve;
+  TrainingCurve curve;
 };
 
 bool collapsed(const Curve& main, const Curve& before, const Curve& pretrain = Curve({})) {
@@ -114,6 +114,31 @@ TEST_CASE("More than twice the worst loss is a collapse", "[collapse]") {
   CHECK(collapsed(Curve({6, 12.1}), none));
   CHECK(collapsed(Curve({6, 11.9}), calm));
   CHECK(collapsed(Curve({6, 11.9}), none, calm));
+}
+
+TEST_CASE("Nothing was learnt where the end is no better than guessing", "[collapse]") {
+  const Guess guess{0.1, guessing};
+  const auto nothing = [&](Curve&& curve, double top1, const Guess& by) {
+    for (CurvePoint& point : curve.points) point.top1 = top1;
+    return has_learnt_nothing(curve.curve, by, classes);
+  };
+  // The last quarter: 10000 images, of which two standard errors are 0.6 %.
+  CHECK(nothing(Curve({2.3, 2.3, 2.3, 2.3}), 0.1, guess));
+  CHECK(nothing(Curve({2.3, 2.3, 2.3, 2.3}), 0.105, guess));
+  CHECK_FALSE(nothing(Curve({2.3, 2.3, 2.3, 2.3}), 0.107, guess));
+  CHECK(nothing(Curve({2.3, 2.3, 2.3, 9}), 0.05, guess));
+  // A loss below 0.95 times that of guessing is something, at its end.
+  CHECK_FALSE(nothing(Curve({2.3, 2.3, 2.3, 2.18}), 0.1, guess));
+  CHECK(nothing(Curve({2.3, 2.3, 2.18, 2.2}), 0.1, guess));
+  // Of unbalanced classes the most frequent one alone is nothing.
+  CHECK(nothing(Curve({1.5, 1.5}), 0.6, {0.6, 1.5}));
+  CHECK_FALSE(nothing(Curve({1.5, 1.5}), 0.6, guess));
+  // On fewer than 500 images that says nothing.
+  CHECK(nothing(Curve({2.3, 2.3, 2.3, 2.3}, 5, 100), 0.1, guess));
+  CHECK_FALSE(nothing(Curve({2.3, 2.3, 2.3, 2.3}, 4, 100), 0.1, guess));
+  CHECK_FALSE(nothing(Curve({}), 0.1, guess));
+  // A single class leaves nothing to learn.
+  CHECK_FALSE(nothing(Curve({0, 0}), 1, {1, 0}));
 }
 
 TEST_CASE("A loss that is not finite is a collapse, a single step or none is not", "[collapse]") {

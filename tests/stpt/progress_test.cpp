@@ -94,11 +94,11 @@ TEST_CASE("an epoch's line", "[progress]") {
   record.retries = 2;
   record.collapses = 1;
   CHECK(format_epoch(record, 10) ==
-        "epoch  3/10  lr 0.25 (x2.5, best of 8, 2 diverged, 2 retries)  fell apart, repeated  "
+        "epoch  3/10  lr 0.25 (x2.5, best of 8, 2 diverged, 2 retries)  came to nothing, repeated  "
         "train 87.1 %  test 88.0 %  3 120 img/s  0:28");
   record.collapses = 2;
   CHECK_THAT(format_epoch(record, 10),
-             Catch::Matchers::Contains("2 retries)  fell apart, repeated 2 times  train"));
+             Catch::Matchers::Contains("2 retries)  came to nothing, repeated 2 times  train"));
   record.retries = record.collapses = 0;
   record.candidates.resize(1);
   record.candidates[0] = {};
