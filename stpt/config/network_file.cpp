@@ -4,6 +4,7 @@
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/string.hpp>
+#include <initializer_list>
 #include <limits>
 #include <map>
 #include <optional>
@@ -184,17 +185,21 @@ struct LayerType {
   ActivationId (*add)(NetworkBuilder&, const LayerText&, Inputs);
 };
 
-void check_weights(const LayerText& layer, std::int64_t count) {
-  if (count <= most_elements) return;
-  layer.fail("has " + std::to_string(count) + " weights; must have at most " +
-             std::to_string(most_elements));
+/// Each factor is below 2^31, so that no product overflows before it is too large.
+void check_weights(const LayerText& layer, std::initializer_list<std::int64_t> factors) {
+  std::int64_t count = 1;
+  for (const std::int64_t factor : factors) {
+    count *= factor;
+    if (count > most_elements)
+      layer.fail("has too many weights; must have at most " + std::to_string(most_elements));
+  }
 }
 
 ActivationId add_convolution(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
   const int filters = layer.whole("filters", channel_range);
   const PerAxis kernel = layer.per_axis("kernel", window_range);
   const int groups = layer.whole("groups", channel_range, 1);
-  check_weights(layer, net.shape(inputs[0]).c / groups * filters * kernel.h * kernel.w);
+  check_weights(layer, {net.shape(inputs[0]).c / groups, filters, kernel.h, kernel.w});
   return net.convolution(layer.name(), inputs[0], filters, kernel,
                          layer.per_axis("stride", window_range, 1),
                          layer.per_axis("padding", padding_range, 0),
@@ -279,7 +284,7 @@ ActivationId add_fully_connected(NetworkBuilder& net, const LayerText& layer, In
   const int outputs = layer.whole("outputs", channel_range, net.classes());
   const bool each_pixel = layer.flag("each_pixel", false), bias = layer.flag("bias", true);
   const Shape& in = net.shape(inputs[0]);
-  check_weights(layer, (each_pixel ? in.c : in.elements()) * outputs);
+  check_weights(layer, {each_pixel ? in.c : in.elements(), outputs});
   return each_pixel ? net.fully_connected_pixels(layer.name(), inputs[0], outputs, bias)
                     : net.fully_connected(layer.name(), inputs[0], outputs, bias);
 }

@@ -645,14 +645,27 @@ TEST_CASE("shapes that do not fit are errors of their layer", "[network_file]") 
 TEST_CASE("networks larger than any computer are refused, not computed with", "[network_file]") {
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 65536, "kernel": 1024,
                      "padding": 1024}, )" +
-                 fc) == "layers[0] \"c\": has 206158430208 weights; must have at most 2147483647");
+                 fc) == "layers[0] \"c\": has too many weights; must have at most 2147483647");
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 65536, "kernel": 1,
                      "padding": 1024}, )" +
                  fc)
             .starts_with("layers[0] \"c\": its output is 1x65536x2056x2056; must have at most "));
   CHECK(error_of(R"({"name": "c", "type": "convolution", "filters": 65536, "kernel": 1},
                     {"name": "fc", "type": "fully_connected", "outputs": 65536})") ==
-        "layers[1] \"fc\": has 274877906944 weights; must have at most 2147483647");
+        "layers[1] \"fc\": has too many weights; must have at most 2147483647");
+  // 2^27 channels, 2^16 filters and 2^20 taps are 2^63.
+  const auto copies = [](int count, const std::string& of) {
+    std::string inputs = "\"" + of + "\"";
+    for (int i = 1; i < count; ++i) inputs += ", \"" + of + "\"";
+    return "\"type\": \"concat\", \"inputs\": [" + inputs + "]}, ";
+  };
+  CHECK(error_of(R"({"name": "p", "type": "global_average_pool"},
+                    {"name": "a", "type": "convolution", "filters": 65536, "kernel": 1},
+                    {"name": "b", )" +
+                 copies(64, "a") + R"({"name": "c", )" + copies(32, "b") +
+                 R"({"name": "d", "type": "convolution", "filters": 65536, "kernel": 1024,
+                     "padding": 512, "stride": 1024}, )" +
+                 fc) == "layers[4] \"d\": has too many weights; must have at most 2147483647");
   std::string many;
   for (int i = 0; i < 5000; ++i) many += R"({"type": "relu"}, )";
   CHECK(error_of(many + fc) == "layers: has 5001 layers; must have at most 4096");
