@@ -24,7 +24,8 @@ namespace fs = std::filesystem;
 std::string error_text(int number) { return std::generic_category().message(number); }
 
 void read_file(const std::string& path, std::vector<std::uint8_t>& bytes) {
-  const runtime::FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // A pipe that nobody writes to would be waited for.
+  const runtime::FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file) throw ImageError("cannot be opened: " + error_text(errno));
   // Compressed images are smaller than this, and a device or a pipe must not be read for ever.
   constexpr std::int64_t most_bytes = std::int64_t{512} << 20U;

@@ -1,5 +1,7 @@
 #include "data/image_folder.hpp"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <thread>
 
@@ -268,6 +270,11 @@ TEST_CASE("With a limit of 0 the first unreadable image is an error", "[image fo
   SECTION("a device") {
     fs::remove(file);
     fs::create_symlink("/dev/zero", file);
+    reason = "is not a regular file";
+  }
+  SECTION("a pipe") {
+    fs::remove(file);
+    REQUIRE(mkfifo(file.c_str(), 0600) == 0);
     reason = "is not a regular file";
   }
   const DatasetPair pair = load_image_folder(folder.path(), small);
