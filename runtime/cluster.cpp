@@ -70,16 +70,18 @@ struct Cluster::Mpi {
     // StarPU-MPI's thread polls, often on a core that a worker needs. Open MPI; a value from
     // outside wins.
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
-    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
+    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided);
     if (provided < MPI_THREAD_MULTIPLE) {
       MPI_Finalize();
       throw std::runtime_error(
           "this MPI was built without MPI_THREAD_MULTIPLE, which training over several ranks "
           "needs");
     }
-    check(MPI_Comm_dup(MPI_COMM_WORLD, &data), "MPI_Comm_dup");
-    check(MPI_Comm_dup(MPI_COMM_WORLD, &votes), "MPI_Comm_dup");
-    check(MPI_Comm_dup(MPI_COMM_WORLD, &control), "MPI_Comm_dup");
+    for (MPI_Comm* communicator : {&data, &votes, &control})
+      MPI_Comm_dup(MPI_COMM_WORLD, communicator);
+    // So that what fails there is recorded before the job ends, instead of ending it at once.
+    for (const MPI_Comm communicator : {data, votes})
+      MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN);
   }
   ~Mpi() {
     if (watcher.joinable()) {

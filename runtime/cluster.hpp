@@ -20,8 +20,8 @@ namespace stpt::runtime {
 /// of tasks.
 class Cluster {
  public:
-  /// Throws std::runtime_error where MPI does not start, has no MPI_THREAD_MULTIPLE, or sees
-  /// another number of processes than the launcher started.
+  /// Throws std::runtime_error where MPI has no MPI_THREAD_MULTIPLE, or sees another number of
+  /// processes than the launcher started. Where MPI does not start it ends the process itself.
   Cluster();
   ~Cluster();
   Cluster(const Cluster&) = delete;
