@@ -176,8 +176,11 @@ class Lowering {
   Argument in_layout(ActivationId id, Layout layout);
   /// A buffer that forward fills for backward; null where there are no bytes or no backward.
   Argument keep(int& buffer, std::size_t bytes);
-  /// The images need none.
-  [[nodiscard]] static bool needs_gradient(ActivationId id) { return id != 0; }
+  /// Some parameter is in front of it: the images, and what layers without any make of them, need
+  /// none.
+  [[nodiscard]] bool needs_gradient(ActivationId id) const {
+    return needs_gradient_[static_cast<std::size_t>(id)];
+  }
   /// A buffer for another part of the activation's gradient.
   int new_gradient(ActivationId id);
   /// Another part, which `gradient` has in the layout of `spec`.
@@ -224,6 +227,7 @@ class Lowering {
   Mode mode_;
   std::vector<Node> nodes_;
   std::vector<Value> values_;
+  std::vector<bool> needs_gradient_;  ///< of each activation
   std::vector<Segmentation::Buffer> buffers_;
   std::vector<Segmentation::Op> ops_;
   int block_ = 0;
@@ -238,7 +242,14 @@ Lowering::Lowering(const LoweringRequest& request)
     : request_(request),
       network_(request.network),
       mode_(request.mode),
-      values_(network_.activations.size()) {}
+      values_(network_.activations.size()),
+      needs_gradient_(network_.activations.size()) {
+  for (const Layer& layer : network_.layers) {
+    needs_gradient_[static_cast<std::size_t>(layer.output)] =
+        layer.weight >= 0 ||
+        std::ranges::any_of(layer.inputs, [this](ActivationId id) { return needs_gradient(id); });
+  }
+}
 
 Lowered Lowering::run() {
   emit_operations();
@@ -529,7 +540,7 @@ void Lowering::emit_forward(Node& node) {
 void Lowering::emit_backward(const Node& node) {
   block_ = node.layer->block;
   join_slices(node.output);
-  if (output(node).gradients.empty()) return;  // nothing that the loss depends on
+  if (!needs_gradient(node.output)) return;
   switch (node.layer->kind) {
     case LayerKind::convolution:
       return backward_convolution(node);
@@ -854,7 +865,6 @@ void Lowering::forward_relu(const Node& node) {
 
 void Lowering::backward_relu(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
-  if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
   emit(codelets::ReluBackward{value(x).spec}, node.layer->name + " backward",
        {read(output(node).location), read(gradient.buffer), write(new_gradient(x))});
@@ -870,7 +880,6 @@ void Lowering::forward_activation(const Node& node) {
 void Lowering::backward_activation(const Node& node) {
   const Layer& layer = *node.layer;
   const ActivationId x = layer.inputs[0];
-  if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
   emit(codelets::ActivationBackward{value(x).spec, layer.function, layer.slope},
        layer.name + " backward",
@@ -888,6 +897,7 @@ void Lowering::backward_add(const Node& node) {
   const TensorSpec spec = output(node).spec;
   const Gradient gradient = pre_activation_gradient(node);
   for (const ActivationId summand : node.layer->inputs) {
+    if (!needs_gradient(summand)) continue;
     if (value(summand).spec.layout == spec.layout) {
       value(summand).gradients.push_back({gradient.buffer, true});
     } else {
@@ -916,7 +926,6 @@ void Lowering::forward_pool(Node& node) {
 
 void Lowering::backward_pool(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
-  if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
   emit(codelets::Pool2dBackward{node.kept.pool}, node.layer->name + " backward",
        {read(gradient.buffer), node.kept.indices >= 0 ? read(node.kept.indices) : Argument{},
@@ -1011,7 +1020,6 @@ void Lowering::forward_slice(Node& node) {
 
 void Lowering::backward_slice(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
-  if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
   value(x).slices.push_back({node.layer->first_channel, output(node).spec, gradient.buffer});
 }
@@ -1024,7 +1032,6 @@ void Lowering::forward_channel_shuffle(const Node& node) {
 
 void Lowering::backward_channel_shuffle(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
-  if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
   const codelets::ChannelShuffle shuffle{value(x).spec, node.layer->groups};
   emit(inverse(shuffle), node.layer->name + " backward",
@@ -1045,7 +1052,6 @@ void Lowering::forward_dropout(Node& node) {
 
 void Lowering::backward_dropout(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
-  if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, true);
   emit(node.kept.dropout, node.layer->name + " backward",
        {read(gradient.buffer), keys, update(gradient.buffer)});
@@ -1100,7 +1106,6 @@ void Lowering::forward_affine(const Node& node) {
 void Lowering::backward_affine(const Node& node) {
   const Layer& layer = *node.layer;
   const ActivationId x = layer.inputs[0];
-  if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
   emit(codelets::AffineMap{value(x).spec, layer.factor}, layer.name + " backward",
        {read(gradient.buffer), write(new_gradient(x))});
@@ -1119,7 +1124,6 @@ void Lowering::forward_pad(const Node& node) {
 
 void Lowering::backward_pad(const Node& node) {
   const ActivationId x = node.layer->inputs[0];
-  if (!needs_gradient(x)) return;
   const Gradient gradient = total_gradient(node.output, false);
   emit(codelets::Pad2dBackward{pad_of(node)}, node.layer->name + " backward",
        {read(gradient.buffer), write(new_gradient(x))});

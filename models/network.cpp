@@ -24,6 +24,16 @@ std::size_t padded(const Shape& shape) {
          sizeof(float);
 }
 
+/// What `ask` says of a layer, or what is wrong with it as LayerError.
+template <class Ask>
+auto fitting(const std::string& place, const Ask& ask) {
+  try {
+    return ask();
+  } catch (const std::invalid_argument& error) {
+    throw LayerError(place, error.what());
+  }
+}
+
 }  // namespace
 
 std::int64_t Network::parameter_count() const {
@@ -158,12 +168,9 @@ ActivationId NetworkBuilder::convolution(const std::string& name, ActivationId x
                                          const ConvolutionOptions& options) {
   const Shape in = shape(x);
   const codelets::Window window{kernel, stride, padding, options.dilation};
-  Shape out;
-  try {
-    out = codelets::conv2d_output(in, filters, window, options.groups);
-  } catch (const std::invalid_argument& error) {
-    throw LayerError(network_.name + ": layer " + name + ": ", error.what());
-  }
+  const Shape out = fitting(network_.name + ": layer " + name + ": ", [&] {
+    return codelets::conv2d_output(in, filters, window, options.groups);
+  });
   Layer& layer = append(LayerKind::convolution, name, {x}, out);
   layer.window = window;
   layer.groups = options.groups;
@@ -186,12 +193,10 @@ ActivationId NetworkBuilder::batch_norm(const std::string& name, ActivationId x,
 
 ActivationId NetworkBuilder::group_norm(const std::string& name, ActivationId x, int groups,
                                         const GroupNormOptions& options) {
-  try {
+  fitting(network_.name + ": layer " + name + ": ", [&] {
     codelets::require_valid(codelets::GroupNorm{
         .x = {.shape = shape(x)}, .groups = groups, .epsilon = options.epsilon});
-  } catch (const std::invalid_argument& error) {
-    throw LayerError(network_.name + ": layer " + name + ": ", error.what());
-  }
+  });
   Layer& layer =
       append_normalisation(LayerKind::group_norm, name, x, options.gamma, options.epsilon);
   layer.groups = groups;
@@ -211,11 +216,9 @@ Layer& NetworkBuilder::append_normalisation(LayerKind kind, const std::string& n
 }
 
 ActivationId NetworkBuilder::layer_norm(const std::string& name, ActivationId x, float epsilon) {
-  try {
+  fitting(network_.name + ": layer " + name + ": ", [&] {
     codelets::require_valid(codelets::LayerNorm{.x = {.shape = shape(x)}, .epsilon = epsilon});
-  } catch (const std::invalid_argument& error) {
-    throw LayerError(network_.name + ": layer " + name + ": ", error.what());
-  }
+  });
   return append_normalisation(LayerKind::layer_norm, name, x, 1, epsilon).output;
 }
 
@@ -298,12 +301,8 @@ ActivationId NetworkBuilder::affine(ActivationId x, float factor, float offset) 
 ActivationId NetworkBuilder::concat(const std::vector<ActivationId>& parts) {
   std::vector<Shape> shapes;
   for (const ActivationId part : parts) shapes.push_back(shape(part));
-  Shape whole;
-  try {
-    whole = codelets::concat_output(shapes);
-  } catch (const std::invalid_argument& error) {
-    throw LayerError(network_.name + ": ", error.what());
-  }
+  const Shape whole =
+      fitting(network_.name + ": ", [&] { return codelets::concat_output(shapes); });
   return append(LayerKind::concat, "concat", parts, whole).output;
 }
 
@@ -321,11 +320,9 @@ ActivationId NetworkBuilder::slice(ActivationId x, int first, int channels) {
 }
 
 ActivationId NetworkBuilder::channel_shuffle(ActivationId x, int groups) {
-  try {
+  fitting(network_.name + ": ", [&] {
     codelets::require_valid(codelets::ChannelShuffle{{.shape = shape(x)}, groups});
-  } catch (const std::invalid_argument& error) {
-    throw LayerError(network_.name + ": ", error.what());
-  }
+  });
   Layer& layer = append(LayerKind::channel_shuffle, "channel_shuffle", {x}, shape(x));
   layer.groups = groups;
   return layer.output;
@@ -342,12 +339,9 @@ ActivationId NetworkBuilder::pad(ActivationId x, PerAxis before, PerAxis after) 
 
 ActivationId NetworkBuilder::pool(LayerKind kind, const std::string& name, ActivationId x,
                                   const codelets::Window& window, const PoolOptions& options) {
-  Shape out;
-  try {
-    out = codelets::pool2d_output(shape(x), window, options.ceil_mode);
-  } catch (const std::invalid_argument& error) {
-    throw LayerError(network_.name + ": pooling: ", error.what());
-  }
+  const Shape out = fitting(network_.name + ": pooling: ", [&] {
+    return codelets::pool2d_output(shape(x), window, options.ceil_mode);
+  });
   Layer& layer = append(kind, name, {x}, out);
   layer.window = window;
   layer.count_padding = options.count_padding;

@@ -719,5 +719,18 @@ TEST_CASE("batch statistics of a single value are an error", "[program]") {
   CHECK_NOTHROW(Program(network, 1, Mode::inference, {Grain::op}));
 }
 
+TEST_CASE("What is made of the images without parameters has no backward", "[program]") {
+  const auto operations = [](bool with_pad) {
+    NetworkBuilder net("net", {1, 3, 8, 8}, classes);
+    net.begin_block("only");
+    ActivationId x = net.input();
+    if (with_pad) x = net.affine(net.pad(x, 1, 1), 2, -1);
+    x = net.convolution("conv", x, 8, 3, 1, with_pad ? 0 : 1, {});
+    const Network network = net.build(classifier(net, x));
+    return models::lower({network, 4, models::Mode::train, {}, 1}).operations.size();
+  };
+  CHECK(operations(true) == operations(false) + 2);
+}
+
 }  // namespace
 }  // namespace stpt::testing
