@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 
 #include "runtime/random.hpp"
 
@@ -43,9 +45,8 @@ Split make_split(const Dataset& train, std::int64_t limit, std::int64_t hold_out
                  std::uint64_t seed) {
   const auto size = static_cast<std::int64_t>(train.size());
   if (limit < 0 || limit > size) {
-    throw DataError("data.limit: " + std::to_string(limit) + ", but " + train.name() + " has " +
-                    std::to_string(size) + " images; give 1 to " + std::to_string(size) +
-                    ", or 0 for all");
+    throw std::invalid_argument("limit is " + std::to_string(limit) + "; must be 0 to " +
+                                std::to_string(size));
   }
   const std::int64_t total = limit == 0 ? size : limit;
 
@@ -62,9 +63,10 @@ Split make_split(const Dataset& train, std::int64_t limit, std::int64_t hold_out
     room += std::max(class_sizes.back() - 1, std::int64_t{0});
   }
   if (hold_out < 0 || hold_out > room) {
-    throw DataError("data.hold_out: " + std::to_string(hold_out) + " of " + std::to_string(total) +
-                    " training images; give 0" + (room == 0 ? "" : " to " + std::to_string(room)) +
-                    ", so that every class keeps an image to train on");
+    throw std::invalid_argument("is " + std::to_string(hold_out) + " of the " +
+                                std::to_string(total) + " training images; must be 0" +
+                                (room == 0 ? "" : " to " + std::to_string(room)) +
+                                ", so that every class keeps one to train on");
   }
 
   Split split;

@@ -22,6 +22,12 @@ namespace stpt::models {
 /// time; the tensors' dependencies see to that.
 using Lane = std::vector<runtime::Tensor>;
 
+/// How many are worth having on so many StarPU workers: enough that every core has a chain of tasks
+/// and the next one is ready. A GPU's worker has one: its stream runs them one after the other.
+[[nodiscard]] constexpr std::size_t lanes_in_flight(std::size_t workers, bool on_gpu) {
+  return on_gpu ? workers : 2 * workers;
+}
+
 /// Gives the address of a resource.
 using Memory = std::function<void*(Resource, int index)>;
 

@@ -52,9 +52,8 @@ RunFile load_run_file(const CommandLine& line) {
         before, file.config, [](std::string_view key) { return !may_change_on_resume(key); });
     if (!change.empty()) {
       throw ConfigError("--set", change,
-                        "cannot change in a run that goes on; only training.epochs, data.path, "
-                        "data.bad_image_limit, data.cache and runtime.* can, start a new run for "
-                        "others");
+                        "cannot change in a run that goes on; only " + keys_free_on_resume() +
+                            " can, start a new run for others");
     }
     return file;
   }
@@ -341,17 +340,13 @@ std::string export_model(const CommandLine& line) {
   const std::string config_file = directory.file(config_name).string();
   const Config config = parse_config(
       read_run_file(config_file, "--export needs the directory of a run"), config_file);
-  const fs::path checkpoint_file = directory.file(checkpoint_name);
-  Checkpoint checkpoint = load_checkpoint(checkpoint_file);
+  Checkpoint checkpoint = load_checkpoint(directory.file(checkpoint_name));
   check_made_with(checkpoint, config);
   const RunRecord run = record_until(checkpoint, directory);
   const models::Network network = build_network(
       config.model, {1, run.channels, run.height, run.width}, run.classes, config_file);
-  if (!checkpoint.model.arrange_for(network, config.training.workers,
-                                    optimizer_settings(config.training.optimizer).rule)) {
-    throw CheckpointError(checkpoint_file.string() + ": its tensors are not those of " +
-                          network.name + "; must be the checkpoint of the run's config");
-  }
+  arrange_model(checkpoint, network, config.training.workers,
+                optimizer_settings(config.training.optimizer).rule);
   std::int64_t iterations = 0;
   for (const EpochRecord& epoch : run.epochs) iterations += epoch.iterations;
   export_weights(file, network, checkpoint.model, iterations, checkpoint.normalization,

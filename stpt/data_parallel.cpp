@@ -95,13 +95,10 @@ DataParallel::DataParallel(const models::Network& network, int workers, int batc
                               owners[bucket]);
     }
   }
-  // Activations in flight: enough that every core has a chain of segments and the next one is
-  // ready. A GPU's worker has one chain: its stream runs them one after the other.
-  const runtime::Runtime& runtime = runtime::Runtime::current();
-  const std::size_t lanes =
-      codelets::on_gpu(options.device)
-          ? runtime.computing_workers()
-          : std::min(static_cast<std::size_t>(workers), 2 * runtime.workers().size());
+  const bool on_gpu = codelets::on_gpu(options.device);
+  std::size_t lanes =
+      models::lanes_in_flight(runtime::Runtime::current().computing_workers(), on_gpu);
+  if (!on_gpu) lanes = std::min(lanes, static_cast<std::size_t>(workers));
   for (std::size_t lane = 0; lane < lanes; ++lane) lanes_.push_back(program_.make_lane());
 }
 

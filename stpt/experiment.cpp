@@ -82,12 +82,14 @@ auto made(const ConfigSource& source, const char* key, Make make) {
   }
 }
 
-int checked_iterations(const Config& config, const data::DatasetPair& data,
-                       const data::Sampler& sampler, const ConfigSource& source) {
-  validate_for_images(config, static_cast<std::int64_t>(data.train->size()), source);
-  return static_cast<int>(
-      sampler.iterations(static_cast<std::size_t>(config.training.workers),
-                         static_cast<std::size_t>(config.training.batch_per_worker)));
+data::Split checked_split(const Config& config, const data::Dataset& train,
+                          const ConfigSource& source) {
+  const auto images = static_cast<std::int64_t>(train.size());
+  validate_for_images(config, images, source);
+  return made(source, "data.hold_out", [&] {
+    return data::make_split(train, config.data.limit, hold_out_images(config.data, images),
+                            config.training.seed);
+  });
 }
 
 /// Of what the network sees: the data set's images, cut to data.crop_size.
@@ -176,15 +178,14 @@ models::Network build_network(const ModelConfig& config, const runtime::Shape& i
 Experiment::Experiment(const Config& run_config, const ConfigSource& source)
     : config(run_config),
       data(load(config)),
-      split(data::make_split(
-          *data.train, config.data.limit,
-          hold_out_images(config.data, static_cast<std::int64_t>(data.train->size())),
-          config.training.seed)),
+      split(checked_split(config, *data.train, source)),
       normalization(normalization_of(config, *data.train, split.training)),
       sampler(split.training, config.training.seed),
       network(build_network(config.model, input_shape(config, *data.train, source),
                             data.train->classes(), source)),
-      iterations_per_epoch(checked_iterations(config, data, sampler, source)),
+      iterations_per_epoch(static_cast<int>(
+          sampler.iterations(static_cast<std::size_t>(config.training.workers),
+                             static_cast<std::size_t>(config.training.batch_per_worker)))),
       schedule(made(source, "training",
                     [&] {
                       config.stpt.alpha = pretrain_iterations(config.stpt, iterations_per_epoch);
@@ -378,6 +379,7 @@ MemoryEstimate Experiment::memory_estimate(const GpuChoice& choice) const {
   if (sizes.candidates > 0) sizes.workers_per_replica = workers_per_replica(sizes.candidates);
   sizes.scores_mean = scores_mean();
   sizes.evaluation_batch = evaluation_batch();
+  sizes.calibration_batches = calibration_batches();
   if (config.data.format == DataFormat::image_folder)
     sizes.cached_image_bytes = data::cache_bytes(data, cache_limit(config.data));
   if (choice.gpus.empty()) {
@@ -391,6 +393,8 @@ MemoryEstimate Experiment::memory_estimate(const GpuChoice& choice) const {
     };
     sizes.training = bytes_of(config.training.batch_per_worker, models::Mode::train);
     sizes.evaluation = bytes_of(sizes.evaluation_batch, models::Mode::inference);
+    if (sizes.calibration_batches > 0)
+      sizes.calibration = bytes_of(config.training.batch_per_worker, models::Mode::calibration);
   }
   return {config, network, sizes, choice};
 }
@@ -408,6 +412,13 @@ bool Experiment::pixels_on_gpu() const {
          config.data.format != DataFormat::image_folder && !config.data.random_resized_crop &&
          pixel_bytes <= std::min(most, gpu_choice.gpus.front().memory_bytes / 8) &&
          data.train->image_shape().c <= static_cast<std::int64_t>(codelets::most_image_channels);
+}
+
+int Experiment::calibration_batches() const {
+  if (config.stpt.running_statistics != RunningStatistics::recalibrate || !network.has_batch_norm())
+    return 0;
+  return std::min(config.stpt.recalibration_batches,
+                  static_cast<int>(split.training.size()) / config.training.batch_per_worker);
 }
 
 int Experiment::evaluation_batch() const { return std::max(32, config.training.batch_per_worker); }

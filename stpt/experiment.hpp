@@ -79,6 +79,9 @@ struct Experiment {
   [[nodiscard]] models::LoweringOptions lowering() const;
   /// GPUs make the batches, from images in their memory (option runtime.data_on_gpu).
   [[nodiscard]] bool pixels_on_gpu() const;
+  /// Training batches that running statistics are measured on for each test; 0 where the training's
+  /// own are taken (option stpt.running_statistics).
+  [[nodiscard]] int calibration_batches() const;
   /// Images scored by one evaluation task at most.
   [[nodiscard]] int evaluation_batch() const;
 

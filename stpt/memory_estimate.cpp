@@ -33,14 +33,14 @@ std::uint64_t MemoryEstimate::main_bytes(std::size_t candidates) const {
   auto computing = static_cast<std::size_t>(sizes_.cpu_workers);
   std::uint64_t activations = 0;
   if (gpu_choice_.gpus.empty()) {
-    const std::uint64_t chains = std::min<std::uint64_t>(workers, 2 * computing);  // DataParallel's
-    activations = chains * sizes_.training.lane + computing * sizes_.training.scratch;
+    const auto lanes = std::min<std::uint64_t>(workers, models::lanes_in_flight(computing, false));
+    activations = lanes * sizes_.training.lane + computing * sizes_.training.scratch;
   } else {
     computing = gpu_choice_.gpus.size() * static_cast<std::size_t>(gpu_choice_.workers_per_gpu);
   }
   const std::uint64_t copy = model_bytes(0);  // for the checkpoint, and at the end
   return model_bytes(candidates) + copy + gradient_bytes() + batches + evaluation_bytes(computing) +
-         activations + sizes_.cached_image_bytes;
+         calibration_bytes(computing) + activations + sizes_.cached_image_bytes;
 }
 
 void MemoryEstimate::check_main(const ConfigSource& source) const {
@@ -136,6 +136,13 @@ std::uint64_t MemoryEstimate::evaluation_bytes(std::size_t workers) const {
                                sizeof(float);
   return 2 * evaluators *
          (batches * (images + sizes_.evaluation.lane) + workers * sizes_.evaluation.scratch);
+}
+
+std::uint64_t MemoryEstimate::calibration_bytes(std::size_t workers) const {
+  return static_cast<std::uint64_t>(sizes_.calibration_batches) * network_.running_statistics *
+             sizeof(float) +
+         models::lanes_in_flight(workers, false) * sizes_.calibration.lane +
+         workers * sizes_.calibration.scratch;
 }
 
 std::uint64_t MemoryEstimate::gpu_activation_bytes() const {

@@ -26,10 +26,12 @@ struct RankSizes {
   int workers_per_replica = 1;           ///< logical workers, with that many candidates
   bool scores_mean = false;              ///< a candidate keeps the mean of its parameters too
   int evaluation_batch = 1;              ///< images
+  int calibration_batches = 0;           ///< whose running statistics are kept
   std::uint64_t cached_image_bytes = 0;  ///< that the cache of decoded images comes to hold
   int cpu_workers = 1;                   ///< StarPU workers on cores
   ProgramBytes training;                 ///< of a logical worker's step; on cores
   ProgramBytes evaluation;               ///< of a batch that is scored; on cores
+  ProgramBytes calibration;  ///< of a batch that running statistics are measured on; on cores
 };
 
 class MemoryEstimate {
@@ -63,6 +65,8 @@ class MemoryEstimate {
   [[nodiscard]] std::uint64_t gradient_bytes() const;
   /// Of what is scored at a time on so many StarPU workers: images and, on cores, activations.
   [[nodiscard]] std::uint64_t evaluation_bytes(std::size_t workers) const;
+  /// Of running statistics that are measured anew, on so many StarPU workers.
+  [[nodiscard]] std::uint64_t calibration_bytes(std::size_t workers) const;
   /// About what the activations of one worker's step take on a GPU.
   [[nodiscard]] std::uint64_t gpu_activation_bytes() const;
 

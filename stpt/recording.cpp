@@ -8,6 +8,7 @@
 
 #include "runtime/cluster.hpp"
 #include "runtime/machine.hpp"
+#include "stpt/config/config_names.hpp"
 #include "stpt/config/json_text.hpp"
 
 namespace stpt {

@@ -55,18 +55,15 @@ Session::Session(const Experiment& run)
   if (!run.network.has_batch_norm()) return;
   const auto spec = runtime::vector_spec(run.network.running_statistics);
   averaged_running = runtime::Tensor(spec, "running.average", runtime::Home::host);
-  if (run.config.stpt.running_statistics != RunningStatistics::recalibrate) return;
+  if (run.calibration_batches() == 0) return;
   calibration_.emplace(run.network, training.batch_per_worker, models::Mode::calibration,
                        run.lowering(), data_parallel.program().image_parts());
-  const int batches =
-      std::min(run.config.stpt.recalibration_batches,
-               static_cast<int>(run.split.training.size()) / training.batch_per_worker);
-  for (int batch = 0; batch < batches; ++batch) {
+  for (int batch = 0; batch < run.calibration_batches(); ++batch) {
     calibrated_.emplace_back(spec, "running.calibrated." + std::to_string(batch),
                              runtime::Home::host);
   }
   const std::size_t lanes =
-      run.gpu_choice.gpus.empty() ? 2 * runtime.workers().size() : runtime.computing_workers();
+      models::lanes_in_flight(runtime.computing_workers(), !run.gpu_choice.gpus.empty());
   for (std::size_t lane = 0; lane < lanes; ++lane) {
     calibration_lanes_.push_back(calibration_->make_lane());
   }

@@ -1,6 +1,7 @@
 #include "stpt/config/config.hpp"
 
 #include <algorithm>
+#include <array>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
 #include <boost/json/string.hpp>
@@ -27,6 +28,10 @@ namespace json = boost::json;
 using namespace config;
 
 constexpr const char* set_option = "--set";
+
+/// Besides runtime.*.
+constexpr std::array<std::string_view, 4> free_on_resume = {"training.epochs", "data.path",
+                                                            "data.bad_image_limit", "data.cache"};
 
 // ---- Unknown keys ----------------------------------------------------------------------------
 
@@ -302,8 +307,16 @@ std::string print_config(const Config& config) {
 }
 
 bool may_change_on_resume(std::string_view key) {
-  return key == "training.epochs" || key == "data.path" || key == "data.bad_image_limit" ||
-         key == "data.cache" || key.starts_with("runtime.");
+  return key.starts_with("runtime.") ||
+         std::ranges::find(free_on_resume, key) != free_on_resume.end();
+}
+
+std::string keys_free_on_resume(std::string_view quote) {
+  std::string text;
+  for (const std::string_view key : free_on_resume)
+    text.append(quote).append(key).append(quote).append(", ");
+  text.replace(text.size() - 2, 2, " and ");
+  return text.append(quote).append("runtime.*").append(quote);
 }
 
 std::string first_difference(const Config& a, const Config& b,
@@ -314,11 +327,13 @@ std::string first_difference(const Config& a, const Config& b,
   return "";
 }
 
+std::int64_t images_within_limit(const DataConfig& config, std::int64_t training_images) {
+  return config.limit > 0 ? std::min(config.limit, training_images) : training_images;
+}
+
 std::int64_t hold_out_images(const DataConfig& config, std::int64_t training_images) {
   if (config.hold_out >= 0) return config.hold_out;
-  const std::int64_t images =
-      config.limit > 0 ? std::min(config.limit, training_images) : training_images;
-  return std::clamp<std::int64_t>(images / 10, 1, 2000);
+  return std::clamp<std::int64_t>(images_within_limit(config, training_images) / 10, 1, 2000);
 }
 
 int pretrain_iterations(const StptConfig& config, std::int64_t iterations_per_epoch) {
@@ -329,11 +344,15 @@ int pretrain_iterations(const StptConfig& config, std::int64_t iterations_per_ep
 
 void validate_for_images(const Config& config, std::int64_t training_images,
                          const ConfigSource& source) {
-  const std::int64_t images =
-      config.data.limit > 0 ? std::min(config.data.limit, training_images) : training_images;
-  if (const MaybeProblem problem = check_images(config, images)) {
-    throw ConfigError(source, problem->path, problem->text);
+  if (config.data.limit > training_images) {
+    throw ConfigError(source, "data.limit",
+                      "is " + std::to_string(config.data.limit) +
+                          "; must be at most the training images, " +
+                          std::to_string(training_images) + ", or 0 for all");
   }
+  if (const MaybeProblem problem =
+          check_images(config, images_within_limit(config.data, training_images)))
+    throw ConfigError(source, problem->path, problem->text);
 }
 
 std::string config_documentation() {
@@ -361,10 +380,11 @@ std::string config_documentation() {
       "or a plain word: `--set stpt.candidates=narrow --set \"stpt.candidates=[2, 1, 0.5]\"`; of a "
       "section, `--set 'data.augment={\"flip\": false}'`, the keys that it names. "
       "`--print-config` prints the result with every key, `--validate` only checks it. A run that "
-      "goes on (`--resume`) lets `training.epochs`, `data.path`, `data.bad_image_limit`, "
-      "`data.cache` and `runtime.*` change. With more epochs the anneal and the policies cosine "
-      "and linear are spread over all of them: the learning rate of a complete run jumps up again, "
-      "and its model is not that of a run that had as many from the start.\n\n"
+      "goes on (`--resume`) lets " +
+      keys_free_on_resume("`") +
+      " change. With more epochs the anneal and the policies cosine and linear are spread over "
+      "all of them: the learning rate of a complete run jumps up again, and its model is not that "
+      "of a run that had as many from the start.\n\n"
       "Paths are taken from the working directory, but for `extends`.\n";
   for (const Section& section : sections()) {
     out += "\n## " + (section.path.empty() ? "Top level" : "`" + section.path + "`") + "\n\n" +
@@ -389,37 +409,5 @@ std::string config_documentation() {
   for (const Rule& rule : rules()) out += "- " + std::string(rule.meaning) + "\n";
   return out;
 }
-
-template <typename Enum>
-std::string_view enum_name(Enum value) {
-  const auto found = std::ranges::find(names<Enum>, value, &Named<Enum>::value);
-  return found == names<Enum>.end() ? "?" : found->name;
-}
-
-template std::string_view enum_name(runtime::DataType);
-template std::string_view enum_name(Fusion);
-template std::string_view enum_name(GradientReduction);
-template std::string_view enum_name(Policy);
-template std::string_view enum_name(WarmupForm);
-template std::string_view enum_name(AnnealForm);
-template std::string_view enum_name(DataFormat);
-template std::string_view enum_name(data::Padding);
-template std::string_view enum_name(data::ResizeMode);
-template std::string_view enum_name(PretrainBatch);
-template std::string_view enum_name(LrScaling);
-template std::string_view enum_name(ScoreSource);
-template std::string_view enum_name(ScoreMetric);
-template std::string_view enum_name(ScoreWeights);
-template std::string_view enum_name(ScoreStatistics);
-template std::string_view enum_name(TieRule);
-template std::string_view enum_name(ReplicaData);
-template std::string_view enum_name(RunningStatistics);
-template std::string_view enum_name(MomentumAtChoice);
-template std::string_view enum_name(OptimizerName);
-template std::string_view enum_name(MomentumForm);
-template std::string_view enum_name(Progress);
-template std::string_view enum_name(DriftLimit);
-template std::string_view enum_name(ManyCandidates);
-template std::string_view enum_name(FewCandidates);
 
 }  // namespace stpt

@@ -212,6 +212,9 @@ struct Config {
   friend bool operator==(const Config&, const Config&) = default;
 };
 
+/// Of a data set of so many, hold-out included.
+[[nodiscard]] std::int64_t images_within_limit(const DataConfig& config,
+                                               std::int64_t training_images);
 /// data.hold_out, for a data set of so many training images. Where the config has -1: 2000, but at
 /// most a tenth of those within data.limit.
 [[nodiscard]] std::int64_t hold_out_images(const DataConfig& config, std::int64_t training_images);
@@ -272,6 +275,8 @@ struct ParsedConfig {
 /// A run keeps its bits when this key changes: how long it goes on, where its data lie and how many
 /// unreadable images it puts up with, and where its tasks run.
 [[nodiscard]] bool may_change_on_resume(std::string_view key);
+/// All of them: "training.epochs, data.path and runtime.*", each within `quote`.
+[[nodiscard]] std::string keys_free_on_resume(std::string_view quote = "");
 
 /// The first key whose value differs, of those that `counts` is true for; empty if none.
 [[nodiscard]] std::string first_difference(const Config& a, const Config& b,
@@ -280,14 +285,10 @@ struct ParsedConfig {
 /// docs/config.md
 [[nodiscard]] std::string config_documentation();
 
-/// Checks what depends on how many training images (hold-out included) the data set has, after
-/// data.limit: the hold-out fits, one step is filled, Pre-train fits into an epoch. Throws
-/// ConfigError.
+/// Checks what depends on how many training images (hold-out included) the data set has:
+/// data.limit is no more, the hold-out fits, one step is filled, Pre-train fits into an epoch.
+/// Throws ConfigError.
 void validate_for_images(const Config& config, std::int64_t training_images,
                          const ConfigSource& source = {});
-
-/// The name of an enumerator as run files spell it; for every enum above.
-template <typename Enum>
-[[nodiscard]] std::string_view enum_name(Enum value);
 
 }  // namespace stpt

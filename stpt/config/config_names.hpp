@@ -1,6 +1,7 @@
 // How run files spell the enumerators of config.hpp, and what docs/config.md says about each.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -202,3 +203,13 @@ inline constexpr std::array names<FewCandidates> = {
 };
 
 }  // namespace stpt::config
+
+namespace stpt {
+
+/// The name of an enumerator as run files spell it.
+template <typename Enum>
+[[nodiscard]] std::string_view enum_name(Enum value) {
+  return std::ranges::find(config::names<Enum>, value, &config::Named<Enum>::value)->name;
+}
+
+}  // namespace stpt

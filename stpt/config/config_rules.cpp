@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "stpt/config/config_names.hpp"
 #include "stpt/config/json_text.hpp"
 
 namespace stpt::config {
@@ -37,10 +38,8 @@ std::int64_t images_per_iteration(const Config& config) {
 
 /// The number of training images as far as the run file alone tells it.
 std::optional<std::int64_t> known_images(const Config& config) {
-  if (config.data.format == DataFormat::synthetic) {
-    const std::int64_t all = config.data.synthetic.train_images;
-    return config.data.limit > 0 ? std::min(config.data.limit, all) : all;
-  }
+  if (config.data.format == DataFormat::synthetic)
+    return images_within_limit(config.data, config.data.synthetic.train_images);
   if (config.data.limit > 0) return config.data.limit;
   return std::nullopt;
 }

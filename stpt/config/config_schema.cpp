@@ -553,11 +553,12 @@ const std::vector<Key>& schema() {
           "after the choice, with winner_progress kept."),
       choice("stpt.winner_progress", STPT_FIELD(stpt.winner_progress),
              "What the winner learnt in Pre-train."),
-      number("stpt.divergence_factor", STPT_FIELD(stpt.divergence_factor), at_least(0),
-             "A candidate whose loss, the mean of an iteration or of as many as 64 images take, "
-             "exceeds so many times that at the start, or that of a network that guesses, is out, "
-             "and costs no more; 0, or where there is no other candidate: only one whose loss is "
-             "not a finite number."),
+      number(
+          "stpt.divergence_factor", STPT_FIELD(stpt.divergence_factor), at_least(0),
+          "A candidate whose loss, the mean of an iteration or of as many as 64 images take, "
+          "exceeds so many times the larger of that at the start and that of a network that "
+          "guesses, is out, and costs no more; 0, or where there is no other candidate: only one "
+          "whose loss is not a finite number."),
       whole("stpt.max_retries", STPT_FIELD(stpt.max_retries), {0, 100},
             "When every candidate is out, the base learning rate is halved and Pre-train repeated, "
             "so many times before the run fails."),
@@ -598,13 +599,14 @@ const std::vector<Key>& schema() {
           "StarPU workers on cores. 0: the environment's STARPU_NCPU, else one per core, with GPUs "
           "fewer (docs/gpu.md)."),
       flag("runtime.data_on_gpu", STPT_FIELD(runtime.data_on_gpu),
-           "Images of at most 4 GiB lie in each GPU's memory as bytes, and GPUs augment them; not "
+           "Images of at most 4 GiB, and an eighth of a GPU's memory, lie in each GPU's memory as "
+           "bytes, and GPUs augment them; not "
            "those of image_folder, and not with `random_resized_crop`. Else cores do."),
       flag("runtime.require_cuda", STPT_FIELD(runtime.require_cuda),
            "Ends the run at its start where there are fewer GPUs than the environment's "
            "STARPU_NCUDA asks for, at least one; else what there is does the work."),
       flag("runtime.checkpoint", STPT_FIELD(runtime.checkpoint),
-           "Saves after each epoch what `--resume` needs."),
+           "Saves after each epoch what `--resume`, `--test` and `--export` need."),
   };
   return table;
 }

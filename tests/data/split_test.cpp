@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <stdexcept>
 
 #include "tests/catch.hpp"
 #include "tests/data/testing.hpp"
@@ -10,7 +11,6 @@ namespace {
 
 using namespace stpt::data;
 using stpt::data::testing::all_indices;
-using stpt::data::testing::error_of;
 using stpt::data::testing::labelled;
 using Indices = std::vector<std::uint32_t>;
 
@@ -113,27 +113,20 @@ TEST_CASE("Every class keeps an image to train on", "[split]") {
   const MemoryDataset dataset = mixed({97, 1, 2, 0});
   const Split split = make_split(dataset, 0, 97, 1);
   CHECK(class_counts(dataset, split.training) == std::vector<int>{1, 1, 1, 0});
-  CHECK(error_of([&] { (void)make_split(dataset, 0, 98, 1); }) ==
-        "data.hold_out: 98 of 100 training images; give 0 to 97, so that every class keeps an "
-        "image to train on");
+  CHECK_THROWS_WITH(make_split(dataset, 0, 98, 1),
+                    "is 98 of the 100 training images; must be 0 to 97, so that every class keeps "
+                    "one to train on");
 }
 
 TEST_CASE("Splits that cannot be made", "[split]") {
   const MemoryDataset dataset = mixed({5, 5});
-  CHECK(error_of([&] { (void)make_split(dataset, 11, 1, 1); }) ==
-        "data.limit: 11, but test set has 10 images; give 1 to 10, or 0 for all");
-  CHECK(error_of([&] { (void)make_split(dataset, -1, 1, 1); }) ==
-        "data.limit: -1, but test set has 10 images; give 1 to 10, or 0 for all");
-  CHECK(error_of([&] { (void)make_split(dataset, 6, 5, 1); }) ==
-        "data.hold_out: 5 of 6 training images; give 0 to 4, so that every class keeps an image "
-        "to train on");
-  CHECK(
-      error_of([&] {
-        (void)make_split(mixed({1, 1}), 0, 1, 1);
-      }) ==
-      "data.hold_out: 1 of 2 training images; give 0, so that every class keeps an image to train "
-      "on");
-  CHECK(error_of([&] { (void)make_split(dataset, 0, -3, 1); }) ==
-        "data.hold_out: -3 of 10 training images; give 0 to 8, so that every class keeps an image "
-        "to train on");
+  CHECK_THROWS_AS(make_split(dataset, 11, 1, 1), std::invalid_argument);
+  CHECK_THROWS_AS(make_split(dataset, -1, 1, 1), std::invalid_argument);
+  CHECK_THROWS_WITH(make_split(dataset, 6, 5, 1),
+                    "is 5 of the 6 training images; must be 0 to 4, so that every class keeps one "
+                    "to train on");
+  CHECK_THROWS_WITH(make_split(mixed({1, 1}), 0, 1, 1),
+                    "is 1 of the 2 training images; must be 0, so that every class keeps one to "
+                    "train on");
+  CHECK_THROWS_AS(make_split(dataset, 0, -3, 1), std::invalid_argument);
 }

@@ -341,11 +341,11 @@ TEST_CASE("Bad data end with status 2, one line and nothing written", "[executab
   }
   SECTION("more images asked for than there are") {
     arguments.insert(arguments.end(), {"--set", "data.limit=641"});
-    expected = "data.limit: 641, but d";
+    expected = "--set: data.limit: is 641; must be at most the training images, 640, or 0";
   }
   SECTION("too few images for the hold-out") {
     arguments.insert(arguments.end(), {"--set", "data.hold_out=640"});
-    expected = "data.hold_out: 640 of 640";
+    expected = "--set: data.hold_out: is 640 of the 640 training images; must leave some";
   }
 
   const auto before = snapshot(folder);

@@ -18,7 +18,8 @@ struct Rank {
                   .evaluation_batch = 32,
                   .cpu_workers = 3,
                   .training = {.lane = 500, .scratch = 70},
-                  .evaluation = {.lane = 30, .scratch = 2}};
+                  .evaluation = {.lane = 30, .scratch = 2},
+                  .calibration = {}};
   GpuChoice gpus;
   std::uint64_t parameters = 0;
 
@@ -63,6 +64,15 @@ TEST_CASE("main memory holds the models, gradients, images and activations", "[m
   // Two chains on each core do.
   rank.sizes.cpu_workers = 1;
   CHECK(rank.bytes() == plain - 2 * 500 - 2 * 70 - 2 * (2 * (32 * image + 30) + 2 * 2));
+}
+
+TEST_CASE("running statistics that are measured anew have programs of their own",
+          "[memory_estimate]") {
+  Rank rank;
+  const std::uint64_t plain = rank.bytes();
+  rank.sizes.calibration_batches = 5;
+  rank.sizes.calibration = {.lane = 11, .scratch = 13};
+  CHECK(rank.bytes() == plain + 5 * 4 * rank.network.running_statistics + 6 * 11 + 3 * 13);
 }
 
 TEST_CASE("candidates have models, a second evaluation and their steps' gradients",

@@ -13,6 +13,7 @@
 
 #include "runtime/edit_distance.hpp"
 #include "stpt/command_line.hpp"
+#include "stpt/config/config_names.hpp"
 #include "stpt/config/json_text.hpp"
 #include "stpt/config/lr_sets.hpp"
 #include "tests/catch.hpp"
@@ -174,7 +175,6 @@ TEST_CASE("every enumerator has a name", "[config]") {
   CHECK(enum_name(Policy::always_one) == "always_one");
   CHECK(enum_name(TieRule::larger) == "larger");
   CHECK(enum_name(FewCandidates::idle) == "idle");
-  CHECK(enum_name(static_cast<Policy>(99)) == "?");
 }
 
 TEST_CASE("text that is not JSON", "[config]") {
@@ -831,6 +831,10 @@ TEST_CASE("what depends on the data set", "[config]") {
   Config limited = config;
   limited.data.limit = 8143;
   CHECK_THROWS_AS(validate_for_images(limited, 60000), ConfigError);
+  limited.data.limit = 60001;
+  CHECK_THROWS_WITH(validate_for_images(limited, 60000, "run.json"),
+                    "run.json: data.limit: is 60001; must be at most the training images, 60000, "
+                    "or 0 for all");
 }
 
 TEST_CASE("docs/config.md is what the program prints", "[config]") {
