@@ -1,7 +1,6 @@
 #include "codelets/channel_shuffle.hpp"
 
 #include <algorithm>
-#include <cstddef>
 #include <memory>
 #include <stdexcept>
 #include <string>

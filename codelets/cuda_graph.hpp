@@ -6,7 +6,6 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "codelets/kernel.hpp"
 

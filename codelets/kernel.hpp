@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <memory>
 #include <span>
-#include <utility>
 #include <variant>
 
 #include "runtime/runtime.hpp"

@@ -1,7 +1,6 @@
 #include "codelets/multiply.hpp"
 
 #include <algorithm>
-#include <cstddef>
 #include <memory>
 
 #include "codelets/cpu.hpp"

@@ -1,7 +1,6 @@
 #include "codelets/pad2d.hpp"
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>

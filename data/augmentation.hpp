@@ -66,7 +66,8 @@ struct Augmentation {
 /// out of the middle, and the images are only normalised. Black is pixel value 0 before
 /// normalisation, as torchvision's RandomCrop has it when it stands before Normalize. An image's
 /// random choices depend on (seed, epoch, index) alone, not on its place in the batch, the thread
-/// or the other options. May be called from several threads.
+/// or the other options. May be called from several threads. Throws std::invalid_argument for
+/// another number of channels or a larger size, and what Dataset::read throws.
 void load_images(const Dataset& dataset, std::span<const std::uint32_t> indices,
                  const runtime::Shape& shape, const Augmentation* augmentation,
                  const Normalization& normalization, std::uint64_t seed, std::uint64_t epoch,

@@ -59,7 +59,8 @@ class Dataset {
     return static_cast<std::size_t>(image_shape().elements());
   }
   [[nodiscard]] virtual int label(std::size_t index) const = 0;
-  /// Writes the image as channels x height x width bytes; may be called from several threads.
+  /// Writes the image as channels x height x width bytes, image_bytes() of them, of which `chw` has
+  /// room; index < size(). May be called from several threads.
   virtual void read(std::size_t index, std::span<std::uint8_t> chw) const = 0;
   /// The part of the image that `choose` picks, resized to `size`, as bytes like those of read().
   /// Where read() gives a smaller version of what is stored (image_folder.hpp), this one is asked

@@ -44,7 +44,7 @@ struct Picture {
   std::vector<std::uint8_t> pixels;  ///< what the planes point into
 };
 
-/// One file format. Keeps its buffers from image to image; one thread at a time.
+/// One file format. For many images one after the other; one thread at a time.
 class ImageDecoder {
  public:
   virtual ~ImageDecoder() = default;

@@ -206,7 +206,8 @@ class NetworkBuilder {
   /// So many neighbouring channels, from `first` on.
   ActivationId slice(ActivationId x, int first, int channels);
   ActivationId channel_shuffle(ActivationId x, int groups);
-  /// So many rows and columns of zeros before the image, above and to the left, and after it.
+  /// So many rows and columns of zeros, at least 0, before the image, above and to the left, and
+  /// after it.
   ActivationId pad(ActivationId x, PerAxis before, PerAxis after);
   ActivationId max_pool(ActivationId x, PerAxis kernel, PerAxis stride, PerAxis padding = 0,
                         const PoolOptions& options = {});

@@ -14,7 +14,7 @@ namespace stpt::models {
 struct ModelInfo {
   std::string name;
   std::string description;
-  Shape usual_input;  ///< for --list-models
+  Shape usual_input;  ///< for --list-models, and where a model is looked at before its data
 };
 
 struct ModelOptions {

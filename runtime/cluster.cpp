@@ -277,7 +277,6 @@ std::string Cluster::broadcast(const std::string& mine) {
 
 bool Cluster::any(bool mine) {
   if (size_ == 1) return mine;
-  constexpr std::size_t lag = 4;
   Mpi::Vote& vote = mpi_->pending.emplace_back();
   vote.mine = mine ? 1 : 0;
   check(MPI_Iallreduce(&vote.mine, &vote.any, 1, MPI_INT, MPI_MAX, mpi_->votes, &vote.request),

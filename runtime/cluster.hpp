@@ -68,6 +68,7 @@ class Cluster {
   /// Whether any rank asked to stop. Collective, but it does not wait: the answer is the one to a
   /// question asked `lag` calls ago, and the same on all ranks.
   [[nodiscard]] bool any(bool mine);
+  static constexpr std::size_t lag = 4;
 
   /// From here on a thread of this class's own ends the job when another rank abandons it, or has
   /// not been heard of for silence_seconds. First it calls `report`, with a line that names that

@@ -12,7 +12,8 @@ namespace stpt::runtime {
 using MessageTag = std::int64_t;
 
 /// What the tensor holds after the tasks submitted before goes to `rank`. Asynchronous. Messages of
-/// a higher priority leave first.
+/// a higher priority leave first. Throws std::logic_error for the own rank or an empty tensor, as
+/// receive does.
 void send(const Tensor& tensor, int rank, MessageTag tag, int priority = 0);
 
 /// Overwrites the tensor, once the tasks submitted before are done with it, by what `rank` sends.

@@ -34,7 +34,8 @@ enum class Home {
 class Tensor {
  public:
   Tensor();
-  /// `name` is what traces show.
+  /// `name` is what traces show. There must be a Runtime, and 1 to 2^38 bytes (else
+  /// std::logic_error); std::bad_alloc where Home::host has no memory left.
   Tensor(const TensorSpec& spec, const std::string& name, Home home = Home::none);
   ~Tensor();
   Tensor(Tensor&& other) noexcept;
@@ -61,7 +62,7 @@ class Tensor {
 [[nodiscard]] TensorSpec vector_spec(std::size_t count, DataType type = DataType::float32);
 
 /// The tensor's content in main memory, from construction (which waits for the tasks that use it)
-/// to destruction.
+/// to destruction. Not within a task, and not of an empty tensor.
 class HostView {
  public:
   HostView(const Tensor& tensor, Access access);

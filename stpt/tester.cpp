@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "data/dataset.hpp"
 #include "models/averages.hpp"

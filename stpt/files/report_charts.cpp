@@ -354,6 +354,74 @@ std::string stretches(const RunRecord& run, const Frame& frame) {
   return svg;
 }
 
+/// Of a logarithmic axis. Annealing goes to 0, which none shows: the axis follows what was chosen
+/// and tried, and the tail runs out at the bottom. But what more than a fiftieth of training went
+/// with is no tail: so low a rate is a decay's.
+std::pair<double, double> rate_range(const RunRecord& run,
+                                     const std::vector<std::int64_t>& starts) {
+  double low = 0, high = 0;
+  std::vector<double> used;
+  const auto extend = [](double& least, double& most, double value) {
+    if (!(value > 0) || !std::isfinite(value)) return;
+    least = least > 0 ? std::min(least, value) : value;
+    most = std::max(most, value);
+  };
+  extend(low, high, run.initial_learning_rate);
+  for (std::size_t i = 0; i < run.epochs.size(); ++i) {
+    const EpochRecord& epoch = run.epochs[i];
+    extend(low, high, epoch.base_learning_rate);
+    for (const CandidateRecord& candidate : epoch.candidates) {
+      extend(low, high, candidate.learning_rate);
+    }
+    for (const CurvePoint& point : surviving_points(epoch, starts[i])) {
+      if (!(point.learning_rate > 0) || !std::isfinite(point.learning_rate)) continue;
+      used.push_back(point.learning_rate);
+    }
+  }
+  std::sort(used.begin(), used.end());
+  if (!used.empty()) high = std::max(high, used.back());
+  if (!(low > 0)) low = used.empty() ? 0.01 : used.front();
+  if (!(high > 0)) high = low;
+  if (!used.empty()) {
+    const double kept = std::min({low / 8, high / 300, used[used.size() / 50]});
+    low = std::min(low, std::max(used.front(), kept));
+  }
+  if (high / low < 1.5) {
+    high *= 2;
+    low /= 2;
+  }
+  const double room = std::pow(high / low, 0.04);
+  return {low / room, high * room};
+}
+
+/// Beside the ends of the lines of test and training accuracy; `y` places a share.
+template <class Place>
+std::string accuracy_labels(const RunRecord& run, const Frame& frame,
+                            const std::vector<std::int64_t>& starts, const Place& y) {
+  const EpochRecord& last = run.epochs.back();
+  const auto place = [&](double share) {
+    return std::clamp(std::isfinite(share) ? y(share) : frame.bottom(), frame.top(),
+                      frame.bottom());
+  };
+  double test = place(last.test_top1);
+  // The line's end, not the epoch's mean: it is the line that the label stands beside.
+  const double trained = surviving_points(last, starts.back()).back().top1;
+  double train = place(trained);
+  constexpr double apart = 34;  // two lines each
+  if (std::abs(test - train) < apart) {
+    const double middle =
+        std::clamp((test + train) / 2, frame.top() + apart / 2, frame.bottom() - apart / 2);
+    const bool test_above = test <= train;
+    test = middle + (test_above ? -apart / 2 : apart / 2);
+    train = middle + (test_above ? apart / 2 : -apart / 2);
+  }
+  const double x = frame.right() + 12;
+  return text_at(x, test - 1, "label strong", percent(last.test_top1, 2)) +
+         text_at(x, test + 13, "label", "test") +
+         text_at(x, train - 1, "label train-label", percent(trained, 2)) +
+         text_at(x, train + 13, "label", "training");
+}
+
 }  // namespace
 
 std::vector<double> linear_ticks(double low, double high, int most) {
@@ -471,30 +539,7 @@ std::string accuracy_chart(const RunRecord& run, ChartSize size) {
   }
   svg += "</svg>" + tests_below(run, frame, range.low);
 
-  if (!size.narrow) {
-    const EpochRecord& last = run.epochs.back();
-    const auto place = [&](double share) {
-      return std::clamp(std::isfinite(share) ? y(share) : frame.bottom(), frame.top(),
-                        frame.bottom());
-    };
-    double test = place(last.test_top1);
-    // The line's end, not the epoch's mean: it is the line that the label stands beside.
-    const double trained = surviving_points(last, starts.back()).back().top1;
-    double train = place(trained);
-    constexpr double apart = 34;  // two lines each
-    if (std::abs(test - train) < apart) {
-      const double middle =
-          std::clamp((test + train) / 2, frame.top() + apart / 2, frame.bottom() - apart / 2);
-      const bool test_above = test <= train;
-      test = middle + (test_above ? -apart / 2 : apart / 2);
-      train = middle + (test_above ? apart / 2 : -apart / 2);
-    }
-    const double x = frame.right() + 12;
-    svg += text_at(x, test - 1, "label strong", percent(last.test_top1, 2)) +
-           text_at(x, test + 13, "label", "test");
-    svg += text_at(x, train - 1, "label train-label", percent(trained, 2)) +
-           text_at(x, train + 13, "label", "training");
-  }
+  if (!size.narrow) svg += accuracy_labels(run, frame, starts, y);
   return svg + tips(run, frame) + "</svg>";
 }
 
@@ -503,43 +548,7 @@ std::string learning_rate_chart(const RunRecord& run, ChartSize size) {
   const Frame frame(run, size, gutter(size));
   const std::vector<std::int64_t> starts = epoch_starts(run);
 
-  // Annealing goes to 0, which no log axis shows: the axis follows what was chosen and tried, and
-  // the tail runs out at the bottom. But what more than a fiftieth of training went with is no
-  // tail: so low a rate is a decay's.
-  double low = 0, high = 0;
-  std::vector<double> used;
-  const auto extend = [](double& least, double& most, double value) {
-    if (!(value > 0) || !std::isfinite(value)) return;
-    least = least > 0 ? std::min(least, value) : value;
-    most = std::max(most, value);
-  };
-  extend(low, high, run.initial_learning_rate);
-  for (std::size_t i = 0; i < run.epochs.size(); ++i) {
-    const EpochRecord& epoch = run.epochs[i];
-    extend(low, high, epoch.base_learning_rate);
-    for (const CandidateRecord& candidate : epoch.candidates) {
-      extend(low, high, candidate.learning_rate);
-    }
-    for (const CurvePoint& point : surviving_points(epoch, starts[i])) {
-      if (!(point.learning_rate > 0) || !std::isfinite(point.learning_rate)) continue;
-      used.push_back(point.learning_rate);
-    }
-  }
-  std::sort(used.begin(), used.end());
-  if (!used.empty()) high = std::max(high, used.back());
-  if (!(low > 0)) low = used.empty() ? 0.01 : used.front();
-  if (!(high > 0)) high = low;
-  if (!used.empty()) {
-    const double kept = std::min({low / 8, high / 300, used[used.size() / 50]});
-    low = std::min(low, std::max(used.front(), kept));
-  }
-  if (high / low < 1.5) {
-    high *= 2;
-    low /= 2;
-  }
-  const double room = std::pow(high / low, 0.04);
-  low /= room;
-  high *= room;
+  const auto [low, high] = rate_range(run, starts);
   const double log_low = std::log(low);
   const double log_span = std::log(high) - log_low;
   const auto y = [&](double rate) {
