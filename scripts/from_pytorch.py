@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Makes a network file of a PyTorch model, and its weights if asked to.
 
-    pip install torch safetensors
+    pip install torch torchvision safetensors        # on Debian into a virtual environment
     python3 scripts/from_pytorch.py 'nets.py:Net(width=32)' --image 3x32x32 --to net.json
     python3 scripts/from_pytorch.py 'torchvision.models:resnet18(weights="DEFAULT")' --image 3x224x224 \\
         --to resnet18.json --weights resnet18.safetensors
-    ./stpt_starpu --config configs/quickstart.json --set model.network=net.json
+    ./stpt_starpu --config run.json --set model.network=net.json    # images of that size
 
 Behind the colon of a file or a module stands the Python that gives the model there. Layers are called as its modules,
 so that what `stpt_starpu --export` writes can be loaded into the model again. What a model does with images of the

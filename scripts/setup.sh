@@ -158,7 +158,7 @@ check_elsewhere() {
   "${PYTHON:-/usr/bin/python3}" -c "import matplotlib" 2>/dev/null ||
     need "Python 3 with matplotlib, for scripts/paper.sh (as /usr/bin/python3, or named by PYTHON)"
   if [[ -n $cuda ]]; then
-    header cudnn.h || need "cuDNN 9 for CUDA ($cuda), or a build with -DSTPT_CUDA=OFF"
+    header cudnn.h || need "cuDNN 9 for CUDA ($cuda), or STPT_CUDA=OFF in the environment, for a build without GPUs"
     header cudnn_frontend.h || [[ -e $cudnn_frontend ]] ||
       need "cudnn-frontend 1.12 or newer (headers; its include folder in CPATH, or as $cudnn_frontend/include)"
   fi
