@@ -94,22 +94,8 @@ class Backward final : public Kernel {
  private:
   template <int W, Behind F>
   void run_blocks(std::span<void* const> args) const {
-    std::size_t next = 0;
-    const auto argument = [&] { return static_cast<float*>(args[next++]); };
-    Inputs in{};
-    in.slope = op_.norm.slope;
-    in.x = argument();
-    in.y = argument();
-    const float* gamma = argument();
-    const float* beta = argument();
-    const float* mean = argument();
-    const float* inverse_stddev = argument();
-    in.d_y = argument();
-    in.d_y2 = op_.two_parts ? argument() : nullptr;
-    float* d_x = argument();
-    float* d_residual = op_.norm.residual ? argument() : nullptr;
-    float* d_gamma = argument();
-    float* d_beta = argument();
+    const auto [in, gamma, beta, mean, inverse_stddev, d_x, d_residual, d_gamma, d_beta] =
+        BackwardArguments(args, op_.norm, op_.two_parts);
 
     const GradientPasses<W, F> passes(geometry_, in, d_residual, d_x);
     const auto count = static_cast<double>(geometry_.count());

@@ -127,22 +127,8 @@ class Backward final : public GroupNormKernel {
  private:
   template <int W, Behind F>
   void run_images(std::span<void* const> args, void* workspace) const {
-    std::size_t next = 0;
-    const auto argument = [&] { return static_cast<float*>(args[next++]); };
-    Inputs in{};
-    in.slope = norm_.slope;
-    in.x = argument();
-    in.y = argument();
-    const float* gamma = argument();
-    const float* beta = argument();
-    const float* mean = argument();
-    const float* inverse_stddev = argument();
-    in.d_y = argument();
-    in.d_y2 = two_parts_ ? argument() : nullptr;
-    float* d_x = argument();
-    float* d_residual = norm_.residual ? argument() : nullptr;
-    float* d_gamma = argument();
-    float* d_beta = argument();
+    auto [in, gamma, beta, mean, inverse_stddev, d_x, d_residual, d_gamma, d_beta] =
+        BackwardArguments(args, norm_, two_parts_);
 
     // Of the image, and of all images so far.
     const std::span<double> sums = array(workspace, 0), products = array(workspace, 1);

@@ -181,22 +181,8 @@ class Backward final : public GroupNormKernel {
   }
 
   void run(std::span<void* const> args, void* workspace, Stream stream) const override {
-    std::size_t next = 0;
-    const auto vector = [&] { return static_cast<float*>(args[next++]); };
-    Gradients gradients{};
-    gradients.x = args[next++];
-    gradients.mask = args[next++];
-    Parameters parameters{};
-    parameters.gamma = vector();
-    parameters.beta = vector();
-    parameters.mean = vector();
-    parameters.inverse_stddev = vector();
-    gradients.d_y = args[next++];
-    gradients.d_y2 = two_parts_ ? args[next++] : nullptr;
-    gradients.d_x = args[next++];
-    gradients.d_residual = norm_.residual ? args[next++] : nullptr;
-    float* d_gamma = vector();
-    float* d_beta = vector();
+    const auto [gradients, parameters, d_gamma, d_beta] =
+        BackwardArguments(args, norm_.residual, two_parts_);
 
     const Workspace parts(*this, workspace);
     const Slices& slices = passes_->slices();

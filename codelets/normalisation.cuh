@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "codelets/elementwise.hpp"
@@ -66,6 +67,30 @@ struct Gradients {
   const void* d_y2;  ///< nullptr unless the gradient comes in two parts
   void* d_residual;  ///< nullptr if nobody wants it; may be d_y or d_y2
   void* d_x;         ///< may be d_y or d_y2
+};
+
+/// What the backward op of a BatchNorm or GroupNorm is given, in the order of its arguments.
+struct BackwardArguments {
+  Gradients gradients{};
+  Parameters parameters{};
+  float *d_gamma, *d_beta;
+
+  BackwardArguments(std::span<void* const> args, bool residual, bool two_parts) {
+    std::size_t next = 0;
+    const auto vector = [&] { return static_cast<float*>(args[next++]); };
+    gradients.x = args[next++];
+    gradients.mask = args[next++];
+    parameters.gamma = vector();
+    parameters.beta = vector();
+    parameters.mean = vector();
+    parameters.inverse_stddev = vector();
+    gradients.d_y = args[next++];
+    gradients.d_y2 = two_parts ? args[next++] : nullptr;
+    gradients.d_x = args[next++];
+    gradients.d_residual = residual ? args[next++] : nullptr;
+    d_gamma = vector();
+    d_beta = vector();
+  }
 };
 
 /// The tensor of a normalisation, with what is fused into it.

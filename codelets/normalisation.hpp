@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -564,6 +565,34 @@ struct Inputs {
   const float* d_y;
   const float* d_y2;
   float slope;  ///< of leaky_relu
+};
+
+/// What the backward op of a BatchNorm or GroupNorm is given, in the order of its arguments.
+struct BackwardArguments {
+  Inputs in{};
+  const float *gamma, *beta, *mean, *inverse_stddev;
+  float* d_x;
+  float* d_residual;  ///< nullptr without a residual
+  float *d_gamma, *d_beta;
+
+  template <class Norm>
+  BackwardArguments(std::span<void* const> args, const Norm& norm, bool two_parts) {
+    std::size_t next = 0;
+    const auto argument = [&] { return static_cast<float*>(args[next++]); };
+    in.slope = norm.slope;
+    in.x = argument();
+    in.y = argument();
+    gamma = argument();
+    beta = argument();
+    mean = argument();
+    inverse_stddev = argument();
+    in.d_y = argument();
+    in.d_y2 = two_parts ? argument() : nullptr;
+    d_x = argument();
+    d_residual = norm.residual ? argument() : nullptr;
+    d_gamma = argument();
+    d_beta = argument();
+  }
 };
 
 /// g = gradient before the activation, centred = x - mean
