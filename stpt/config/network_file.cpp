@@ -4,6 +4,7 @@
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/string.hpp>
+#include <functional>
 #include <initializer_list>
 #include <limits>
 #include <map>
@@ -11,6 +12,7 @@
 #include <set>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "models/zoo.hpp"
@@ -182,7 +184,7 @@ struct LayerType {
   std::size_t inputs = 1;         ///< or any_number
   bool has_parameters = false;    ///< and therefore needs a name
   bool may_begin_block = false;
-  ActivationId (*add)(NetworkBuilder&, const LayerText&, Inputs);
+  std::function<ActivationId(NetworkBuilder&, const LayerText&, Inputs)> add;
 };
 
 /// Each factor is below 2^31, so that no product overflows before it is too large.
@@ -245,11 +247,16 @@ ActivationId add_affine(NetworkBuilder& net, const LayerText& layer, Inputs inpu
                     static_cast<float>(layer.number("offset", scale_range, 0)));
 }
 
-template <Activation function>
-ActivationId add_activation(NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
-  return net.activation(
-      inputs[0], function,
-      static_cast<float>(layer.number("slope", share_range, codelets::default_slope)));
+/// Of codelets::named_activations.
+LayerType activation_type(Activation function, std::string_view name) {
+  std::vector<std::string> keys;
+  if (function == Activation::leaky_relu) keys.emplace_back("slope");
+  const auto add = [function](NetworkBuilder& net, const LayerText& layer, Inputs inputs) {
+    return net.activation(
+        inputs[0], function,
+        static_cast<float>(layer.number("slope", share_range, codelets::default_slope)));
+  };
+  return {name, std::move(keys), 1, false, false, add};
 }
 
 template <Dropped dropped>
@@ -289,8 +296,8 @@ ActivationId add_fully_connected(NetworkBuilder& net, const LayerText& layer, In
                     : net.fully_connected(layer.name(), inputs[0], outputs, bias);
 }
 
-const std::vector<LayerType>& layer_types() {
-  static const std::vector<LayerType> table = {
+std::vector<LayerType> make_layer_types() {
+  std::vector<LayerType> types = {
       {"convolution",
        {"filters", "kernel", "stride", "padding", "dilation", "bias", "groups"},
        1,
@@ -307,16 +314,6 @@ const std::vector<LayerType>& layer_types() {
        false,
        false,
        [](NetworkBuilder& net, const LayerText&, Inputs inputs) { return net.relu(inputs[0]); }},
-      {"relu6", {}, 1, false, false, add_activation<Activation::relu6>},
-      {"leaky_relu", {"slope"}, 1, false, false, add_activation<Activation::leaky_relu>},
-      {"elu", {}, 1, false, false, add_activation<Activation::elu>},
-      {"silu", {}, 1, false, false, add_activation<Activation::silu>},
-      {"mish", {}, 1, false, false, add_activation<Activation::mish>},
-      {"gelu", {}, 1, false, false, add_activation<Activation::gelu>},
-      {"hard_swish", {}, 1, false, false, add_activation<Activation::hard_swish>},
-      {"hard_sigmoid", {}, 1, false, false, add_activation<Activation::hard_sigmoid>},
-      {"sigmoid", {}, 1, false, false, add_activation<Activation::sigmoid>},
-      {"tanh", {}, 1, false, false, add_activation<Activation::tanh>},
       {"affine", {"factor", "offset"}, 1, false, false, add_affine},
       {"dropout", {"rate"}, 1, false, false, add_dropout<Dropped::elements>},
       {"channel_dropout", {"rate"}, 1, false, false, add_dropout<Dropped::channels>},
@@ -370,7 +367,17 @@ const std::vector<LayerType>& layer_types() {
        }},
       {"fully_connected", {"outputs", "bias", "each_pixel"}, 1, true, true, add_fully_connected},
   };
-  return table;
+  const auto behind_relu = std::ranges::find(types, "relu", &LayerType::name) + 1;
+  std::vector<LayerType> activations;
+  for (const auto& [function, name] : codelets::named_activations)
+    activations.push_back(activation_type(function, name));
+  types.insert(behind_relu, activations.begin(), activations.end());
+  return types;
+}
+
+const std::vector<LayerType>& layer_types() {
+  static const std::vector<LayerType> types = make_layer_types();
+  return types;
 }
 
 const LayerType& type_of(const LayerText& layer) {
