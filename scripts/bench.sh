@@ -21,7 +21,7 @@ run() {
 case ${1:-} in
   gpu)
     shift
-    build stpt_starpu gpu_bench codelets_tests models_tests stpt_tests
+    build stpt_starpu gpu_bench {runtime,codelets,models,data,stpt}_tests
     if [[ -e $start ]]; then
       where=(--start "$start")
     else

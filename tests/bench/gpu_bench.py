@@ -7,6 +7,7 @@ Every part has a limit, and the results are written after each: what hangs or fa
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import os
 from pathlib import Path
@@ -69,6 +70,16 @@ def has_compiler():
     """One that Triton, which torch.compile needs, finds."""
     named = os.environ.get("CC")
     return any(shutil.which(name) for name in ([named] if named else ["gcc", "clang"]))
+
+
+def test_results(output):
+    """How many tests Catch2 has run, None where it did not come to its end, and which failed."""
+    total = re.search(r"^(?:All tests passed \(.* in|test cases:) +(\d+) ", output, re.MULTILINE)
+    # A test's name, and behind it those of its sections, stand between lines before what is wrong.
+    headers = re.findall(r"^-{79}\n(.+(?:\n.+)*?)\n-{79}\n.+:\d+\n\.{79}$", output, re.MULTILINE)
+    names = [" ".join(itertools.takewhile(lambda line: not line.startswith(" "), header.splitlines()))
+             for header in headers]
+    return int(total[1]) if total else None, list(dict.fromkeys(names))
 
 
 class Failed(Exception):
@@ -258,22 +269,28 @@ class Bench:
             device=device, peaks=peaks_of(device["device"]), pytorch=None)
 
     def check(self, program, limit):
+        """Its tests of GPUs. What failed is recorded by name: one alone shall not hide the rest."""
+        late = None
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 done = subprocess.run([*self.program(program), "[cuda]"], cwd=ROOT, timeout=limit.left(),
-                                      env={**ENVIRONMENT, "STARPU_HOME": scratch}, text=True,
+                                      env={**ENVIRONMENT, "STARPU_HOME": scratch},
                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            except subprocess.TimeoutExpired as late:
-                self.log([program], (late.stdout or b"").decode(errors="replace"))
-                raise Failed(f"not done within {limit.seconds:.0f} s") from None
+            except subprocess.TimeoutExpired as expired:
+                done = late = expired
             except OSError as error:
                 raise Failed(str(error)) from None
-        passed = re.search(r"All tests passed \(\d+ assertions? in (\d+) test cases?\)", done.stdout)
-        if done.returncode != 0 or passed is None:
-            self.log([program], done.stdout)
-            print(done.stdout[-4000:], file=sys.stderr)
-            raise Failed(f"failed, see {self.log_file()}")
-        self.result["checks"].append({"program": program, "tests": int(passed[1])})
+        output = (done.stdout or b"").decode(errors="replace")
+        tests, failed = test_results(output)
+        self.result["checks"].append({"program": program, "tests": tests, "failed": failed})
+        if not late and done.returncode == 0 and tests is not None and not failed:
+            return
+        self.log([program], output)
+        if late:
+            raise Failed(f"not done within {limit.seconds:.0f} s")
+        print(output[-4000:], file=sys.stderr)
+        count = f"{len(failed)} of {tests} tests " if failed and tests is not None else ""
+        raise Failed(f"{count}failed, see {self.log_file()}")
 
     def find_pytorch(self, limit):
         with self.process(self.pytorch("check"), limit) as process:
@@ -365,7 +382,8 @@ class Bench:
         if not self.attempt("GPU", 60, self.identify):
             return 1
         # models_tests starts StarPU a hundred times, and lets it measure the buses.
-        limits = {"codelets_tests": 45 if quick else 90, "models_tests": 75 if quick else 180,
+        limits = {"codelets_tests": 45 if quick else 90, "runtime_tests": 30 if quick else 60,
+                  "data_tests": 15 if quick else 30, "models_tests": 75 if quick else 180,
                   "stpt_tests": 40 if quick else 90}
         checked = [] if options.skip_checks else [
             self.attempt(f"checks: {program}", seconds, lambda limit: self.check(program, limit))
@@ -478,6 +496,8 @@ class Bench:
                          percent(part_of(traffic, result["peaks"].get("copy_bytes_per_second")))])
         section(f"All ops of a kind in one step of {self.options.model}",
                 ["op", "type", "ms", "TFLOP/s", "of peak", "GB/s", "of peak", "of copy"], rows)
+        section("Failed tests", ["program", "test"],
+                [[check["program"], name] for check in result["checks"] for name in check["failed"]])
         if result["failures"]:
             lines.extend(["", "Not done:"])
             lines.extend(f"  {failure['part']}: {failure['reason']}" for failure in result["failures"])

@@ -14,10 +14,14 @@
 
 #include "codelets/batch_norm.hpp"
 #include "codelets/buffers.hpp"
+#include "codelets/channel_shuffle.hpp"
 #include "codelets/conv2d.hpp"
 #include "codelets/cuda_graph.hpp"
 #include "codelets/cudnn_cuda.hpp"
+#include "codelets/layer_norm.hpp"
+#include "codelets/multiply.hpp"
 #include "codelets/optimizer.hpp"
+#include "codelets/pad2d.hpp"
 #include "codelets/pool2d.hpp"
 #include "models/optimizer.hpp"
 #include "runtime/random.hpp"
@@ -241,14 +245,21 @@ void convolutions(Bench& bench, const Options& options, const models::Network& n
   }
 }
 
-/// Some of MobileNetV2's and EfficientNet-B0's depthwise convolutions, by this program's kernels
-/// and by cuDNN: whether ours pay.
-void depthwise_convolutions(Bench& bench, const Options& options) {
+/// Some of MobileNetV2's and EfficientNet-B0's depthwise convolutions, ConvNeXt-T's, and a scale as
+/// it has them, by this program's kernels or by cuDNN: whether ours pay.
+void depthwise_convolutions(Bench& bench, const Options& options, bool by_cudnn) {
   struct Layer {
+    const char* name;
     int channels, side, kernel, stride;
   };
-  for (const auto& [channels, side, kernel, stride] :
-       {Layer{32, 112, 3, 1}, {144, 56, 3, 2}, {240, 28, 5, 1}, {672, 14, 5, 2}, {960, 7, 3, 1}}) {
+  for (const auto& [name, channels, side, kernel, stride] : {Layer{"depthwise", 32, 112, 3, 1},
+                                                             {"depthwise", 144, 56, 3, 2},
+                                                             {"depthwise", 240, 28, 5, 1},
+                                                             {"depthwise", 672, 14, 5, 2},
+                                                             {"depthwise", 960, 7, 3, 1},
+                                                             {"depthwise 7x7", 96, 56, 7, 1},
+                                                             {"depthwise 7x7", 384, 14, 7, 1},
+                                                             {"scale", 96, 56, 1, 1}}) {
     codelets::Conv2d conv;
     conv.src = {{options.batch, channels, side, side}, options.type, Layout::nhwc};
     conv.window = {kernel, stride, kernel / 2};
@@ -261,23 +272,80 @@ void depthwise_convolutions(Bench& bench, const Options& options) {
     const Bench::Cost cost{2.0 * static_cast<double>(conv.dst.shape.elements() * kernel * kernel),
                            bytes(conv.src) + bytes(conv.dst) + bytes(weights)};
     using codelets::cudnn::Pass;
-    const auto compare = [&](const std::string& what, Pass pass,
-                             const std::vector<Bench::Buffer>& buffers, const KernelPtr& ours) {
+    const auto time = [&](const char* direction, Pass pass,
+                          const std::vector<Bench::Buffer>& buffers, const auto& op) {
+      const std::string what = std::string(name) + " " + direction + (by_cudnn ? " by cuDNN" : "");
       const codelets::cudnn::Convolution same{pass,           options.type,   conv.src.shape,
                                               conv.weights(), conv.dst.shape, conv.window,
                                               options.tf32};
-      bench.time(what.c_str(), shape, cost, buffers, ours);
-      bench.time((what + " by cuDNN").c_str(), shape, cost, buffers,
-                 codelets::cudnn::plan(same, what + " " + shape));
+      bench.time(
+          what.c_str(), shape, cost, buffers,
+          by_cudnn ? codelets::cudnn::plan(same, what + " " + shape) : codelets::plan(op, Cuda{}));
     };
     const Bench::Buffer src = buffer(conv.src), dst = buffer(conv.dst), filters = buffer(weights);
-    compare("depthwise forward", Pass::forward, {src, filters, dst},
-            codelets::plan(codelets::Conv2dForward{conv}, Cuda{}));
-    compare("depthwise backward data", Pass::backward_data, {filters, dst, src},
-            codelets::plan(codelets::Conv2dBackwardData{conv}, Cuda{}));
-    compare("depthwise backward weights", Pass::backward_weights, {src, dst, filters},
-            codelets::plan(codelets::Conv2dBackwardWeights{conv}, Cuda{}));
+    time("forward", Pass::forward, {src, filters, dst}, codelets::Conv2dForward{conv});
+    time("backward data", Pass::backward_data, {filters, dst, src},
+         codelets::Conv2dBackwardData{conv});
+    time("backward weights", Pass::backward_weights, {src, dst, filters},
+         codelets::Conv2dBackwardWeights{conv});
   }
+}
+
+/// As ConvNeXt-T has it. A pixel's channels stay in a cache from their statistics to their results.
+void layer_norm(Bench& bench, const Options& options) {
+  for (const auto& [channels, side] : {std::pair{96, 56}, {384, 14}}) {
+    const codelets::LayerNorm norm{
+        {{options.batch, channels, side, side}, options.type, Layout::nhwc}};
+    const TensorSpec& x = norm.x;
+    const Bench::Buffer tensor = buffer(x), of_channels = floats(channels),
+                        of_pixels = floats(x.shape.n * x.shape.spatial());
+    const auto statistics = 2 * static_cast<double>(of_pixels.bytes);
+    bench.time("layer norm forward", x.shape.to_string(), {0, 2 * bytes(x) + statistics},
+               {tensor, of_channels, of_channels, tensor, of_pixels, of_pixels},
+               codelets::plan(codelets::LayerNormForward{norm}, Cuda{}));
+    bench.time(
+        "layer norm backward", x.shape.to_string(), {0, 3 * bytes(x) + statistics},
+        {tensor, of_channels, of_pixels, of_pixels, tensor, tensor, of_channels, of_channels},
+        codelets::plan(codelets::LayerNormBackward{norm}, Cuda{}));
+  }
+}
+
+/// As EfficientNet-B0's squeeze-and-excitation has it.
+void multiplied_channels(Bench& bench, const Options& options) {
+  for (const auto& [channels, side] : {std::pair{32, 112}, {240, 28}, {1152, 7}}) {
+    const TensorSpec x{{options.batch, channels, side, side}, options.type, Layout::nhwc};
+    const TensorSpec factors = codelets::multiply_factors(x);
+    const Bench::Buffer tensor = buffer(x), numbers = buffer(factors);
+    bench.time("multiply by channel forward", x.shape.to_string(),
+               {0, 2 * bytes(x) + bytes(factors)}, {tensor, numbers, tensor},
+               codelets::plan(codelets::MultiplyForward{x}, Cuda{}));
+    bench.time("multiply by channel backward", x.shape.to_string(),
+               {0, 3 * bytes(x) + 2 * bytes(factors)}, {tensor, numbers, tensor, tensor, numbers},
+               codelets::plan(codelets::MultiplyBackward{x}, Cuda{}));
+  }
+}
+
+/// As ShuffleNetV2 has it, with channels that make no vectors and that do.
+void channel_shuffles(Bench& bench, const Options& options) {
+  for (const auto& [channels, side] : {std::pair{116, 28}, {232, 14}}) {
+    const codelets::ChannelShuffle shuffle{
+        {{options.batch, channels, side, side}, options.type, Layout::nhwc}, 2};
+    bench.time("channel shuffle", shuffle.x.shape.to_string(), {0, 2 * bytes(shuffle.x)},
+               {buffer(shuffle.x), buffer(shuffle.x)}, codelets::plan(shuffle, Cuda{}));
+  }
+}
+
+/// A row and a column of zeros, as networks from TensorFlow have them before a stride of 2.
+void pad(Bench& bench, const Options& options) {
+  codelets::Pad2d pad;
+  pad.src = pad.dst = {{options.batch, 96, 112, 112}, options.type, Layout::nhwc};
+  ++pad.dst.shape.h;
+  ++pad.dst.shape.w;
+  const Bench::Cost cost{0, bytes(pad.src) + bytes(pad.dst)};
+  bench.time("pad forward", pad.src.shape.to_string(), cost, {buffer(pad.src), buffer(pad.dst)},
+             codelets::plan(codelets::Pad2dForward{pad}, Cuda{}));
+  bench.time("pad backward", pad.src.shape.to_string(), cost, {buffer(pad.dst), buffer(pad.src)},
+             codelets::plan(codelets::Pad2dBackward{pad}, Cuda{}));
 }
 
 /// Statistics take a pass of their own over x, and over d_y and x in backward: tensors of training
@@ -428,9 +496,14 @@ int bench_operations(const Options& options) {
   pools(bench, network, spec_of);
   update(bench, network, "SGD step", codelets::UpdateRule::velocity);
   update(bench, network, "AdamW step", codelets::UpdateRule::adamw);
-  convolutions(bench, options, network, spec_of);  // they take the longest
-  depthwise_convolutions(bench, options);
   batch_norm_with_silu(bench, options);
+  layer_norm(bench, options);
+  multiplied_channels(bench, options);
+  channel_shuffles(bench, options);
+  pad(bench, options);
+  depthwise_convolutions(bench, options, false);
+  convolutions(bench, options, network, spec_of);  // they take the longest
+  depthwise_convolutions(bench, options, true);
   return 0;
 }
 

@@ -23,7 +23,9 @@ PROGRAM = """\
     broken = os.environ.get("BROKEN", "")
     if name.endswith("_tests"):
         if name in broken:
-            sys.exit("1 assertion failed")
+            for test in ("the first\\n  a section", "the second"):
+                print("-" * 79, test, "-" * 79, "file.cpp:7", "." * 79, "", "file.cpp:8: FAILED:", sep="\\n")
+            sys.exit("test cases: 3 | 1 passed | 2 failed")
         print("All tests passed (7 assertions in 3 test cases)")
     elif name == "stpt_starpu":
         print("stpt_starpu 1.2.3")
@@ -112,9 +114,9 @@ class GpuBench(unittest.TestCase):
         self.assertIs(result["checked"], True)
         self.assertNotIn("NOT CHECKED", self.done.stdout)
         self.assertEqual(result["program"], "stpt_starpu 1.2.3")
-        self.assertEqual(result["checks"], [{"program": "codelets_tests", "tests": 3},
-                                            {"program": "models_tests", "tests": 3},
-                                            {"program": "stpt_tests", "tests": 3}])
+        self.assertEqual(result["checks"], [
+            {"program": f"{part}_tests", "tests": 3, "failed": []}
+            for part in ("codelets", "runtime", "data", "models", "stpt")])
         for data_type, peak in (("float16", 989.5e12), ("bfloat16", 989.5e12), ("float32", 494.7e12)):
             row = self.row(result, "training", model="resnet50", type=data_type)
             self.assertEqual(row["best"], "eager")
@@ -149,8 +151,8 @@ class GpuBench(unittest.TestCase):
         parts = [part.replace("resnet50, batch 256, ", "").replace("resnet20, batch 128, ", "small ")
                  .replace(", PyTorch", "") for part in result["seconds"]]
         self.assertEqual(parts, [
-            "GPU", "checks: codelets_tests", "checks: models_tests", "checks: stpt_tests",
-            "PyTorch", "float16 eager", "float16 default", "operations", "StarPU's cost, small", "replicas",
+            "GPU", "checks: codelets_tests", "checks: runtime_tests", "checks: data_tests",
+            "checks: models_tests", "checks: stpt_tests", "PyTorch", "float16 eager", "float16 default", "operations", "StarPU's cost, small", "replicas",
             "StarPU's cost", "bfloat16 eager", "small float16 eager", "float32 eager",
             "bfloat16 default", "small float16 reduce-overhead", "float32 default",
             "float16 max-autotune-no-cudagraphs", "bfloat16 max-autotune-no-cudagraphs",
@@ -160,11 +162,14 @@ class GpuBench(unittest.TestCase):
         result = self.bench("--quick", broken="models_tests")
         self.assertEqual(self.done.returncode, 1)
         log = Path(f"{self.output}.log")
-        self.assertEqual(self.failed(result), {"checks: models_tests": f"failed, see {log}"})
-        self.assertEqual(log.read_text(), "$ models_tests\n1 assertion failed\n\n")
+        self.assertEqual(self.failed(result), {"checks: models_tests": f"2 of 3 tests failed, see {log}"})
+        self.assertEqual([check["failed"] for check in result["checks"]],
+                         [[], [], [], ["the first", "the second"], []])
+        self.assertRegex(self.done.stdout, r"models_tests +the first\n +models_tests +the second")
+        self.assertTrue(log.read_text().startswith("$ models_tests\n"))
         self.assertIs(result["checked"], False)
         self.row(result, "training", model="resnet50", type="float16")
-        self.assertIn("1 assertion failed", self.done.stderr)
+        self.assertIn("1 passed | 2 failed", self.done.stderr)
         self.assertIn("NOT CHECKED", self.done.stdout)
 
     def test_stops_where_there_is_no_gpu(self):
