@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -11,8 +12,9 @@
 
 // Memory traffic is to bound these kernels. A thread has a vector of channels and computes a short
 // run of neighbouring results, so that what it loads serves several of them; other rows' loads are
-// left to the caches. Square kernels of 3 and 5 with strides of 1 and 2 are compiled with all of
-// that in registers, others, and dilated ones, take one tap at a time.
+// left to the caches. Square kernels of 1 and 7 with a stride of 1, of 3 and 5 with strides of 1
+// and 2, are compiled with all of that in registers, others, and dilated ones, take one tap at a
+// time.
 
 namespace stpt::codelets::depthwise {
 namespace {
@@ -80,25 +82,35 @@ struct Run {
   }
 };
 
-/// What a kernel is compiled for: square kernels of `side` without dilation, with this step and gap
-/// in both axes, or, if that is 0, all.
-template <int side_, int step_ = 1, int gap_ = 1>
+/// What a kernel is compiled for: square kernels of `side` without dilation, or, if that is 0, all;
+/// this step and gap in both axes, or, if one is 0, any.
+template <int side_, int step_, int gap_>
 struct Compiled {
   static constexpr int side = side_, step = step_, gap = gap_;
   static constexpr int taps = side > 0 ? side : 1;  ///< of a row that are taken at once
-  static constexpr int run = side == 0 ? 1 : step == 1 ? 4 : 2;
-  static constexpr int columns = ((run - 1) * step + taps - 1) / gap + 1;  ///< that taps see
+  /// ConvNeXt's images, which kernels of 7 are for, are 56, 28, 14 and 7 wide.
+  static constexpr int run = side == 0 ? 1 : step != 1 ? 2 : side == 7 ? 7 : 4;
+  /// That taps see.
+  static constexpr int columns = side == 0 ? 1 : ((run - 1) * step + taps - 1) / gap + 1;
+  /// Rows of taps that follow each other without a loop: of 7 they would be too much code.
+  static constexpr int rows = side < 7 ? taps : 1;
 
   /// The axis with what is known of it.
   static __device__ Axis of(Axis axis) {
-    if constexpr (side > 0) axis.kernel = side, axis.dilation = 1, axis.step = step, axis.gap = gap;
+    if constexpr (side > 0) axis.kernel = side, axis.dilation = 1;
+    if constexpr (step > 0) axis.step = step;
+    if constexpr (gap > 0) axis.gap = gap;
     return axis;
   }
 
   /// The place in the run that sees a column by a tap; none if it is negative.
   static __host__ __device__ constexpr int place(int column, int tap) {
-    const int at = column * gap - tap;
-    return at >= 0 && at % step == 0 && at / step < run ? at / step : -1;
+    if constexpr (side == 0) {
+      return 0;
+    } else {
+      const int at = column * gap - tap;
+      return at >= 0 && at % step == 0 && at / step < run ? at / step : -1;
+    }
   }
 };
 
@@ -122,24 +134,25 @@ __device__ void to_floats(const Vector<T, width>& from, float (&to)[width]) {
 
 // ---- Forward and backward data ------------------------------------------------------------------
 
-/// The weights of the block's channels as float32, as the taps of a Geometry: all of them in shared
-/// memory where they are few and known to be, else where they are.
+/// The weights of the block's channels as float32, as the taps of a Geometry: in shared memory
+/// where there is room for them, else where they are.
 template <class T, int width, class Known>
 class Weights {
  public:
   /// To be called by all threads, once in a kernel.
   __device__ Weights(const T* weights, const Geometry& geometry)
-      : weights_(weights), taps_(geometry.taps()), mirrored_(geometry.mirrored) {
-    if constexpr (Known::side > 0) {
-      constexpr int taps = Known::side * Known::side;
-      const int across = static_cast<int>(blockDim.x) * width;
+      : weights_(weights),
+        taps_(Known::side > 0 ? most_taps : geometry.taps()),
+        mirrored_(geometry.mirrored) {
+    if (are_shared()) {
+      const int taps = taps_, across = static_cast<int>(blockDim.x) * width;
       const int first = static_cast<int>(blockIdx.y) * across;
       const int count = min(across, geometry.channels - first) * taps;
       const int threads = static_cast<int>(blockDim.x * blockDim.y);
       for (int i = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x); i < count;
            i += threads) {
         const int channel = i / taps, part = channel % width / part_width;
-        shared()[place(i % taps)][part][channel / width].values[channel % part_width] =
+        shared()[place(i % taps)].parts[part][channel / width].values[channel % part_width] =
             to_float(weights[std::int64_t{first} * taps + i]);
       }
       __syncthreads();
@@ -150,8 +163,8 @@ class Weights {
   __device__ void load(int channel, int tap, float (&to)[width]) const {
 #pragma unroll
     for (int v = 0; v < width; v += part_width) {
-      if constexpr (Known::side > 0) {
-        const Part some = shared()[tap][v / part_width][threadIdx.x];
+      if (are_shared()) {
+        const Part some = shared()[tap].parts[v / part_width][threadIdx.x];
 #pragma unroll
         for (int k = 0; k < part_width; ++k) to[v + k] = some.values[k];
       } else {
@@ -166,12 +179,17 @@ class Weights {
   /// What neighbouring threads load at once lies side by side.
   static constexpr int part_width = width < 4 ? width : 4;
   using Part = Vector<float, part_width>;
-  using OfTap = Part[width / part_width][cuda::most_vectors];
+  struct OfTap {
+    Part parts[width / part_width][cuda::most_vectors];
+    Part unused;  // or all taps of a channel, which neighbouring threads write, are in one bank
+  };
+  static constexpr int most_taps = Known::side > 0 ? (Known::taps* Known::taps) : 49;
 
   static __device__ OfTap* shared() {
-    __shared__ OfTap taps[Known::taps * Known::taps];
+    __shared__ OfTap taps[most_taps];
     return taps;
   }
+  __device__ bool are_shared() const { return Known::side > 0 || taps_ <= most_taps; }
   __device__ int place(int tap) const { return mirrored_ ? taps_ - 1 - tap : tap; }
 
   const T* weights_;
@@ -195,7 +213,7 @@ __global__ void __launch_bounds__(cuda::block_threads, 2)
   for (std::int64_t i = slices.begin(slice) + threadIdx.y; i < end; i += blockDim.y) {
     const Run run = Run::of<Known::run>(i, geometry);
     float sums[Known::run][width] = {};
-#pragma unroll
+#pragma unroll Known::rows
     for (int tap_y = 0; tap_y < y.kernel; ++tap_y) {
       const int at_y = run.y * y.step - y.padding + tap_y * y.dilation;
       if (at_y % y.gap != 0 || at_y < 0 || at_y / y.gap >= y.from) continue;
@@ -392,7 +410,7 @@ class WeightGradients final : public Kernel {
 
 // ---- Planning -----------------------------------------------------------------------------------
 
-/// visit(T{}, width, side, stride) with what kernels are compiled for.
+/// visit(T{}, width, side, stride) with what kernels are compiled for; 0 where that is anything.
 template <class Visit>
 KernelPtr with_compiled(const Conv2d& conv, const std::string& what, Visit visit) {
   cuda::require_nhwc(what, conv.src);
@@ -402,19 +420,24 @@ KernelPtr with_compiled(const Conv2d& conv, const std::string& what, Visit visit
     throw std::invalid_argument(what + ": a channel's weights must be below 2^15 on CUDA");
   return cuda::with_vectors(conv.src, what, [&](auto element, auto width) -> KernelPtr {
     const auto known = [&]<int side, int stride>() -> KernelPtr {
-      return visit(element, width, std::integral_constant<int, side>{},
-                   std::integral_constant<int, stride>{});
+      // Registers and shared memory have room for all taps of a few channels.
+      constexpr int most = side == 0 || side == 7 ? 4 : width();
+      return visit(element, std::integral_constant<int, std::min(width(), most)>{},
+                   std::integral_constant<int, side>{}, std::integral_constant<int, stride>{});
     };
     if constexpr (width() > 1) {
       const auto is = [&](int side, int stride) {
         return conv.window == Window{side, stride, conv.window.padding};
       };
+      if (is(1, 1)) return known.template operator()<1, 1>();
       if (is(3, 1)) return known.template operator()<3, 1>();
       if (is(3, 2)) return known.template operator()<3, 2>();
       if (is(5, 1)) return known.template operator()<5, 1>();
       if (is(5, 2)) return known.template operator()<5, 2>();
+      if (is(7, 1)) return known.template operator()<7, 1>();
     }
-    return known.template operator()<0, 1>();
+    if (conv.window.stride == PerAxis(1)) return known.template operator()<0, 1>();
+    return known.template operator()<0, 0>();
   });
 }
 
@@ -427,7 +450,7 @@ bool is_depthwise(const Conv2d& conv) {
 KernelPtr plan_forward(const Conv2d& conv, bool relu, const std::string& what) {
   return with_compiled(conv, what,
                        [&](auto element, auto width, auto side, auto stride) -> KernelPtr {
-                         using Known = Compiled<side(), stride(), 1>;
+                         using Known = Compiled<side(), side() == 0 ? 0 : stride(), 1>;
                          return std::make_unique<Correlation<decltype(element), width(), Known>>(
                              what, conv, false, relu);
                        });
@@ -436,7 +459,7 @@ KernelPtr plan_forward(const Conv2d& conv, bool relu, const std::string& what) {
 KernelPtr plan_backward_data(const Conv2d& conv, const std::string& what) {
   return with_compiled(conv, what,
                        [&](auto element, auto width, auto side, auto stride) -> KernelPtr {
-                         using Known = Compiled<side(), 1, stride()>;
+                         using Known = Compiled<side(), side() == 0 ? 0 : 1, stride()>;
                          return std::make_unique<Correlation<decltype(element), width(), Known>>(
                              what, conv, true, false);
                        });
@@ -445,7 +468,7 @@ KernelPtr plan_backward_data(const Conv2d& conv, const std::string& what) {
 KernelPtr plan_backward_weights(const Conv2d& conv, const std::string& what) {
   return with_compiled(
       conv, what, [&](auto element, auto width, auto side, auto stride) -> KernelPtr {
-        using Known = Compiled<side(), stride(), 1>;
+        using Known = Compiled<side(), side() == 0 ? 0 : stride(), 1>;
         return std::make_unique<WeightGradients<decltype(element), width(), Known>>(what, conv);
       });
 }
