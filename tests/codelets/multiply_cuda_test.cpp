@@ -61,3 +61,9 @@ TEST_CASE("multiplied channels on a GPU are in nhwc", "[cuda][multiply]") {
   require_complaint([&] { (void)plan(MultiplyBackward{spec}, Cuda{}); },
                     {"MultiplyBackward 2x3x4x5 float32 nchw", "must be nhwc"});
 }
+
+TEST_CASE("multiplied channels on a GPU are of a limited number of images", "[cuda][multiply]") {
+  const TensorSpec spec = spec_of({65536, 1, 1, 1}, Layout::nhwc);
+  require_complaint([&] { (void)plan(MultiplyForward{spec}, Cuda{}); },
+                    {"MultiplyForward 65536x1x1x1", "at most 65535 images on CUDA"});
+}
